@@ -1,0 +1,54 @@
+# `make` lists what there is. All of it lives in .venv; nothing but `make e2e` needs root.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url
+
+.DEFAULT_GOAL := help
+.PHONY: help run test coverage check format lock image e2e clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+$(VENV)/.installed: requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --require-hashes --only-binary=:all: -r requirements-dev.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+run: $(VENV)/.installed ## download twenty flags from the built-in origin into downloads/
+	$(BIN)/flagjob
+
+test: $(VENV)/.installed ## run the tests that take less than a minute
+	$(BIN)/python -m pytest -n 4 -m "not e2e and not s3"
+
+coverage: $(VENV)/.installed ## run these and those with a real S3 server; every branch of job/ must be taken
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 4 -m "not e2e"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+check: $(VENV)/.installed ## lint, check the format and the types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed ## put the code in form
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.installed ## renew the lock files: names, versions and hashes
+	$(COMPILE) --upgrade pyproject.toml --extra origin --extra objects -o requirements.lock
+	$(COMPILE) --upgrade pyproject.toml --extra origin --extra objects --group dev -c requirements.lock -o requirements-dev.lock
+	$(COMPILE) --upgrade requirements-e2e.in -c requirements-dev.lock -o requirements-e2e.lock
+
+image: ## build the container image, with docker or podman
+	.ci/image.sh
+
+e2e: $(VENV)/.installed ## try the image, the manifests and real servers (installs what it needs; Debian, root)
+	.ci/e2e.sh $(BIN)/python
+
+clean: ## remove what make made, but not downloads/
+	rm -rf $(VENV) dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
