@@ -1,0 +1,7 @@
+"""Text to an ordered stream of unique, safe work items; named sets."""
+
+from job.codes.items import select, shard_of
+from job.codes.sets import ALL, POP20
+from job.codes.source import Word, expand, interruptible, read
+
+__all__ = ["ALL", "POP20", "Word", "expand", "interruptible", "read", "select", "shard_of"]

@@ -1,0 +1,55 @@
+"""What need not be asked for again, and what is asked for on a condition: functions of what earlier runs learned."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from job.model import Entry, Refresh, Status, Stored, Validators
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of an item when its turn comes."""
+
+    entry: Entry | None = None
+    intact: Stored | None = None
+    """Its file, if that is at the destination just as it was stored, and may stay."""
+    same_url: bool = False
+    """The entry is about the URL that would be asked now: only then do its validators and its absence mean anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How much of what is known is believed. `not_found_ttl` is in seconds."""
+
+    refresh: Refresh = Refresh.CONDITIONAL
+    not_found_ttl: float = 0.0
+
+
+def settled(known: Known, policy: Policy, now: datetime) -> Status | None:
+    """Return how an item ends without any request, or None if the origin must be asked."""
+    if policy.refresh is Refresh.ALWAYS or known.entry is None:
+        return None
+    if policy.refresh is Refresh.MISSING and known.intact:
+        return Status.UNCHANGED
+    absent = known.entry.status is Status.NOT_FOUND and known.same_url
+    if absent and _age(known.entry.checked_at, now) < timedelta(seconds=policy.not_found_ttl):
+        return Status.NOT_FOUND
+    return None
+
+
+def validators(known: Known, policy: Policy) -> Validators | None:
+    """Return what to make the request conditional by, or None for a plain one."""
+    stored = known.intact
+    if policy.refresh is not Refresh.CONDITIONAL or stored is None or not known.same_url:
+        return None
+    return Validators(stored.etag, stored.last_modified) if stored.etag or stored.last_modified else None
+
+
+def _age(checked_at: str | None, now: datetime) -> timedelta:
+    """Return how old an answer is; for ever, if its time cannot be read or lies ahead (a clock may have jumped)."""
+    try:
+        then = datetime.fromisoformat(checked_at or "")
+    except ValueError:
+        return timedelta.max
+    age = now - (then if then.tzinfo else then.replace(tzinfo=UTC))
+    return age if age >= timedelta(0) else timedelta.max

@@ -1,0 +1,520 @@
+"""From text to work items: each code once, in the order given, and nothing unsafe in a URL or a path."""
+
+import os
+import re
+import tracemalloc
+from collections import deque
+from collections.abc import Iterable
+from importlib.metadata import distribution
+from io import BytesIO
+from itertools import cycle, islice
+from os.path import normpath
+from queue import SimpleQueue
+from threading import Thread
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from job.codes import ALL, POP20, Word, expand, interruptible, read, select, shard_of
+from job.errors import Reason
+from job.model import InvalidItem, WorkItem
+from job.stop import Stop
+from job.template import UrlTemplate
+
+CODES = UrlTemplate.parse("http://h/{cc}.gif")
+IDS = UrlTemplate.parse("http://h/{id}.png")
+BARE_IDS = UrlTemplate.parse("http://h/{id}")
+BOUND = 20
+
+
+class Pieces(BytesIO):
+    """A stream whose readline gives short pieces of a line, as a slow pipe may."""
+
+    def __init__(self, data: bytes, sizes: Iterable[int]) -> None:
+        super().__init__(data)
+        self._sizes = cycle(sizes)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        return super().readline(min(next(self._sizes), size or 1))
+
+
+def words(data: bytes) -> list[str]:
+    return [word.text for word in read(BytesIO(data))]
+
+
+def expanded(*given_words: str, letters: bool = True) -> list[str]:
+    return [word.text for word in expand(given_words, letters=letters)]
+
+
+def selected(*texts: str, template: UrlTemplate = CODES, limit: int | None = None) -> list[str]:
+    return [item.code for item in select(map(Word, texts), template, limit)]
+
+
+def is_valid(text: str, template: UrlTemplate) -> bool:
+    (item,) = select([Word(text)], template)
+    return isinstance(item, WorkItem)
+
+
+def specified(data: bytes) -> list[bytes]:
+    """Read a file as its description says it is read, without a thought for memory."""
+    found = []
+    for line in re.split(rb"[\r\n]", data.removeprefix(b"\xef\xbb\xbf")):
+        for token in filter(None, re.split(rb"[ \t,]", line)):
+            if token.startswith(b"#"):
+                break
+            found.append(token)
+    return found
+
+
+# Named sets
+
+
+def test_pop20_is_the_books_in_alphabetical_order() -> None:
+    """The set of the seed, twenty codes, sorted as the seed sorts them."""
+    assert " ".join(POP20) == "BD BR CD CN DE EG ET FR ID IN IR JP MX NG PH PK RU TR US VN"
+
+
+def test_all_are_the_codes_of_iso_3166() -> None:
+    """ALL is every officially assigned code, in order: the flags there are, without those of no ISO country."""
+    flags = {file.stem.upper() for file in distribution("django-countries").files or [] if file.suffix == ".gif"}
+    assert list(ALL) == sorted(flags - {"__", "EU", "XK"})
+    assert len(ALL) == 249
+
+
+def test_every_is_every_pair_of_letters() -> None:
+    """EVERY runs from AA to ZZ, 676 codes in alphabetical order."""
+    every = expanded("EVERY")
+    assert (every[0], every[1], every[26], every[-1]) == ("AA", "AB", "BA", "ZZ")
+    assert every == sorted(set(every))
+    assert len(every) == 26 * 26
+
+
+@pytest.mark.parametrize(("name", "codes"), [("POP20", POP20), ("pop20", POP20), ("ALL", ALL), ("All", ALL)])
+def test_a_set_stands_for_its_codes(name: str, codes: tuple[str, ...]) -> None:
+    """The name of a set, in any case, is replaced by its codes; others stay where they were."""
+    assert expanded("zz", name, "aa", letters=False) == ["zz", *codes, "aa"]
+
+
+def test_a_letter_stands_for_its_codes_where_that_is_said() -> None:
+    """A single letter X as an argument is XA to XZ; elsewhere, and for anything but a letter, it is itself."""
+    assert expanded("x") == [f"X{second}" for second in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
+    assert expanded("x", letters=False) == ["x"]
+    assert expanded("7", "", "\u00e4", "\uff38", "xy") == ["7", "", "\u00e4", "\uff38", "xy"]
+
+
+def test_only_what_was_generated_may_be_missing() -> None:
+    """Codes of EVERY and of a letter are speculative; those of other sets, and spelled ones, are not."""
+    kinds = {
+        text: {word.speculative for word in expand([text], letters=True)}
+        for text in ("EVERY", "x", "ALL", "POP20", "cn")
+    }
+    assert kinds == {"EVERY": {True}, "x": {True}, "ALL": {False}, "POP20": {False}, "cn": {False}}
+
+
+def test_an_item_knows_that_it_is_speculative() -> None:
+    """What the exit code must not count against the run stays known until it is counted."""
+    items = select(expand(["x", "cn"], letters=True), CODES)
+    assert {item.code for item in items if isinstance(item, WorkItem) and not item.speculative} == {"CN"}
+
+
+@pytest.mark.parametrize(
+    ("given_words", "codes"),
+    [
+        (["ALL", "ALL"], list(ALL)),
+        (["ALL", "CN"], list(ALL)),
+        (["CN", "ALL"], ["CN", *(code for code in ALL if code != "CN")]),
+        (["us", "POP20", "US"], ["US", *(code for code in POP20 if code != "US")]),
+    ],
+)
+def test_sets_that_overlap_give_each_code_once(given_words: list[str], codes: list[str]) -> None:
+    """A code that comes again, also from another set, keeps its first place."""
+    assert selected(*expanded(*given_words)) == codes
+
+
+# Files
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"", []),
+        (b"\n\r\n \t, ,\r", []),
+        (b"cn", ["cn"]),
+        (b"cn\nus\n", ["cn", "us"]),
+        (b"cn\r\nus\r\n", ["cn", "us"]),
+        (b"cn\rus\r", ["cn", "us"]),
+        (b"cn us\tde,fr , it,,es", ["cn", "us", "de", "fr", "it", "es"]),
+        (b"\xef\xbb\xbfcn\n", ["cn"]),
+        (b"\xef\xbb\xbf", []),
+        (b"\xef\xbb\xbf# comment\ncn", ["cn"]),
+        (b"\xef\xbbcn", ["\\xef\\xbbcn"]),
+        (b"\xef\xbb\xbf\xef\xbb\xbfcn", ["\ufeffcn"]),
+        (b"cn\n\xef\xbb\xbfus", ["cn", "\ufeffus"]),
+        (b"# comment\ncn # another, us\nde #\n#\n  # us", ["cn", "de"]),
+        (b"#comment\rcn\r#us\r\nde", ["cn", "de"]),
+        (b"cn,#us\nde", ["cn", "de"]),
+        (b"cn#f us", ["cn#f", "us"]),
+        (b"ALL x", ["ALL", "x"]),
+        (b"cn\0us", ["cn\0us"]),
+        (b"\xff\xfec\0n\0", ["\\xff\\xfec\0n\0"]),
+        (b"caf\xe9 us", ["caf\\xe9", "us"]),
+        ("cn\u2028us\u2029de\x85fr".encode(), ["cn\u2028us\u2029de\x85fr"]),
+        (b"cn\x0bus\x0cde\x1cfr\xc2\xa0it", ["cn\x0bus\x0cde\x1cfr\u00a0it"]),
+    ],
+)
+def test_a_file_is_read_word_by_word(data: bytes, expected: list[str]) -> None:
+    """Words end at blanks, commas and the three line ends, nowhere else; a comment begins where a word could."""
+    assert words(data) == expected
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"de ", b"x" * (64 * 1024 - 3) + b" "])
+@pytest.mark.parametrize("length", [10, 64 * 1024 - 1, 64 * 1024, 70_000, 200_001])
+def test_a_comment_of_any_length_is_no_code(before: bytes, length: int) -> None:
+    """A comment ends with its line, however long: no word in it is ever taken for a code."""
+    comment = (b"# cn us, " * (length // 9 + 1))[:length]
+    expected = [text[:4096] for text in words(before)]
+    assert words(before + comment + b"\nfr\n") == [*expected, "fr"]
+    assert words(before + comment) == expected
+
+
+@pytest.mark.parametrize("length", [64 * 1024 - 1, 64 * 1024, 64 * 1024 + 1])
+def test_a_word_reaches_over_the_borders_of_chunks(length: int) -> None:
+    """Where the reader cuts the stream is not where a word ends."""
+    blank = b" " * length
+    assert words(blank[:-1] + b"cn us") == ["cn", "us"]
+    assert words(blank[:-2] + b"gb-eng\nus") == ["gb-eng", "us"]
+
+
+def test_bytes_that_come_in_pieces_are_the_same_words() -> None:
+    """A byte order mark, a character, a line end and a comment may each come in two."""
+    data = b"\xef\xbb\xbf# c\r\ncn # \xc3\xa9 us\r\n\xc3\xa9 d,e"
+    assert [word.text for word in read(Pieces(data, [1]))] == words(data) == ["cn", "\u00e9", "d", "e"]
+
+
+PARTS = st.sampled_from(
+    [b"cn", b"us", b"#", b" ", b",", b"\t", b"\r", b"\n", b"\xef\xbb\xbf", b"\xff", b"\0", b"\xc3\xa9"]
+)
+
+
+@settings(deadline=None)
+@given(
+    data=st.binary(max_size=60) | st.lists(PARTS, max_size=40).map(b"".join),
+    sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5),
+)
+def test_any_bytes_in_any_pieces_are_the_words_that_are_specified(data: bytes, sizes: list[int]) -> None:
+    """What a file holds depends on its bytes alone, not on how they arrive."""
+    expected = [token.decode("utf-8", "backslashreplace") for token in specified(data)]
+    assert words(data) == expected
+    assert [word.text for word in read(Pieces(data, sizes))] == expected
+
+
+@pytest.mark.parametrize("length", [10_000, 10_000_000])
+def test_a_word_without_an_end_takes_no_memory(length: int) -> None:
+    """One bad line of any length is one invalid code, cut to 80 characters, in less than a megabyte."""
+    stream = BytesIO(b"A" * length + b"\nCN")
+    tracemalloc.start()
+    items = list(select(read(stream), CODES))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [(type(item), item.code) for item in items] == [(InvalidItem, "A" * 80), (WorkItem, "CN")]
+    assert peak < 1_000_000
+
+
+def test_words_that_differ_late_in_a_long_line_are_one() -> None:
+    """Beyond 4 KiB nobody looks: such words are equally invalid, whether they fit into a chunk or not."""
+    assert (
+        len({word.text for word in read(BytesIO(b"%b1 %b2 %b3" % (b"A" * 5000, b"A" * 70_000, b"A" * 140_000)))}) == 1
+    )
+
+
+def test_a_long_untidy_file_gives_each_code_once() -> None:
+    """A hundred thousand codes with BOM, CRLF, comments and duplicates in either case are a hundred thousand items."""
+    lines = (
+        f"c{number}, C{number} # c{number}x {'-' * (number % 50)}\r\nC{number // 2}\r\n" for number in range(100_000)
+    )
+    data = "\ufeff# all of them\r\n".encode() + "".join(lines).encode()
+    items = list(select(read(BytesIO(data)), CODES))
+    assert [item.code for item in items] == [f"C{number}" for number in range(100_000)]
+    assert {type(item) for item in items} == {WorkItem}
+
+
+def test_uniqueness_costs_at_most_110_bytes_a_code() -> None:
+    """A hundred and twenty thousand distinct codes, short and long, cost less than 13.2 MB."""
+    forms = cycle(["c{}", "country-{}", "/".join(["a-segment-of-a-long-id"] * 7) + "/{}"])
+    tracemalloc.start()
+    items = select((Word(form.format(number)) for number, form in enumerate(forms)), IDS)
+    deque(islice(items, 120_000), maxlen=0)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert held / 120_000 > 30  # it is the memory of the codes that was measured
+    assert peak / 120_000 < 110
+
+
+# What is a code, and what is an id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "../../etc/passwd",
+        "cn/../us",
+        "cn/us",
+        "c%6e",
+        "cn?x",
+        "cn#f",
+        "cn&x=1",
+        "cn;x",
+        "cn\n",
+        "\ncn",
+        "cn\r",
+        "cn ",
+        "cn\0",
+        "cn\\us",
+        "c.n",
+        ".cn",
+        "-cn",
+        "_cn",
+        "{cc}",
+        "@",
+        "\u2028cn",
+        "cn\x85",
+        "\uff43\uff4e",
+        "\ufb01",
+        "\u00df",
+        "\u0131n",
+        "u\u017f",
+        "c\u0301n",
+        "\u0661\u0662",
+        "\ufeffcn",
+        "\udcff",
+        "\\xff",
+        "a" * 65,
+    ],
+)
+def test_what_is_no_code_never_becomes_a_request(text: str) -> None:
+    """Only ASCII letters, digits, - and _ make a code; nothing else can turn into one on its way to the URL."""
+    (item,) = select([Word(text)], CODES)
+    assert isinstance(item, InvalidItem)
+
+
+@pytest.mark.parametrize("text", ["cn", "CN", "7", "gb-eng", "us_ca", "a" * 64])
+def test_what_is_a_code(text: str) -> None:
+    """A letter or digit, then up to 63 more, - and _ among them."""
+    assert is_valid(text, CODES)
+
+
+def test_codes_are_compared_without_case() -> None:
+    """A code is one item in whatever case it comes: in upper case where it is shown, in lower case as a file."""
+    assert list(select(map(Word, ["cN", "Cn", "CN", "cn"]), CODES)) == [WorkItem("CN", "http://h/cn.gif", "cn.gif")]
+
+
+def test_a_ligature_is_not_its_letters() -> None:
+    """The one character \ufb01 is not Finland, although it is written FI in upper case."""
+    assert selected("\ufb01", "fi", "FI") == ["\ufb01", "FI"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "7/66/42",
+        "acme.com",
+        "aB",
+        "a",
+        "7",
+        "-",
+        "_x",
+        "@scope/name",
+        "a..b",
+        "a.",
+        "x" * 200,
+        "/".join(["x"] * 499 + ["xx"]),
+    ],
+)
+def test_what_is_an_id(text: str) -> None:
+    """Ids may hold dots, @ and segments; the file keeps the path."""
+    assert list(select([Word(text)], IDS)) == [WorkItem(text, f"http://h/{text}.png", f"{text}.png")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ".",
+        "..",
+        "/",
+        "/a",
+        "a/",
+        "a//b",
+        "a/./b",
+        "a/../b",
+        "../a",
+        "a/..",
+        ".hidden",
+        "a/.hidden",
+        ".flagjob/manifest.jsonl",
+        "a\\b",
+        "a b",
+        "a\n",
+        "a\0",
+        "a?b",
+        "a#b",
+        "a%2e",
+        "a&b",
+        "a=b",
+        "a:b",
+        "{id}",
+        "\u00e4",
+        "\uff41",
+        "\udc80",
+        "x" * 201,
+        "a/" + "x" * 201,
+        "/".join(["x"] * 501),
+    ],
+)
+def test_what_is_no_id_never_becomes_a_request(text: str) -> None:
+    """No segment of an id is empty, hidden, a dot, two dots, or longer than a file name."""
+    assert not is_valid(text, IDS)
+
+
+def test_ids_are_taken_verbatim() -> None:
+    """Ids that differ in case alone are two items with two files."""
+    assert [item.file for item in select(map(Word, ["aB", "Ab", "aB"]), IDS) if isinstance(item, WorkItem)] == [
+        "aB.png",
+        "Ab.png",
+    ]
+
+
+def test_no_item_takes_the_name_of_flagjobs_own_file() -> None:
+    """SHA256SUMS in the destination is flagjob's: neither a file nor a directory of an item may be called so."""
+    assert [is_valid(text, BARE_IDS) for text in ("SHA256SUMS", "SHA256SUMS/a", "a/SHA256SUMS", "SHA256SUMS.txt")] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert is_valid("SHA256SUMS", IDS)
+
+
+@settings(deadline=None)
+@given(
+    text=st.text() | st.text("aZ0./@-_\0%\\~ #?\n\u00e4\ufb01", max_size=30),
+    template=st.sampled_from([CODES, IDS, BARE_IDS]),
+)
+@example("../../etc/passwd", BARE_IDS)
+@example("a/../../b", BARE_IDS)
+def test_every_file_lies_below_the_destination(text: str, template: UrlTemplate) -> None:
+    """Whatever text comes in, a file stays in the destination, under the very path that was decided on, unhidden."""
+    for item in select([Word(text)], template):
+        if isinstance(item, WorkItem):
+            assert normpath(f"/dest/{item.file}") == f"/dest/{item.file}"
+            assert item.file.isascii()
+            assert item.file.isprintable()
+            assert [part for part in item.file.split("/") if part.startswith(".") or not 0 < len(part) < 256] == []
+
+
+@settings(deadline=None)
+@given(text=st.text(st.characters(), max_size=200))
+def test_what_is_invalid_can_be_reported(text: str) -> None:
+    """An invalid code is shown in at most 80 characters that UTF-8 has, undecodable arguments included."""
+    for item in select([Word(text)], CODES):
+        assert len(item.code.encode().decode()) <= 80
+
+
+# Order and limit
+
+
+def test_items_come_in_the_order_given() -> None:
+    """Each in the place where it came first, valid or not."""
+    assert selected("us", "c%", "cn", "US", "C%", "de") == ["US", "c%", "CN", "DE"]
+
+
+@pytest.mark.parametrize(("limit", "codes"), [(None, ["CN", "US", "DE"]), (2, ["CN", "US"]), (9, ["CN", "US", "DE"])])
+def test_the_limit_counts_distinct_codes(limit: int | None, codes: list[str]) -> None:
+    """Duplicates do not count, and nothing is read beyond the limit."""
+    source = iter(["cn", "CN", "us", "de"])
+    assert [item.code for item in select(map(Word, source), CODES, limit)] == codes
+    assert list(source) == (["de"] if limit == 2 else [])
+
+
+def test_codes_of_every_length_are_told_apart() -> None:
+    """Short codes are remembered as they are and long ones by a digest, and one is never taken for the other."""
+    texts = ["A" * length for length in range(1, 65)]
+    assert selected(*texts, *texts) == texts
+
+
+# Standard input
+
+
+def test_what_a_pipe_holds_comes_through() -> None:
+    """Everything that was written to the pipe is read, to its end."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb") as pipe:
+        pipe.write(b"cn us\nde")
+        pipe.close()
+        with interruptible(reader, Stop()) as stream:
+            assert stream.readable()
+            assert [word.text for word in read(stream)] == ["cn", "us", "de"]
+
+
+def test_a_silent_pipe_does_not_outlast_a_stop() -> None:
+    """A run that waits for its next code ends when it must, though nobody closes the pipe."""
+    stop, seen = Stop(), SimpleQueue[str]()
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb", buffering=0) as pipe, interruptible(reader, stop) as stream:
+        thread = Thread(
+            target=lambda: deque(map(seen.put, (word.text for word in read(stream))), maxlen=0), daemon=True
+        )
+        thread.start()
+        pipe.write(b"cn\n")
+        assert seen.get(timeout=BOUND) == "cn"
+        stop.request(Reason.SIGNAL, 15)
+        thread.join(BOUND)
+        assert not thread.is_alive()
+    assert seen.empty()
+
+
+def test_nothing_is_read_after_a_stop() -> None:
+    """A run that ends takes no more codes, even where some are waiting."""
+    stop = Stop()
+    stop.request(Reason.DEADLINE)
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as rest, os.fdopen(writer, "wb") as pipe, interruptible(reader, stop) as stream:
+        pipe.write(b"cn\n")
+        pipe.close()
+        assert list(read(stream)) == []
+        assert rest.read() == b"cn\n"
+
+
+def sharded(words: Iterable[str], index: int, count: int, limit: int | None = None) -> list[str]:
+    def mine(code: str) -> bool:
+        return shard_of(code, count) == index
+
+    return [item.code for item in select(map(Word, words), CODES, limit, mine)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 8, 100])
+@pytest.mark.parametrize("limit", [None, 50])
+def test_every_code_is_in_exactly_one_shard(count: int, limit: int | None) -> None:
+    """Whatever the count, and in whatever case it is written, the shards share the codes out without rest."""
+    words = [f"c{number}" for number in range(200)] + ["C7", "c?x", "c?x"]
+    parts = [sharded(words, index, count, limit) for index in range(count)]
+    whole = [item.code for item in select(map(Word, words), CODES, limit)]
+    assert sorted(code for part in parts for code in part) == sorted(whole)
+    assert len(whole) == (limit or 201)
+
+
+def test_a_line_inserted_anywhere_moves_no_other_code() -> None:
+    """A shard depends on the code alone: position in the list means nothing."""
+    words = [f"c{number}" for number in range(1000)]
+    before, after = sharded(words, 3, 8), sharded(["new", *reversed(words)], 3, 8)
+    assert set(before) <= set(after)
+    assert len(after) - len(before) <= 1
+
+
+def test_shards_are_of_about_the_same_size() -> None:
+    """The hash spreads codes that look alike."""
+    sizes = [len(sharded([f"c{number}" for number in range(8000)], index, 8)) for index in range(8)]
+    assert min(sizes) > 800
+    assert max(sizes) < 1200

@@ -1,0 +1,86 @@
+"""What is believed of earlier runs, as functions of what they learned."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from job.model import Entry, Refresh, Status, Stored, Validators
+from job.refresh import Known, Policy, settled, validators
+
+NOW = datetime(2026, 11, 22, 4, 17, tzinfo=UTC)
+STORED = Stored("br.gif", 359, "7101", "image/gif", etag='"a"', last_modified="then", version="1")
+ENTRY = Entry("BR", "http://h/br.gif", "br.gif", Status.OK, STORED, NOW.isoformat(), NOW.isoformat(), 1, None)
+KNOWN = Known(ENTRY, STORED, same_url=True)
+
+
+def absent(age: timedelta | str, *, same_url: bool = True) -> Known:
+    checked = age if isinstance(age, str) else (NOW - age).isoformat()
+    return Known(replace(ENTRY, status=Status.NOT_FOUND, stored=None, checked_at=checked), same_url=same_url)
+
+
+@pytest.mark.parametrize("refresh", Refresh)
+def test_what_nobody_knows_is_asked_for(refresh: Refresh) -> None:
+    """Without an entry there is nothing to believe, and no condition."""
+    policy = Policy(refresh, not_found_ttl=1e9)
+    assert settled(Known(), policy, NOW) is None
+    assert validators(Known(), policy) is None
+
+
+@pytest.mark.parametrize(
+    ("refresh", "status", "condition"),
+    [
+        (Refresh.CONDITIONAL, None, Validators('"a"', "then")),
+        (Refresh.MISSING, Status.UNCHANGED, None),
+        (Refresh.ALWAYS, None, None),
+    ],
+)
+def test_an_intact_file_is_treated_as_the_user_asked(
+    refresh: Refresh, status: Status | None, condition: Validators | None
+) -> None:
+    """Asked for on a condition, left alone, or fetched again."""
+    assert settled(KNOWN, Policy(refresh), NOW) is status
+    assert validators(KNOWN, Policy(refresh)) == condition
+
+
+@pytest.mark.parametrize(
+    "known",
+    [
+        replace(KNOWN, intact=None),
+        replace(KNOWN, same_url=False),
+        replace(KNOWN, intact=replace(STORED, etag=None, last_modified=None)),
+    ],
+)
+def test_without_file_or_validators_there_is_no_condition(known: Known) -> None:
+    """A condition about a file that is not there, or another URL's, could bring a wrong 304."""
+    assert validators(known, Policy()) is None
+
+
+def test_one_validator_is_enough() -> None:
+    """An origin that sends only one of the two gets that one."""
+    assert validators(replace(KNOWN, intact=replace(STORED, etag=None)), Policy()) == Validators(None, "then")
+    assert validators(replace(KNOWN, intact=replace(STORED, last_modified=None)), Policy()) == Validators('"a"', None)
+
+
+@pytest.mark.parametrize(
+    ("known", "believed"),
+    [
+        (absent(timedelta(seconds=59)), True),
+        (absent(timedelta(seconds=60)), False),
+        (absent(timedelta(seconds=-1)), False),
+        (absent("2026-11-22T04:16:59"), True),
+        (absent("yesterday"), False),
+        (absent(""), False),
+        (absent(timedelta(seconds=1), same_url=False), False),
+        (KNOWN, False),
+    ],
+)
+def test_an_absence_is_believed_for_its_time(known: Known, *, believed: bool) -> None:
+    """Only for the same URL, only so long, and never one from the future."""
+    assert (settled(known, Policy(not_found_ttl=60), NOW) is Status.NOT_FOUND) is believed
+    assert settled(known, Policy(Refresh.ALWAYS, not_found_ttl=60), NOW) is None
+
+
+def test_by_default_an_absence_is_not_believed() -> None:
+    """Without a time to live every run asks."""
+    assert settled(absent(timedelta(0)), Policy(), NOW) is None

@@ -1,0 +1,114 @@
+"""A request to end: the first cause counts, and nobody sleeps on."""
+
+from threading import Barrier, Thread
+from time import monotonic
+
+import pytest
+
+from job.errors import Reason, Stopped
+from job.stop import Stop
+
+BOUND = 20
+
+
+def stopped(cause: Reason, signal: int | None = None) -> Stop:
+    stop = Stop()
+    stop.request(cause, signal)
+    return stop
+
+
+def test_at_first_nothing_stops() -> None:
+    """A run that nobody ends goes on, and its pauses pass."""
+    stop = Stop()
+    stop.check()
+    stop.sleep(0)
+    assert (stop.reason, stop.signal) == (None, None)
+
+
+def test_the_signal_is_kept() -> None:
+    """The exit code tells which signal it was."""
+    stop = stopped(Reason.SIGNAL, 15)
+    assert (stop.reason, stop.signal) == (Reason.SIGNAL, 15)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ((Reason.SIGNAL, 2), (Reason.SIGNAL, 15)),
+        ((Reason.DEADLINE, None), (Reason.SIGNAL, 15)),
+        ((Reason.SIGNAL, 15), (Reason.STORAGE, None)),
+    ],
+)
+def test_the_first_cause_counts(first: tuple[Reason, int | None], second: tuple[Reason, int | None]) -> None:
+    """What happens to a run that ends already does not change why it ends."""
+    stop = stopped(*first)
+    stop.request(*second)
+    assert (stop.reason, stop.signal) == first
+
+
+def test_a_check_raises_once_the_run_must_end() -> None:
+    """Work that is not begun yet is not begun."""
+    with pytest.raises(Stopped) as caught:
+        stopped(Reason.STORAGE).check()
+    assert caught.value.reason is Reason.STORAGE
+
+
+def test_a_pause_lasts_as_long_as_it_was_asked_for() -> None:
+    """While nothing stops the run, a back-off is a back-off."""
+    began = monotonic()
+    Stop().sleep(0.05)
+    assert monotonic() - began > 0.04
+
+
+def test_no_sleep_begins_after_a_stop() -> None:
+    """A pause that comes too late ends before it begins."""
+    with pytest.raises(Stopped) as caught:
+        stopped(Reason.DEADLINE).sleep(3600)
+    assert caught.value.reason is Reason.DEADLINE
+
+
+def test_every_sleep_ends_with_the_run() -> None:
+    """Threads that wait for an hour all wake up when the run must end, and learn why."""
+    stop, began, reasons = Stop(), Barrier(6), list[Reason]()
+
+    def wait() -> None:
+        began.wait(BOUND)
+        with pytest.raises(Stopped) as caught:
+            stop.sleep(3600)
+        reasons.append(caught.value.reason)
+
+    threads = [Thread(target=wait, daemon=True) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    began.wait(BOUND)
+    stop.request(Reason.SIGNAL, 15)
+    for thread in threads:
+        thread.join(BOUND)
+    assert reasons == [Reason.SIGNAL] * 5
+
+
+def test_causes_that_come_at_once_give_one_answer() -> None:
+    """Signal, deadline and a full disk in the same moment: reason and signal are of the same cause, for everybody."""
+    for _ in range(200):
+        stop, began = Stop(), Barrier(3)
+        causes: list[tuple[Reason, int | None]] = [(Reason.SIGNAL, 15), (Reason.DEADLINE, None), (Reason.STORAGE, None)]
+        seen: list[tuple[Reason | None, int | None]] = []
+
+        def ask(
+            cause: tuple[Reason, int | None],
+            stop: Stop = stop,
+            began: Barrier = began,
+            seen: list[tuple[Reason | None, int | None]] = seen,
+        ) -> None:
+            began.wait(BOUND)
+            stop.request(*cause)
+            seen.append((stop.reason, stop.signal))
+
+        threads = [Thread(target=ask, args=(cause,)) for cause in causes]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(BOUND)
+        assert len(seen) == 3
+        assert seen == [(stop.reason, stop.signal)] * 3
+        assert seen[0] in causes

@@ -1,0 +1,227 @@
+"""URL templates: what is refused, and that a code can change nothing but its own place."""
+
+from dataclasses import FrozenInstanceError
+from urllib.parse import urlsplit
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job.template import UrlTemplate
+
+NOT_ASCII = "must be a URL in ASCII, with other characters percent-encoded"
+UNREADABLE = "must be a URL with a host, and if it names a port, one from 1 to 65535"
+IN_HOST = "must have its placeholder in the path or the query, never in the host"
+NO_HTTP = "must begin with http:// or https:// and name a host"
+NO_USER = "must hold no user and password: put an Authorization line into FLAGJOB_HEADERS_FILE"
+NO_FRAGMENT = "must have no fragment (#...): it is never sent"
+PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
+BRACES = "must hold no braces but those of its placeholder"
+
+CODES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)
+SEGMENT = r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,20}"
+IDS = st.from_regex(rf"{SEGMENT}(/{SEGMENT}){{0,3}}", fullmatch=True)
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ValueError) as caught:
+        UrlTemplate.parse(text)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("http://h/{cc} .gif", NOT_ASCII),
+        (" http://h/{cc}", NOT_ASCII),
+        ("http://h/{cc}\n", NOT_ASCII),
+        ("http://h/\t{cc}", NOT_ASCII),
+        ("http://h/{cc}\0", NOT_ASCII),
+        ("http://h/fl\u00e4ge/{cc}", NOT_ASCII),
+        ("http://\uff48/{cc}", NOT_ASCII),
+        ("http://h\\@evil/{cc}", NOT_ASCII),
+        ('http://h/"{cc}"', NOT_ASCII),
+        ("http://h/%{cc}", NOT_ASCII),
+        ("http://h/%2{cc}", NOT_ASCII),
+        ("http://h/%zz/{cc}", NOT_ASCII),
+        ("http://{cc}.example.org/", IN_HOST),
+        ("http://example.org{id}", IN_HOST),
+        ("http://h:{cc}/", IN_HOST),
+        ("http://{cc}:password@h/{cc}", IN_HOST),
+        ("https://{}/{cc}", IN_HOST),
+        ("", NO_HTTP),
+        ("{cc}", NO_HTTP),
+        ("/{cc}.gif", NO_HTTP),
+        ("//h/{cc}", NO_HTTP),
+        ("h/{cc}", NO_HTTP),
+        ("ftp://h/{cc}", NO_HTTP),
+        ("file:///etc/{id}", NO_HTTP),
+        ("javascript:alert({cc})", NO_HTTP),
+        ("{cc}://h/{cc}", NO_HTTP),
+        ("http:{cc}", NO_HTTP),
+        ("http:///{cc}", NO_HTTP),
+        ("http://?{cc}", NO_HTTP),
+        ("http://:80/{cc}", NO_HTTP),
+        ("http://user@h/{cc}", NO_USER),
+        ("http://user:secret@h/{cc}", NO_USER),
+        ("http://h@127.0.0.1:80@evil/{cc}", NO_USER),
+        ("http://[::1/{cc}", UNREADABLE),
+        ("http://[::1]evil/{cc}", UNREADABLE),
+        ("http://[evil]/{cc}", UNREADABLE),
+        ("http://h:0/{cc}", UNREADABLE),
+        ("http://h:65536/{cc}", UNREADABLE),
+        ("http://h:99999999/{cc}", UNREADABLE),
+        ("http://h:/{cc}", UNREADABLE),
+        ("http://h:80:80/{cc}", UNREADABLE),
+        ("http://h{/{cc}", UNREADABLE),
+        ("http://h}/{cc}", UNREADABLE),
+        ("http://h%2eevil/{cc}", UNREADABLE),
+        ("http://a,b/{cc}", UNREADABLE),
+        ("http://h/{cc}#top", NO_FRAGMENT),
+        ("http://h/{cc}#", NO_FRAGMENT),
+        ("http://h/#{cc}", NO_FRAGMENT),
+        ("http://h/flag.gif", PLACEHOLDER),
+        ("http://h/{}", PLACEHOLDER),
+        ("http://h/{Cc}", PLACEHOLDER),
+        ("http://h/{country}", PLACEHOLDER),
+        ("http://h/{cc}/{country}", PLACEHOLDER),
+        ("http://h/{cc}/{id}", PLACEHOLDER),
+        ("http://h/{CC}?id={id}", PLACEHOLDER),
+        ("http://h/%7Bcc%7D", PLACEHOLDER),
+        ("http://h/{cc}{", BRACES),
+        ("http://h/}{cc}", BRACES),
+        ("http://h/{{cc}}", BRACES),
+        ("http://h/{c{cc}c}", BRACES),
+        ("http://h/{id}?{", BRACES),
+    ],
+)
+def test_each_refusal_says_what_would_be_right(text: str, message: str) -> None:
+    """A template that could ask the wrong server, or nobody, is refused with one clear message."""
+    assert refusal(text) == message
+
+
+@pytest.mark.parametrize("text", ["https://token:s3cret/{cc}", "https://s3cret[/{cc}", "https://[s3cret]/{cc}"])
+def test_no_refusal_repeats_what_may_be_secret(text: str) -> None:
+    """A mistyped user and password does not end up in the log."""
+    with pytest.raises(ValueError) as caught:
+        UrlTemplate.parse(text)
+    assert "s3cret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "url"),
+    [
+        ("http://h/{cc}.gif", "Cn", "http://h/cn.gif"),
+        ("http://h/{CC}.gif", "cn", "http://h/CN.gif"),
+        ("http://h/{cc}/{CC}/{cc}", "Gb-Eng", "http://h/gb-eng/GB-ENG/gb-eng"),
+        ("http://h/{id}.png", "7/66/42", "http://h/7/66/42.png"),
+        ("https://h/{id}", "aB@c.com", "https://h/aB@c.com"),
+        ("http://h/flag?code={cc}&size=2", "CN", "http://h/flag?code=cn&size=2"),
+        ("http://h?{CC}", "cn", "http://h?CN"),
+        ("HTTP://[::1]:65535/%7B{cc}", "CN", "HTTP://[::1]:65535/%7Bcn"),
+        ("http://h_1.example.org:1/{cc}", "CN", "http://h_1.example.org:1/cn"),
+    ],
+)
+def test_a_code_takes_the_place_of_its_placeholder(text: str, code: str, url: str) -> None:
+    """`{cc}` is the code in lower case, `{CC}` in upper case, `{id}` the id verbatim, wherever they stand."""
+    assert UrlTemplate.parse(text).url(code) == url
+
+
+@pytest.mark.parametrize(
+    ("text", "takes_ids"), [("http://h/{id}", True), ("http://h/{cc}", False), ("http://h/{CC}", False)]
+)
+def test_the_placeholder_tells_codes_from_ids(text: str, takes_ids: bool) -> None:  # noqa: FBT001  (a parameter of a table)
+    """What items are is read from the template alone."""
+    assert UrlTemplate.parse(text).takes_ids == takes_ids
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix"),
+    [
+        ("http://h/{cc}.gif", ".gif"),
+        ("http://h/{cc}/flag.GIF", ".GIF"),
+        ("http://h/{cc}.tar.gz", ".gz"),
+        ("http://h/flag.php?c={cc}.gif", ".php"),
+        ("http://h/{cc}.abcdefghijklmnop", ".abcdefghijklmnop"),
+        ("http://h/{cc}.abcdefghijklmnopq", ""),
+        ("http://h/{cc}", ""),
+        ("http://h?{cc}.gif", ""),
+        ("http://h/v1.2/{cc}", ""),
+        ("http://h/flag.{cc}", ""),
+        ("http://h/{cc}.{cc}", ""),
+        ("http://h/{id}.", ""),
+        ("http://h/.hidden?{cc}", ""),
+        ("http://h/{cc}.g%69f", ""),
+        ("http://h/{cc}.gif;v=1", ""),
+    ],
+)
+def test_a_file_takes_the_suffix_of_the_path(text: str, suffix: str) -> None:
+    """The suffix comes from the template's own text in the path: never from the query, a code, or odd characters."""
+    assert UrlTemplate.parse(text).suffix == suffix
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "file"),
+    [
+        ("http://h/{CC}.gif", "CN", "cn.gif"),
+        ("http://h/{cc}", "GB-ENG", "gb-eng"),
+        ("http://h/{id}.png", "7/66/42", "7/66/42.png"),
+        ("http://h/{id}", "aB", "aB"),
+    ],
+)
+def test_a_file_is_named_after_its_code(text: str, code: str, file: str) -> None:
+    """Codes name files in lower case, ids as they are, each with the suffix."""
+    assert UrlTemplate.parse(text).file(code) == file
+
+
+def test_a_template_cannot_be_changed() -> None:
+    """Threads that share a template read what was checked, and nothing else."""
+    template = UrlTemplate.parse("http://h/{cc}")
+    with pytest.raises(FrozenInstanceError):
+        template.text = "http://evil/{cc}"  # type: ignore[misc]  # (that is what is tried)
+    assert template.text == "http://h/{cc}"
+
+
+def test_the_origin_is_scheme_host_and_port() -> None:
+    """Where files come from is told without path, query and case."""
+    assert UrlTemplate.parse("HTTPS://Example.org:8443/a/{cc}?key=1").origin == "https://example.org:8443"
+
+
+@settings(deadline=None)
+@given(
+    code=CODES,
+    text=st.sampled_from(
+        [
+            "http://h/{cc}.gif",
+            "https://h:8443/{cc}/{CC}/{cc}.gif",
+            "http://h/..{cc}/x",
+            "http://h/a/{CC}..",
+            "http://h/%2e{cc}",
+            "http://h/a@{cc}:80/{cc}",
+            "http://h/a?x={cc}&y={CC}",
+            "http://h?{cc}",
+        ]
+    ),
+)
+def test_no_code_changes_where_a_request_goes(code: str, text: str) -> None:
+    """Scheme, host, port, path depth and query fields are the template's, whatever the code; nothing is cut off."""
+    template, url = urlsplit(text), urlsplit(UrlTemplate.parse(text).url(code))
+    assert (url.scheme, url.netloc, url.fragment) == (template.scheme, template.netloc, "")
+    assert url.path.count("/") == template.path.count("/")
+    assert {".", ".."}.isdisjoint(url.path.split("/"))
+    assert (url.query.count("&"), url.query.count("=")) == (template.query.count("&"), template.query.count("="))
+
+
+@settings(deadline=None)
+@given(
+    code=IDS,
+    text=st.sampled_from(["http://h/{id}.png", "https://h:8443/a/.{id}/b", "http://h/{id}.", "http://h/a?x={id}"]),
+)
+def test_no_id_changes_where_a_request_goes(code: str, text: str) -> None:
+    """An id adds its own segments to the path and can do nothing else."""
+    template, url = urlsplit(text), urlsplit(UrlTemplate.parse(text).url(code))
+    assert (url.scheme, url.netloc, url.fragment) == (template.scheme, template.netloc, "")
+    assert url.path.count("/") == template.path.count("/") + template.path.count("{id}") * code.count("/")
+    assert {"", ".", ".."}.isdisjoint(url.path.split("/")[1:])
+    assert url.query == template.query.replace("{id}", code)

@@ -1,0 +1,198 @@
+"""Which exit code a run has earned: each rule, and which of two comes first."""
+
+import signal
+from collections.abc import Iterable
+
+import pytest
+
+from job.errors import Reason
+from job.model import Budget, Result, Status
+from job.stop import Stop
+from job.verdict import Exit, Tally, exit_code, outcome
+
+NOTHING = Budget()
+ONE = Budget(1)
+FIVE_PERCENT = Budget(0.05, is_share=True)
+EVERYTHING = Budget(1.0, is_share=True)
+
+OK = Result(Status.OK, None, "CN", answered=True, http_status=200, attempts=1)
+UNCHANGED = Result(Status.UNCHANGED, None, "CN", answered=True, http_status=304, attempts=1)
+MISSING = Result(Status.NOT_FOUND, None, "CN", reason="http_404", answered=True, http_status=404, attempts=1)
+GUESSED = Result(
+    Status.NOT_FOUND, None, "CN", reason="http_404", answered=True, http_status=404, attempts=1, speculative=True
+)
+BUSY = Result(Status.ERROR, None, "CN", reason="http_503", retryable=True, answered=True, http_status=503, attempts=4)
+FORBIDDEN = Result(Status.ERROR, None, "CN", reason="http_403", answered=True, http_status=403, attempts=1)
+REFUSED = Result(Status.ERROR, None, "CN", reason=Reason.CONNECTION, retryable=True, attempts=4)
+BAD_CERTIFICATE = Result(Status.ERROR, None, "CN", reason=Reason.TLS, attempts=1)
+INVALID = Result(Status.ERROR, None, "C%", reason=Reason.INVALID_CODE)
+BUG = Result(Status.ERROR, None, "CN", reason=Reason.INTERNAL, answered=True, http_status=200, attempts=1)
+EARLY_BUG = Result(Status.ERROR, None, "CN", reason=Reason.INTERNAL, attempts=1)
+FULL_DISK = Result(Status.ERROR, None, "CN", reason=Reason.STORAGE, answered=True, http_status=200, attempts=1)
+NOT_BEGUN = Result(Status.CANCELLED, None, "CN", reason=Reason.DEADLINE)
+BROKEN_OFF = Result(Status.CANCELLED, None, "CN", reason=Reason.DEADLINE, attempts=1)
+
+
+def tally(results: Iterable[Result]) -> Tally:
+    counted = Tally()
+    for result in results:
+        counted.add(result)
+    return counted
+
+
+def verdict(
+    results: Iterable[Result],
+    cause: tuple[Reason, int | None] | None = None,
+    *,
+    errors: Budget = NOTHING,
+    not_found: Budget = NOTHING,
+) -> int:
+    stop = Stop()
+    if cause:
+        stop.request(*cause)
+    return exit_code(tally(results), stop, errors=errors, not_found=not_found)
+
+
+SIGTERM = (Reason.SIGNAL, signal.SIGTERM)
+SIGINT = (Reason.SIGNAL, signal.SIGINT)
+STORAGE = (Reason.STORAGE, None)
+DEADLINE = (Reason.DEADLINE, None)
+
+
+@pytest.mark.parametrize(
+    ("results", "cause", "code"),
+    [
+        ([OK, UNCHANGED], None, 0),
+        ([OK, GUESSED, GUESSED], None, 0),
+        ([], None, 0),
+        # each rule alone
+        ([OK, NOT_BEGUN], SIGINT, 130),
+        ([OK, NOT_BEGUN], SIGTERM, 143),
+        ([OK, FULL_DISK, NOT_BEGUN], STORAGE, 5),
+        ([REFUSED, REFUSED], None, 6),
+        ([BAD_CERTIFICATE], None, 6),
+        ([OK, NOT_BEGUN], DEADLINE, 7),
+        ([NOT_BEGUN, NOT_BEGUN], DEADLINE, 7),
+        ([OK, BUG], None, 1),
+        ([OK, BUSY], None, 3),
+        ([OK, REFUSED], None, 3),
+        ([OK, FORBIDDEN], None, 4),
+        ([OK, MISSING], None, 4),
+        ([OK, INVALID], None, 4),
+        ([OK, FULL_DISK], None, 4),
+        ([INVALID, INVALID], None, 4),
+        # which comes first
+        ([OK, BUG, FULL_DISK, BUSY, MISSING], SIGTERM, 143),
+        ([REFUSED, EARLY_BUG, NOT_BEGUN], SIGINT, 130),
+        ([OK], SIGTERM, 143),
+        ([REFUSED], STORAGE, 5),
+        ([OK, BUG, BUSY, MISSING, FULL_DISK], STORAGE, 5),
+        ([REFUSED, BROKEN_OFF], DEADLINE, 6),
+        ([REFUSED, INVALID, NOT_BEGUN], None, 6),
+        ([REFUSED, EARLY_BUG], None, 1),
+        ([OK, BUG, BUSY, MISSING], DEADLINE, 7),
+        ([OK, BUG, BUSY, FORBIDDEN, MISSING], None, 1),
+        ([OK, BUSY, FORBIDDEN, MISSING], None, 3),
+        ([OK, FORBIDDEN, MISSING], None, 4),
+    ],
+)
+def test_the_first_rule_that_fits_decides(
+    results: list[Result], cause: tuple[Reason, int | None] | None, code: int
+) -> None:
+    """Signal, storage, origin, deadline, bug, what passes, what does not: in this order, else all is well."""
+    assert verdict(results, cause) == code
+
+
+@pytest.mark.parametrize(
+    ("results", "errors", "not_found", "code"),
+    [
+        ([OK, BUSY], ONE, NOTHING, 0),
+        ([OK, BUSY, FORBIDDEN], ONE, NOTHING, 3),
+        ([OK, FORBIDDEN, FORBIDDEN], ONE, NOTHING, 4),
+        ([OK, MISSING], NOTHING, ONE, 0),
+        ([OK, MISSING, MISSING], NOTHING, ONE, 4),
+        ([OK, BUSY, MISSING], ONE, ONE, 0),
+        ([OK, BUSY, MISSING, MISSING], ONE, ONE, 4),
+        ([OK, BUSY, MISSING], NOTHING, ONE, 3),
+        ([OK, BUSY, MISSING], ONE, NOTHING, 4),
+        ([MISSING] * 3, NOTHING, EVERYTHING, 0),
+        ([BUSY] * 3, EVERYTHING, NOTHING, 0),
+        ([REFUSED] * 3, EVERYTHING, EVERYTHING, 6),
+        ([OK, BUG], EVERYTHING, EVERYTHING, 1),
+        ([*[OK] * 19, BUSY], FIVE_PERCENT, NOTHING, 0),
+        ([*[OK] * 18, BUSY], FIVE_PERCENT, NOTHING, 3),
+        ([*[OK] * 18, BUSY, BUSY], FIVE_PERCENT, NOTHING, 3),
+        ([*[OK] * 19, MISSING], NOTHING, FIVE_PERCENT, 0),
+        ([*[OK] * 18, MISSING], NOTHING, FIVE_PERCENT, 4),
+        ([*[OK] * 38, MISSING, MISSING], NOTHING, FIVE_PERCENT, 0),
+        ([*[OK] * 71, *[MISSING] * 29], NOTHING, Budget(0.29, is_share=True), 0),
+        ([*[OK] * 70, *[MISSING] * 30], NOTHING, Budget(0.29, is_share=True), 4),
+        ([OK, *[GUESSED] * 675], NOTHING, NOTHING, 0),
+        ([OK, *[GUESSED] * 674, MISSING], NOTHING, NOTHING, 4),
+        ([OK, *[GUESSED] * 18, MISSING], NOTHING, FIVE_PERCENT, 0),
+    ],
+)
+def test_failures_within_their_budgets_are_forgiven(
+    results: list[Result], errors: Budget, not_found: Budget, code: int
+) -> None:
+    """Each kind is held against its own budget, a number or a share of all items; the expected costs nothing."""
+    assert verdict(results, errors=errors, not_found=not_found) == code
+
+
+def test_results_are_counted_by_what_they_mean() -> None:
+    """Every result falls under its status, and where it matters for the exit code."""
+    counted = tally(
+        [OK, OK, UNCHANGED, MISSING, GUESSED, BUSY, REFUSED, FORBIDDEN, INVALID, BUG, NOT_BEGUN, BROKEN_OFF]
+    )
+    assert counted.counts == {
+        Status.OK: 2,
+        Status.UNCHANGED: 1,
+        Status.NOT_FOUND: 2,
+        Status.ERROR: 5,
+        Status.CANCELLED: 2,
+    }
+    assert (counted.items, counted.attempted, counted.answered) == (12, 10, 8)
+    assert (counted.expected_missing, counted.retryable, counted.internal, counted.retries) == (1, 2, 1, 6)
+
+
+def test_nothing_is_counted_before_the_first_result() -> None:
+    """Every status is there from the start, with nothing in it, in every tally."""
+    tally([OK])
+    assert Tally().counts == dict.fromkeys(Status, 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (0, "ok"),
+        (1, "bug"),
+        (2, "usage"),
+        (3, "retryable"),
+        (4, "permanent"),
+        (5, "storage"),
+        (6, "origin_down"),
+        (7, "deadline"),
+        (130, "sigint"),
+        (143, "sigterm"),
+        (129, "signal_1"),
+    ],
+)
+def test_each_exit_code_has_a_name(code: int, name: str) -> None:
+    """Logs say in a word what the number means, for a signal that nobody foresaw, too."""
+    assert outcome(code) == name
+
+
+def test_exit_codes_are_the_ones_that_operators_know() -> None:
+    """The numbers in a podFailurePolicy keep their meaning."""
+    assert {code.name: int(code) for code in Exit} == {
+        "OK": 0,
+        "BUG": 1,
+        "USAGE": 2,
+        "RETRYABLE": 3,
+        "PERMANENT": 4,
+        "STORAGE": 5,
+        "ORIGIN_DOWN": 6,
+        "DEADLINE": 7,
+        "SIGINT": 130,
+        "SIGTERM": 143,
+    }
