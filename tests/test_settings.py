@@ -1,0 +1,848 @@
+"""Settings: where each comes from, and what is said of every wrong one."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from command import flagjob
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from job.errors import UsageError
+from job.model import Budget, FileType, Refresh
+from job.settings import (
+    ROWS,
+    Executor,
+    LogFormat,
+    LogResults,
+    NewOrigin,
+    Order,
+    Publish,
+    Server,
+    Settings,
+    checks,
+    help_text,
+    load,
+)
+from job.settings.table import LogLevel
+from job.settings.values import Address
+from job.template import UrlTemplate
+
+SECRET = "hunter2-and-more"  # noqa: S105  (an example of one)
+URL = "https://example.org/{cc}.gif"
+WHOLE = "must be a whole number from"
+TIME = "seconds, such as 30, 1.5, 500ms, 5m or 1h"
+SIZE = "must be a size from 1 byte to 1TiB, such as 5242880, 500kB or 5MiB"
+BUDGET = "must be a whole number of items or a percentage of them up to 100%, such as 3 or 5%"
+TYPES = "must be one or more of gif, png, jpeg, webp, svg, any"
+HOSTS = "must be host names without scheme or port, such as cdn.example.org"
+ADDRESS = "must be HOST:PORT or :PORT, such as :9464 or 127.0.0.1:9464"
+LINE = "must be one line of printable ASCII"
+UTF_8 = "must be UTF-8 text"
+IN_A_DIRECTORY = "must be a file in a directory that exists"
+MALFORMED = "must be a URL with a host, and if it names a port, one from 1 to 65535"
+PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
+NO_USER = "must hold no user and password: put an Authorization line into FLAGJOB_HEADERS_FILE"
+HTTP = "must begin with http:// or https:// and name a host"
+RATE = "must be a number of requests a second, up to 1000000, or 0 for no limit"
+PROXY = "must be a proxy's URL, such as http://proxy.example.org:3128"
+NO_BUCKET = "must be a directory of this machine, or a bucket: s3://bucket/prefix, gs://... or az://..."
+BUCKET = "must be s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, of letters, digits and . _ = -"
+SUM = "must be a sha256 in hex, two blanks and a path, as sha256sum writes it"
+DIGEST = "1f" * 32
+
+REJECTED = [
+    ("codes", ",", "','", "must be codes or names of sets, such as BR CN or ALL"),
+    ("codes", "BR \udcff", r"'BR \\xff'", UTF_8),
+    ("codes_file", "/nowhere/codes", "'/nowhere/codes'", "must be a file that can be read, or - for standard input"),
+    ("codes_file", "/", "'/'", "must be a file that can be read, or - for standard input"),
+    ("codes_file", "\udcff", r"'\\xff'", UTF_8),
+    ("limit", "0", "'0'", f"{WHOLE} 1 to 1000000000"),
+    ("limit", "1000000001", "'1000000001'", f"{WHOLE} 1 to 1000000000"),
+    ("server", "remotely", "'remotely'", "must be one of local, delay, error, remote"),
+    ("url", "example.org/{cc}", "'***'", HTTP),
+    ("url", "ftp://example.org/{cc}", "'ftp://example.org/{cc}'", HTTP),
+    ("url", "https:///{cc}", "'https:///{cc}'", HTTP),
+    ("url", "https://example.org/", "'https://example.org/'", PLACEHOLDER),
+    ("url", "https://example.org/{code}", "'https://example.org/{code}'", PLACEHOLDER),
+    ("url", "https://example.org/{cc}/{id}", "'https://example.org/{cc}/{id}'", PLACEHOLDER),
+    (
+        "url",
+        "https://example.org/{cc}}",
+        "'https://example.org/{cc}}'",
+        "must hold no braces but those of its placeholder",
+    ),
+    (
+        "url",
+        "https://{cc}.example.org/",
+        "'https://{cc}.example.org/'",
+        "must have its placeholder in the path or the query, never in the host",
+    ),
+    (
+        "url",
+        f"https://example.org/{{cc}}#{SECRET}",
+        "'https://example.org/{cc}#***'",
+        "must have no fragment (#...): it is never sent",
+    ),
+    (
+        "url",
+        "https://example.org/\u00e9/{cc}",
+        "'https://example.org/\u00e9/{cc}'",
+        "must be a URL in ASCII, with other characters percent-encoded",
+    ),
+    ("url", f"https://me:{SECRET}@example.org/{{cc}}", "'https://***@example.org/{cc}'", NO_USER),
+    ("url", f"https://me:{SECRET}/@example.org/{{cc}}", "'https://***@example.org/{cc}'", MALFORMED),
+    ("url", f"https://me@[{SECRET}]/{{cc}}?key={SECRET}", f"'https://***@[{SECRET}]/{{cc}}?***'", MALFORMED),
+    ("url", "https://example.org:port/{cc}", "'https://example.org:port/{cc}'", MALFORMED),
+    ("url", f"ftp://me@example.org/{{cc}}?{SECRET}", "'ftp://***@example.org/{cc}?***'", HTTP),
+    ("dest", "https://bucket.example.org/flags", "'https://bucket.example.org/flags'", NO_BUCKET),
+    ("dest", "S3://bucket", "'S3://bucket'", NO_BUCKET),
+    ("dest", "s3a://bucket", "'s3a://bucket'", NO_BUCKET),
+    ("dest", "s3://", "'s3://'", BUCKET),
+    ("dest", "gs:///flags", "'gs:///flags'", BUCKET),
+    ("dest", "az://container/../flags", "'az://container/../flags'", BUCKET),
+    ("dest", "s3://bucket/a b", "'s3://bucket/a b'", BUCKET),
+    ("dest", f"s3://key:{SECRET}@bucket/flags", "'s3://***@bucket/flags'", BUCKET),
+    ("dest", f"s3://bucket/flags?key={SECRET}", "'s3://bucket/flags?***'", BUCKET),
+    ("dest", "a\0b", r"'a\x00b'", "must be a path"),
+    ("dest", "\udcff", r"'\\xff'", UTF_8),
+    ("workers", "0", "'0'", f"{WHOLE} 1 to 1000"),
+    ("workers", "1001", "'1001'", f"{WHOLE} 1 to 1000"),
+    ("workers", "-1", "'-1'", f"{WHOLE} 1 to 1000"),
+    ("workers", "+1", "'+1'", f"{WHOLE} 1 to 1000"),
+    ("workers", "1.5", "'1.5'", f"{WHOLE} 1 to 1000"),
+    ("workers", "1_0", "'1_0'", f"{WHOLE} 1 to 1000"),
+    ("workers", "many", "'many'", f"{WHOLE} 1 to 1000"),
+    ("workers", "\u0663", "'\u0663'", f"{WHOLE} 1 to 1000"),
+    ("workers", "\u00b2", "'\u00b2'", f"{WHOLE} 1 to 1000"),
+    ("workers", "\udcff", r"'\\xff'", f"{WHOLE} 1 to 1000"),
+    ("workers", "9" * 5000, f"'{'9' * 200}...'", f"{WHOLE} 1 to 1000"),
+    ("executor", "processes", "'processes'", "must be one of threads, sequential"),
+    ("order", "alphabetical", "'alphabetical'", "must be one of completed, submitted"),
+    ("rate_limit", "-1", "'-1'", RATE),
+    ("rate_limit", "1000001", "'1000001'", RATE),
+    ("rate_limit", "5/s", "'5/s'", RATE),
+    ("rate_limit", "1e3", "'1e3'", RATE),
+    ("rate_limit", "nan", "'nan'", RATE),
+    ("rate_limit", "\u0663", "'\u0663'", RATE),
+    ("max_attempts", "101", "'101'", f"{WHOLE} 1 to 100"),
+    ("connect_timeout", "0", "'0'", f"must be a time from 0.1 to 3600 {TIME}"),
+    ("connect_timeout", "-1", "'-1'", f"must be a time from 0.1 to 3600 {TIME}"),
+    ("connect_timeout", "nan", "'nan'", f"must be a time from 0.1 to 3600 {TIME}"),
+    ("connect_timeout", "1e3", "'1e3'", f"must be a time from 0.1 to 3600 {TIME}"),
+    ("connect_timeout", "\u0663", "'\u0663'", f"must be a time from 0.1 to 3600 {TIME}"),
+    ("read_timeout", "500ms", "'500ms'", f"must be a time from 1 to 3600 {TIME}"),
+    ("attempt_timeout", "inf", "'inf'", f"must be a time from 0.1 to 86400 {TIME}"),
+    ("item_timeout", "2d", "'2d'", f"must be a time from 0.1 to 86400 {TIME}"),
+    ("deadline", "1 week", "'1 week'", f"must be a time from 1 to 864000 {TIME}"),
+    ("shutdown_grace", "2h", "'2h'", f"must be a time from 0.1 to 3600 {TIME}"),
+    ("max_bytes", "0", "'0'", SIZE),
+    ("max_bytes", "0.5", "'0.5'", SIZE),
+    ("max_bytes", "1.001TiB", "'1.001TiB'", SIZE),
+    ("max_bytes", "5iB", "'5iB'", SIZE),
+    ("max_bytes", "5 \u212aB", "'5 \u212aB'", SIZE),
+    ("max_bytes", "5 apples", "'5 apples'", SIZE),
+    ("accept", "gif,bmp", "'gif,bmp'", TYPES),
+    ("accept", ",", "','", TYPES),
+    ("redirect_hosts", "https://cdn.example.org", "'https://cdn.example.org'", HOSTS),
+    ("redirect_hosts", "cdn.example.org:443", "'cdn.example.org:443'", HOSTS),
+    ("redirect_hosts", "*.example.org", "'*.example.org'", HOSTS),
+    ("redirect_hosts", ",", "','", HOSTS),
+    ("refresh", "sometimes", "'sometimes'", "must be one of conditional, missing, always"),
+    ("not_found_ttl", "-1", "'-1'", f"must be a time from 0 to 31536000 {TIME}"),
+    ("not_found_ttl", "366d", "'366d'", f"must be a time from 0 to 31536000 {TIME}"),
+    ("checksums", "/nowhere", "'/nowhere'", "must be a file that can be read (No such file or directory)"),
+    ("checksums", "/", "'/'", "must be a file that can be read (Is a directory)"),
+    ("checksums", "/dev/null", "'/dev/null'", "must list a file: an empty list would let everything pass"),
+    ("checksums", "\udcff", r"'\\xff'", UTF_8),
+    ("publish", "all", "'all'", "must be one of each, set"),
+    ("keep", "0", "'0'", f"{WHOLE} 1 to 1000"),
+    ("keep", "1001", "'1001'", f"{WHOLE} 1 to 1000"),
+    ("new_origin", "yes", "'yes'", "must be one of refuse, accept"),
+    ("shard_index", "-1", "'-1'", f"{WHOLE} 0 to 99999"),
+    ("shard_index", "100000", "'100000'", f"{WHOLE} 0 to 99999"),
+    ("shard_index", "\udcff", r"'\\xff'", f"{WHOLE} 0 to 99999"),
+    ("shard_count", "0", "'0'", f"{WHOLE} 1 to 100000"),
+    ("shard_count", "100001", "'100001'", f"{WHOLE} 1 to 100000"),
+    ("max_changed", "100.1%", "'100.1%'", BUDGET),
+    ("max_changed", "-1", "'-1'", BUDGET),
+    ("max_errors", "-1", "'-1'", BUDGET),
+    ("max_errors", "1.5", "'1.5'", BUDGET),
+    ("max_not_found", "101%", "'101%'", BUDGET),
+    ("max_errors", "3 apples", "'3 apples'", BUDGET),
+    ("max_not_found", "5%%", "'5%%'", BUDGET),
+    ("max_not_found", "some", "'some'", BUDGET),
+    ("user_agent", "a\nb", r"'a\nb'", LINE),
+    ("user_agent", "\u00e9", "'\u00e9'", LINE),
+    ("headers_file", "/nowhere", "'/nowhere'", "must be a file that can be read (No such file or directory)"),
+    ("headers_file", "/", "'/'", "must be a file that can be read (Is a directory)"),
+    (
+        "headers_file",
+        f"Authorization: Bearer {SECRET}",
+        "'***'",
+        "must be a file that can be read (No such file or directory)",
+    ),
+    ("headers_file", "\udcff", r"'\\xff'", UTF_8),
+    ("ca_bundle", "/nowhere", "'/nowhere'", "must be a file or directory of certificates that can be read"),
+    ("metrics_address", "9464", "'9464'", ADDRESS),
+    ("metrics_address", ":65536", "':65536'", ADDRESS),
+    ("metrics_address", ":0000000009999", "':0000000009999'", ADDRESS),
+    ("metrics_address", ":\u00b2", "':\u00b2'", ADDRESS),
+    ("metrics_address", "::1:9464", "'::1:9464'", ADDRESS),
+    ("metrics_address", "http://localhost:9464", "'http://localhost:9464'", ADDRESS),
+    ("metrics_file", "/nowhere/flagjob.prom", "'/nowhere/flagjob.prom'", IN_A_DIRECTORY),
+    ("metrics_file", "/tmp", "'/tmp'", IN_A_DIRECTORY),  # noqa: S108  (a directory that is there)
+    ("log_format", "yaml", "'yaml'", "must be one of auto, json, console"),
+    ("log_level", "warn", "'warn'", "must be one of debug, info, warning, error"),
+    ("log_results", "none", "'none'", "must be one of all, changed, problems"),
+    ("termination_log", "/nowhere/log", "'/nowhere/log'", IN_A_DIRECTORY),
+    ("termination_log", "/", "'/'", IN_A_DIRECTORY),
+]
+GOOD: dict[str, tuple[str, object]] = {
+    "codes": ("BR, CN", "BR, CN"),
+    "codes_file": ("-", "-"),
+    "limit": ("5", 5),
+    "server": ("ERROR", Server.ERROR),
+    "url": (URL, UrlTemplate.parse(URL)),
+    "dest": ("/data", "/data"),
+    "workers": ("1000", 1000),
+    "executor": ("Sequential", Executor.SEQUENTIAL),
+    "order": ("submitted", Order.SUBMITTED),
+    "rate_limit": ("2.5", 2.5),
+    "max_attempts": ("1", 1),
+    "connect_timeout": ("100ms", 0.1),
+    "read_timeout": ("1", 1.0),
+    "attempt_timeout": ("1m", 60.0),
+    "item_timeout": ("1d", 86400.0),
+    "deadline": ("10d", 864000.0),
+    "shutdown_grace": ("1h", 3600.0),
+    "max_bytes": ("1kB", 1000),
+    "accept": ("any,gif", (FileType.ANY, FileType.GIF)),
+    "redirect_hosts": ("cdn.example.org", ("cdn.example.org",)),
+    "refresh": ("Missing", Refresh.MISSING),
+    "not_found_ttl": ("365d", 31_536_000.0),
+    "publish": ("set", Publish.SET),
+    "keep": ("1000", 1000),
+    "new_origin": ("accept", NewOrigin.ACCEPT),
+    "shard_index": ("7", 7),
+    "shard_count": ("8", 8),
+    "max_changed": ("20%", Budget(0.2, is_share=True)),
+    "max_errors": ("3", Budget(3)),
+    "max_not_found": ("5%", Budget(0.05, is_share=True)),
+    "user_agent": ("mirror/1.0", "mirror/1.0"),
+    "headers_file": ("/dev/null", "/dev/null"),
+    "ca_bundle": ("/", "/"),
+    "metrics_address": (":9464", Address("", 9464)),
+    "metrics_file": ("flagjob.prom", "flagjob.prom"),
+    "log_format": ("json", LogFormat.JSON),
+    "log_level": ("Debug", LogLevel.DEBUG),
+    "log_results": ("changed", LogResults.CHANGED),
+    "termination_log": ("summary.json", "summary.json"),
+}
+BESIDE = {"shard_index": {"FLAGJOB_SHARD_COUNT": "8"}, "shard_count": {"FLAGJOB_SHARD_INDEX": "7"}}
+"""What a setting cannot be without."""
+VARIABLES = {row.name: row.variable for row in ROWS}
+FLAGS = {row.name: row.flag for row in ROWS}
+
+
+def faults(*argv: str, environ: Mapping[str, str] | None = None, **variables: str) -> list[str]:
+    """Give every fault of these arguments and variables, as people read them."""
+    with pytest.raises(UsageError) as caught:
+        load(argv, {**(environ or {}), **variables})
+    return [str(fault) for fault in caught.value.faults]
+
+
+def file(path: Path, content: str | bytes) -> str:
+    """Write a file and give its path."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(("name", "text", "shown", "problem"), REJECTED)
+def test_rejected_variables(name: str, text: str, shown: str, problem: str) -> None:
+    """A wrong variable is one fault: its name, its value with secrets masked, and what would be right."""
+    assert faults(environ={VARIABLES[name]: text}) == [f"{VARIABLES[name]} {shown}: {problem}"]
+
+
+@pytest.mark.parametrize(("name", "text", "shown", "problem"), REJECTED)
+def test_rejected_options(name: str, text: str, shown: str, problem: str) -> None:
+    """A wrong option is the same fault, by the option's name."""
+    assert faults(f"{FLAGS[name]}={text}") == [f"{FLAGS[name]} {shown}: {problem}"]
+
+
+def test_every_setting_has_rejected_values() -> None:
+    """No setting takes just anything."""
+    assert {name for name, *_ in REJECTED} == set(VARIABLES)
+
+
+@pytest.mark.parametrize("name", [row.name for row in ROWS if row.name not in {"codes", "user_agent"}])
+def test_empty_options(name: str) -> None:
+    """An empty option is a fault: unlike an empty variable, nobody gives one by accident."""
+    assert [fault.partition(": ")[0] for fault in faults(FLAGS[name], "")] in ([f"{FLAGS[name]} ''"], ["--url '***'"])
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> dict[str, tuple[str, object]]:
+    """Give a good text of each setting, and its value."""
+    sums = file(tmp_path / "SHA256SUMS", f"{DIGEST}  br.gif\n")
+    return {**GOOD, "checksums": (sums, sums)}
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_every_setting_is_a_variable(name: str, good: Mapping[str, tuple[str, object]]) -> None:
+    """Each setting can be given by its variable, whatever blanks surround the text."""
+    text, value = good[name]
+    assert getattr(load([], {**BESIDE.get(name, {}), VARIABLES[name]: f" {text}\n"}), name) == value
+
+
+@pytest.mark.parametrize("name", VARIABLES)
+def test_every_setting_is_an_option(name: str, good: Mapping[str, tuple[str, object]]) -> None:
+    """Each setting can be given by its option, which wins over the variable, in both ways to write it."""
+    text, value = good[name]
+    beside = BESIDE.get(name, {})
+    assert getattr(load([FLAGS[name], text], {**beside, VARIABLES[name]: "\0"}), name) == value
+    assert getattr(load([f"{FLAGS[name]}={text}"], beside), name) == value
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value"),
+    [
+        (["-m", "7"], "workers", 7),
+        (["-m7"], "workers", 7),
+        (["--max-req", "7"], "workers", 7),
+        (["-l", "7"], "limit", 7),
+        (["-s", "DELAY"], "server", Server.DELAY),
+        (["-o", "flags"], "dest", "flags"),
+        (["-v"], "verbose", True),
+        (["--dry-run"], "dry_run", True),
+    ],
+)
+def test_short_options(argv: list[str], name: str, value: object) -> None:
+    """The book's short options and the switches are there."""
+    assert getattr(load(argv, {}), name) == value
+
+
+def test_defaults() -> None:
+    """Without any setting a run has every documented default, and nothing is changed or secret."""
+    found = load([], {})
+    assert {row.name: getattr(found, row.name) for row in ROWS if row.default is None and row.name != "termination_log"}
+    assert (found.workers, found.max_bytes, found.deadline) == (30, 5 * 1024**2, 3600)
+    assert (found.executor, found.order, found.rate_limit) == (Executor.THREADS, Order.COMPLETED, 0)
+    assert (found.refresh, found.not_found_ttl, found.new_origin) == (Refresh.CONDITIONAL, 0, NewOrigin.REFUSE)
+    assert (found.publish, found.keep, found.max_changed) == (Publish.EACH, 3, Budget(1, is_share=True))
+    assert (found.shard_index, found.shard_count, found.checksums, found.sums) == (0, 1, None, {})
+    assert (found.url, found.server, found.codes, found.codes_file, found.redirect_hosts) == (
+        None,
+        None,
+        None,
+        None,
+        (),
+    )
+    assert (found.arguments, found.changed, found.secrets, found.secret_headers) == ((), {}, (), {})
+    assert (found.verbose, found.dry_run) == (False, False)
+
+
+def test_empty_variables_are_not_set() -> None:
+    """A variable that is empty or blank counts as not set."""
+    dangerous = {"FLAGJOB_URL", "FLAGJOB_CODES", "FLAGJOB_CODES_FILE"}
+    assert load([], {name: " " for name in VARIABLES.values() if name not in dangerous}) == load([], {})
+
+
+@pytest.mark.parametrize("variable", ["FLAGJOB_URL", "FLAGJOB_URL_FILE", "FLAGJOB_CODES", "FLAGJOB_CODES_FILE"])
+@pytest.mark.parametrize("text", ["", " \n"])
+def test_what_went_missing_is_a_fault(variable: str, text: str) -> None:
+    """Codes or a URL that are set but empty are a fault, in a cluster the only one: else a demonstration would run."""
+    expected = f"{variable} {text!r}: is set but empty: give it a value, or do not set it"
+    assert faults(environ={variable: text}) == [expected]
+    asked = {} if "URL" in variable else {"FLAGJOB_SERVER": "local"}
+    assert faults(environ={variable: text, "KUBERNETES_SERVICE_HOST": "10.0.0.1", **asked}) == [expected]
+
+
+def test_the_last_of_two_options_counts() -> None:
+    """An option that is given twice has its last value, so that an alias can be overridden."""
+    assert load(["--workers", "5", "-m", "6"], {}).workers == 6
+
+
+def test_arguments_and_options_mix() -> None:
+    """Codes may stand before, between and after options, and after -- whatever they begin with."""
+    assert load(["BR", "-m", "5", "CN", "--dest=x", "US"], {}).arguments == ("BR", "CN", "US")
+    assert load(["-m", "5", "--", "-x"], {}).arguments == ("-x",)
+
+
+def test_switches_choose_sets() -> None:
+    """The book's --all and --every are the sets of these names, before other codes."""
+    assert load(["-a"], {}).arguments == ("ALL",)
+    assert load(["GB-ENG", "-ae"], {}).arguments == ("ALL", "EVERY", "GB-ENG")
+
+
+def test_every_fault_at_once() -> None:
+    """Eight wrong settings give eight faults, each with its name, its value and what would be right."""
+    found = faults(
+        "--limit=none",
+        "--wrokers=5",
+        FLAGJOB_URL="",
+        FLAGJOB_WORKERS="0",
+        FLAGJOB_DEADLIN="5m",
+        FLAGJOB_ACCEPT="bmp",
+        FLAGJOB_HEADERS_FILE="/nowhere",
+        https_proxy="http://u:p@",
+    )
+    assert sorted(found) == [
+        "--limit 'none': must be a whole number from 1 to 1000000000",
+        "--wrokers: is no option of flagjob; did you mean --workers?",
+        f"FLAGJOB_ACCEPT 'bmp': {TYPES}",
+        "FLAGJOB_DEADLIN '5m': is no setting of flagjob; did you mean FLAGJOB_DEADLINE?",
+        "FLAGJOB_HEADERS_FILE '/nowhere': must be a file that can be read (No such file or directory)",
+        "FLAGJOB_URL '': is set but empty: give it a value, or do not set it",
+        "FLAGJOB_WORKERS '0': must be a whole number from 1 to 1000",
+        f"https_proxy 'http://***@': {PROXY}",
+    ]
+
+
+def test_every_row_at_once() -> None:
+    """Every setting may be wrong, and every one is told."""
+    wrong = {VARIABLES[name]: text for name, text, *_ in reversed(REJECTED) if "FILE" not in VARIABLES[name]}
+    named = {fault.split()[0] for fault in faults(environ=wrong)}
+    assert named == {*wrong}
+
+
+def test_malformed_arguments_hide_nothing() -> None:
+    """An option without its value does not hide a wrong variable."""
+    assert faults("--workers", FLAGJOB_LIMIT="0") == [
+        "arguments: argument -m/--max-req/--workers: expected one argument",
+        "FLAGJOB_LIMIT '0': must be a whole number from 1 to 1000000000",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("word", "fault"),
+    [
+        ("--xyzzy", "--xyzzy: is no option of flagjob"),
+        (f"--ulr=https://{SECRET}@example.org", "--ulr: is no option of flagjob; did you mean --url?"),
+        ("--work=5", "--work: is no option of flagjob; did you mean --workers?"),
+        ("--all=\udcff", "arguments: argument -a/--all: ignored explicit argument '\\udcff'"),
+        ("-x\udcff", "-x\\xff: is no option of flagjob"),
+        ("-vh", "-h: must be written by itself, not together with other letters"),
+    ],
+)
+def test_unknown_options(word: str, fault: str) -> None:
+    """An unknown or an abbreviated option is a fault, which shows no value, and names the option that was meant."""
+    assert faults(word) == [fault]
+
+
+def test_unknown_variables() -> None:
+    """An unknown name is a fault, with what was meant if that is near; else its value, maybe a secret, is not shown."""
+    unknown = {
+        "FLAGJOB_HEADERS": f"X-Key: {SECRET}",
+        "FLAGJOB_TOKEN": SECRET,
+        "FLAGJOB_ULR": f"{URL}?{SECRET}",
+        "FLAGJOB_USER_PASS": SECRET,
+        "FLAGJOB_WORKRES": "5",
+        "FLAGJOB_\udcff": "1",
+        "FLAGJOBS": "1",
+    }
+    assert faults(environ=unknown) == [
+        "FLAGJOB_HEADERS '***': is no setting of flagjob; did you mean FLAGJOB_HEADERS_FILE?",
+        "FLAGJOB_TOKEN: is no setting of flagjob",
+        f"FLAGJOB_ULR '{URL}?***': is no setting of flagjob; did you mean FLAGJOB_URL?",
+        "FLAGJOB_USER_PASS: is no setting of flagjob",
+        "FLAGJOB_WORKRES '5': is no setting of flagjob; did you mean FLAGJOB_WORKERS?",
+        "FLAGJOB_\\xff: is no setting of flagjob",
+    ]
+
+
+@pytest.mark.parametrize("service", ["FLAGJOB", "FLAGJOB_METRICS", "FLAGJOB_2"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+def test_services(service: str, protocol: str) -> None:
+    """What Kubernetes injects for Services called flagjob, flagjob-metrics and the like is no fault."""
+    port = f"{service}_PORT_9464_{protocol.upper()}"
+    injected = {
+        f"{service}_SERVICE_HOST": "10.0.0.7",
+        f"{service}_SERVICE_PORT": "9464",
+        f"{service}_SERVICE_PORT_HTTP_METRICS": "9464",
+        f"{service}_PORT": f"{protocol}://10.0.0.7:9464",
+        port: f"{protocol}://10.0.0.7:9464",
+        f"{port}_PROTO": protocol,
+        f"{port}_PORT": "9464",
+        f"{port}_ADDR": "10.0.0.7",
+    }
+    assert load([], injected) == load([], {})
+
+
+def test_a_port_that_nobody_injected() -> None:
+    """A bare number in a name that Kubernetes could inject was meant as a setting, and is a fault."""
+    assert faults(FLAGJOB_METRICS_PORT="9464") == [
+        "FLAGJOB_METRICS_PORT '9464': is no setting of flagjob; did you mean FLAGJOB_METRICS_FILE?"
+    ]
+    assert faults(FLAGJOB_SERVICE_PORT="9464 or so") == [
+        "FLAGJOB_SERVICE_PORT '9464 or so': is no setting of flagjob; did you mean FLAGJOB_SERVER?"
+    ]
+
+
+def test_url_or_server() -> None:
+    """A URL and a server exclude each other, whichever way they are given, and no secret is shown."""
+    assert faults(FLAGJOB_URL=f"{URL}?{SECRET}", FLAGJOB_SERVER="local") == [
+        "FLAGJOB_SERVER 'local': and FLAGJOB_URL exclude each other: set one of them"
+    ]
+    assert faults("--url", URL, "-s", "delay") == ["--server 'delay': and --url exclude each other: set one of them"]
+
+
+def test_codes_or_file(tmp_path: Path) -> None:
+    """Codes and a file of codes exclude each other."""
+    path = file(tmp_path / "codes", "BR")
+    assert faults(FLAGJOB_CODES="BR", FLAGJOB_CODES_FILE=path) == [
+        f"FLAGJOB_CODES_FILE '{path}': and FLAGJOB_CODES exclude each other: set one of them"
+    ]
+    assert load([], {"FLAGJOB_CODES_FILE": path}).codes_file == path
+
+
+@pytest.mark.parametrize("argument", ["CN", "-a", "-"])
+def test_arguments_win(argument: str) -> None:
+    """Arguments, also - alone, win over codes and files of codes from elsewhere."""
+    found = load([argument], {"FLAGJOB_CODES": "BR", "FLAGJOB_CODES_FILE": "/dev/null"})
+    is_stdin = argument == "-"
+    assert found.arguments == ({"CN": ("CN",), "-a": ("ALL",), "-": ()}[argument])
+    assert ((found.codes, found.codes_file) == (None, "-")) is is_stdin
+
+
+def test_standard_input_is_the_only_argument() -> None:
+    """A - among other codes is a fault, not a code."""
+    expected = ["-: must be the only argument: codes come from standard input or from the arguments"]
+    assert (faults("BR", "-"), faults("-a", "-")) == (expected, expected)
+
+
+@pytest.mark.parametrize("variable", ["KUBERNETES_SERVICE_HOST", "CLOUD_RUN_JOB", "AWS_BATCH_JOB_ID"])
+def test_a_cluster_needs_an_origin(variable: str) -> None:
+    """In a cluster the built-in origin must be asked for: a demonstration is not a success there."""
+    cluster = {variable: "x"}
+    problem = f"must be set where {variable} is; to run on the built-in origin, ask for it by FLAGJOB_SERVER=local"
+    assert faults(environ=cluster) == [f"FLAGJOB_URL: {problem}"]
+    assert load(["-s", "local"], cluster).server is Server.LOCAL
+    assert load([], {**cluster, "FLAGJOB_URL": URL}).url == UrlTemplate.parse(URL)
+    assert len(faults(environ={**cluster, "FLAGJOB_URL": "nonsense"})) == 1
+
+
+def test_a_secret_from_a_file(tmp_path: Path) -> None:
+    """The URL may come from a file, with or without a byte order mark and a line's end."""
+    for content in (URL, f"\ufeff{URL}\r\n"):
+        assert load([], {"FLAGJOB_URL_FILE": file(tmp_path / "url", content)}).url == UrlTemplate.parse(URL)
+
+
+def test_the_order_of_sources(tmp_path: Path) -> None:
+    """An option wins over the variable, the variable over the secret file, the file over the default."""
+    urls = [f"https://{host}.example.org/{{cc}}" for host in "abc"]
+    option, variable, secret = ["--url", urls[0]], {"FLAGJOB_URL": urls[1]}, {"FLAGJOB_URL_FILE": ""}
+    secret["FLAGJOB_URL_FILE"] = file(tmp_path / "url", urls[2])
+    found = [load(option, {**variable, **secret}), load([], {**variable, **secret}), load([], secret), load([], {})]
+    assert [settings.url and settings.url.text for settings in found] == [*urls, None]
+
+
+def test_secret_files_that_cannot_be_read(tmp_path: Path) -> None:
+    """A secret file that is missing, a directory, not UTF-8, empty or wrong is a fault that shows nothing of it."""
+    binary = file(tmp_path / "binary", b"https://example.org/\xff{cc}")
+    empty = file(tmp_path / "empty", "\n")
+    wrong = file(tmp_path / "wrong", f"https://me:{SECRET}@example.org/{{cc}}?{SECRET}")
+    found = [fault for path in ("/nowhere", "/", binary, empty, wrong, URL) for fault in faults(FLAGJOB_URL_FILE=path)]
+    assert found == [
+        "FLAGJOB_URL_FILE '/nowhere': must be a file that can be read (No such file or directory)",
+        "FLAGJOB_URL_FILE '/': must be a file that can be read (Is a directory)",
+        f"FLAGJOB_URL_FILE '{binary}': must be a file of UTF-8 text",
+        f"FLAGJOB_URL_FILE '***': {HTTP}",
+        f"FLAGJOB_URL_FILE 'https://***@example.org/{{cc}}?***': {NO_USER}",
+        "FLAGJOB_URL_FILE '***': must be a file that can be read (No such file or directory)",
+    ]
+
+
+def test_headers(tmp_path: Path) -> None:
+    """A file of headers gives their values, which are secrets; blank lines and a byte order mark do not matter."""
+    text = f"\ufeffAuthorization: Bearer {SECRET}\r\n\r\n  X-Api-Key:a b\tc  \n"
+    found = load(["--headers-file", file(tmp_path / "headers", text)], {})
+    assert found.secret_headers == {"Authorization": f"Bearer {SECRET}", "X-Api-Key": "a b\tc"}
+    assert {f"Bearer {SECRET}", SECRET, "a b\tc"} <= set(found.secrets)
+
+
+def test_malformed_headers(tmp_path: Path) -> None:
+    """Each wrong line of a file of headers is a fault with its number, and nothing of what it holds."""
+    lines = [
+        SECRET,
+        f"X-Key: {SECRET}",
+        f"X-KEY: {SECRET}",
+        f"X Key: {SECRET}",
+        f"X-Name: {SECRET}\u00e9",
+        "X-Empty:",
+        "accept-encoding: gzip",
+        f": {SECRET}",
+    ]
+    path = file(tmp_path / "headers", "\n".join(lines))
+    printable = "must be `Name: value` in printable ASCII"
+    ours = "Accept-Encoding, Connection, Content-Length, Host, Range, Transfer-Encoding"
+    assert faults(FLAGJOB_HEADERS_FILE=path) == [
+        f"FLAGJOB_HEADERS_FILE '{path}': line {problem}"
+        for problem in (
+            f"1 {printable}",
+            "3 repeats an earlier line's name",
+            f"4 {printable}",
+            f"5 {printable}",
+            f"6 {printable}",
+            f"7 must not set what is flagjob's own: {ours}",
+            f"8 {printable}",
+        )
+    ]
+
+
+def test_binary_headers(tmp_path: Path) -> None:
+    """A file of headers that is not UTF-8 is a fault."""
+    path = file(tmp_path / "headers", b"X-Key: \xff")
+    assert faults(FLAGJOB_HEADERS_FILE=path) == [f"FLAGJOB_HEADERS_FILE '{path}': must be a file of UTF-8 text"]
+
+
+def test_certificate_authorities(tmp_path: Path) -> None:
+    """Authorities come from FLAGJOB_CA_BUNDLE, else REQUESTS_CA_BUNDLE, else SSL_CERT_FILE, else they are certifi's."""
+    names = ["FLAGJOB_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"]
+    environ = {name: file(tmp_path / name, "") for name in names}
+    for name in names:
+        assert load([], environ).ca_bundle == environ.pop(name)
+    assert load([], {"SSL_CERT_FILE": " "}).ca_bundle is None
+
+
+@pytest.mark.parametrize("variable", ["FLAGJOB_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_missing_certificate_authorities(variable: str) -> None:
+    """Authorities that are not there are a fault, by whichever name they were given."""
+    problem = "must be a file or directory of certificates that can be read"
+    assert faults(environ={variable: "/nowhere"}) == [f"{variable} '/nowhere': {problem}"]
+    assert faults(environ={variable: "/\udcff"}) == [f"{variable} '/\\\\xff': {UTF_8}"]
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("http://u:p@", "http://***@"),
+        ("http://[::1", "http://[::1"),
+        ("http://proxy:port", "http://proxy:port"),
+        ("http://proxy:0", "http://proxy:0"),
+        ("ftp://proxy", "ftp://proxy"),
+        (f"u:{SECRET}@proxy:port", "***"),
+        (f"https://u:{SECRET}@proxy:99999", "https://***@proxy:99999"),
+        ("http://", "http://"),
+        (" ", "***"),
+        ("http://pro xy:3128", "http://pro xy:3128"),
+        ("http://proxy/\udcff", r"http://proxy/\\xff"),
+    ],
+)
+def test_malformed_proxies(name: str, text: str, shown: str) -> None:
+    """A proxy that is no URL is a fault, in either case, without its password: it must never be passed by."""
+    assert faults(environ={name: text}) == [f"{name} '{shown}': {PROXY}"]
+
+
+@pytest.mark.parametrize("text", ["", "proxy.example.org:3128", "http://u:p@proxy:3128", "socks5h://[::1]:1080"])
+def test_proxies(text: str) -> None:
+    """A proxy is a URL, whose scheme may be missing; an empty one is none, and NO_PROXY is left alone."""
+    assert load([], {"HTTPS_PROXY": text, "NO_PROXY": "::::"}).changed == {}
+
+
+@pytest.mark.parametrize("text", ["s3://flags", "gs://flags/", "az://flags/a=1/B_2/.hidden/c.d-e", "flags:/x", "..."])
+def test_destinations(text: str) -> None:
+    """A destination is a bucket with or without a prefix, or else whatever path there can be."""
+    assert load(["--dest", text], {}).dest == text
+
+
+def test_sets_need_a_directory_of_all_files() -> None:
+    """A set in a bucket has no link that could be flipped, and one of shards is never whole: each is a fault."""
+    assert faults("--publish=set", FLAGJOB_DEST="s3://flags", FLAGJOB_SHARD_COUNT="2", FLAGJOB_SHARD_INDEX="0") == [
+        "--publish 'set': needs a directory, but FLAGJOB_DEST is a bucket",
+        "--publish 'set': cannot be divided into shards: no run has the whole set",
+    ]
+    assert load(["--publish=set", "-o", "flags", "--shard-count=1"], {}).publish is Publish.SET
+    assert load(["--publish=each", "-o", "s3://flags"], {}).publish is Publish.EACH
+    assert len(faults("--publish=set", "--shard-count=none")) == 1
+
+
+def test_a_bucket_takes_authorities_from_a_file(tmp_path: Path) -> None:
+    """A directory of certificates is for curl: the client for buckets reads one file."""
+    directory, path = str(tmp_path), file(tmp_path / "ca.pem", "")
+    assert faults("--dest=s3://flags", SSL_CERT_FILE=directory) == [
+        f"SSL_CERT_FILE '{directory}': must be a file of certificates, not a directory, where --dest is a bucket"
+    ]
+    assert load(["--dest=s3://flags", "--ca-bundle", path], {}).ca_bundle == path
+    assert load(["--dest=flags", "--ca-bundle", directory], {}).ca_bundle == directory
+
+
+@pytest.mark.parametrize(
+    ("index", "count"),
+    [
+        ("FLAGJOB_SHARD_INDEX", "FLAGJOB_SHARD_COUNT"),
+        ("JOB_COMPLETION_INDEX", "FLAGJOB_SHARD_COUNT"),
+        ("CLOUD_RUN_TASK_INDEX", "CLOUD_RUN_TASK_COUNT"),
+        ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    ],
+)
+def test_a_share(index: str, count: str) -> None:
+    """A run's share comes from the settings or the platform; one beyond the last, or half of one, is a fault."""
+    found = load([], {index: "7", count: "8"})
+    assert (found.shard_index, found.shard_count) == (7, 8)
+    assert faults(environ={index: "8", count: "8"}) == [
+        f"{index} '8': must be below {count}, which is 8: shares count from 0"
+    ]
+    assert faults(environ={index: "0"}) == [
+        f"{index} '0': says which share, but FLAGJOB_SHARD_COUNT does not say of how many"
+    ]
+    assert faults(environ={count: "2"}) == [
+        f"{count} '2': says how many shares, but FLAGJOB_SHARD_INDEX does not say which is this"
+    ]
+    assert load([], {count: "1"}).shard_count == 1
+
+
+def test_the_settings_win_over_the_platforms_share() -> None:
+    """A share that was set counts before the one that the platform gave."""
+    platform = {"JOB_COMPLETION_INDEX": "7", "CLOUD_RUN_TASK_COUNT": "8"}
+    found = load(["--shard-count=4"], {**platform, "FLAGJOB_SHARD_INDEX": "3"})
+    assert (found.shard_index, found.shard_count) == (3, 4)
+    assert found.changed == {"shard_index": "3", "shard_count": "4"}
+
+
+@pytest.mark.parametrize("text", ["none", "\udcff", ""])
+def test_a_malformed_share_is_told_once(text: str) -> None:
+    """What is no number is one fault; whether it fits the other number cannot be said."""
+    assert len(faults(f"--shard-index={text}", "--shard-count=8")) == 1
+    assert len(faults("--shard-index=7", f"--shard-count={text}")) == 1
+
+
+def test_checksums(tmp_path: Path) -> None:
+    """The digests of a SHA256SUMS file are known by path: in text or binary mode, below ./ or not, in either case."""
+    other = "2E" * 32
+    text = f"\ufeff{DIGEST}  br.gif\r\n\n{other} *./7/66/42 a.png\n{DIGEST} *br.gif\n"
+    found = load(["--checksums", file(tmp_path / "sums", text)], {})
+    assert found.sums == {"br.gif": DIGEST, "7/66/42 a.png": other.lower()}
+
+
+def test_malformed_checksums(tmp_path: Path) -> None:
+    """Each wrong line of a list of checksums is a fault with its number."""
+    lines = [
+        f"{DIGEST}  br.gif",
+        f"{DIGEST[1:]}  br.gif",
+        f"{DIGEST} br.gif",
+        f"{DIGEST}  ",
+        f"SHA256 (br.gif) = {DIGEST}",
+        f" {DIGEST}  br.gif",
+        f"{'2e' * 32}  ./br.gif",
+        f"{'zz' * 32}  br.gif",
+    ]
+    path = file(tmp_path / "sums", "\n".join(lines))
+    problems = [f"{number} {SUM}" for number in (2, 3, 4, 5, 6, 8)]
+    problems.insert(5, "7 contradicts an earlier line about the same path")
+    assert faults(FLAGJOB_CHECKSUMS=path) == [f"FLAGJOB_CHECKSUMS '{path}': line {problem}" for problem in problems]
+
+
+def test_a_list_of_something_else(tmp_path: Path) -> None:
+    """Of a file that is no list of checksums ten lines are told, and how many more there are; binary ones are none."""
+    codes = file(tmp_path / "codes", "BR\n" * 1000)
+    binary = file(tmp_path / "binary", b"\xff")
+    told = [f"line {number} {SUM}" for number in range(1, 11)]
+    expected = [f"FLAGJOB_CHECKSUMS '{codes}': {problem}" for problem in (*told, "has 990 more lines that are wrong")]
+    assert faults(FLAGJOB_CHECKSUMS=codes) == expected
+    assert faults(FLAGJOB_CHECKSUMS=file(tmp_path / "ten", "BR\n" * 10))[10:] == []
+    assert faults(FLAGJOB_CHECKSUMS=binary) == [f"FLAGJOB_CHECKSUMS '{binary}': must be a file of UTF-8 text"]
+
+
+def test_secrets(tmp_path: Path) -> None:
+    """Every secret of a run is known, so that no line shows it: headers, the URL's query, proxies' passwords."""
+    found = load(
+        ["--headers-file", file(tmp_path / "headers", "Authorization: Basic header-secret")],
+        {
+            "FLAGJOB_URL": f"{URL}?key=query-secret&code={{cc}}&plain",
+            "HTTP_PROXY": "http://user:http:secret@proxy",
+            "https_proxy": "user:bare:secret@proxy",
+            "ALL_PROXY": "http://proxy",
+        },
+    )
+    query = "key=query-secret&code={cc}&plain"
+    assert set(found.secrets) == {
+        *("Basic header-secret", "header-secret", query, "query-secret"),
+        *("user", "http:secret", "bare:secret"),
+    }
+
+
+def test_what_is_changed(tmp_path: Path) -> None:
+    """The log is told what differs from the defaults, with secrets masked and long lists cut."""
+    found = load(
+        ["-m", "30", "--max-attempts", "5", "--codes", "BR " * 1000],
+        {
+            "FLAGJOB_URL_FILE": file(tmp_path / "url", f"{URL}?key={SECRET}"),
+            "FLAGJOB_HEADERS_FILE": file(tmp_path / "headers", f"X-Key: {SECRET}"),
+            "FLAGJOB_LIMIT": "",
+            "FLAGJOB_DEST": " /data ",
+        },
+    )
+    assert found.changed == {
+        "codes": ("BR " * 1000)[:200] + "...",
+        "url": f"{URL}?***",
+        "dest": "/data",
+        "max_attempts": "5",
+        "headers_file": str(tmp_path / "headers"),
+    }
+
+
+def test_the_termination_log(tmp_path: Path) -> None:
+    """The summary goes to Kubernetes' path only where that exists, unless the setting says otherwise."""
+    assert checks.existing(tmp_path / "log") is None
+    assert checks.existing(Path(file(tmp_path / "log", ""))) == str(tmp_path / "log")
+    assert load([], {}).termination_log in {None, "/dev/termination-log"}
+
+
+def test_settings_are_frozen() -> None:
+    """Nobody changes settings after they were checked."""
+    found = load([], {})
+    with pytest.raises(AttributeError):
+        found.workers = 5  # type: ignore[misc]  # that it cannot be is the promise
+    assert isinstance(found, Settings)
+
+
+def test_help_fits() -> None:
+    """The help page is 80 columns wide, and has each option with its default, and each exit code."""
+    page = help_text()
+    assert [row.name for row in ROWS if row.default and f"[{row.default}]" not in page] == []
+    assert max(map(len, page.splitlines())) <= 80
+    assert [row.flag for row in ROWS if f"{row.flag} {row.metavar}" not in page] == []
+    assert re.findall(r"(?<=[ \n])(\d+) [a-zS]", page.partition("exit codes:")[2]) == "0 1 2 3 4 5 6 7 130 143".split()
+
+
+WORDS = st.one_of(
+    st.binary(max_size=20).map(lambda word: word.decode("utf-8", "surrogateescape").replace("\0", "")),
+    st.sampled_from([*FLAGS.values(), "-a", "-m", "-l5", "--", "-", "BR", "--workers=5", "-1"]),
+)
+
+
+@settings(deadline=None)
+@given(argv=st.lists(WORDS), environ=st.dictionaries(st.sampled_from([*VARIABLES.values(), "HTTP_PROXY"]), WORDS))
+def test_any_input(argv: list[str], environ: dict[str, str]) -> None:
+    """Whatever the arguments and variables are, there are settings, or faults that strict JSON can hold."""
+    try:
+        found = load(argv, environ)
+        texts = [*found.arguments, *found.changed.values()]
+    except UsageError as error:
+        texts = [text for fault in error.faults for text in (fault.setting, fault.value or "", fault.problem)]
+        assert texts
+    assert all(text == text.encode().decode() for text in texts)
+
+
+def test_an_environment_that_is_not_utf_8(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8 are faults in strict JSON, and exit code 2; nothing is attempted."""
+    wrong = ["FLAGJOB_WORKERS", "FLAGJOB_CODES", "FLAGJOB_DEST", "FLAGJOB_\udcff"]
+    done = flagjob(cwd=tmp_path, settings=dict.fromkeys(wrong, "BR \udcff"))
+    assert (done.code, done.stderr, list(tmp_path.iterdir())) == (2, "", [])
+    assert {line["event"] for line in done.events} == {"usage_error"}
+    assert [line["message"] for line in done.events] == [
+        r"FLAGJOB_CODES 'BR \\xff': must be UTF-8 text",
+        r"FLAGJOB_DEST 'BR \\xff': must be UTF-8 text",
+        r"FLAGJOB_WORKERS 'BR \\xff': must be a whole number from 1 to 1000",
+        r"FLAGJOB_\xff: is no setting of flagjob",
+    ]
+
+
+def test_a_code_that_is_not_utf_8(tmp_path: Path) -> None:
+    """A code of bytes that are no UTF-8 is an invalid code like any other, as it is in a file."""
+    done = flagjob(b"\xff", "BR", cwd=tmp_path)
+    assert (done.code, done.stderr) == (4, "")
+    assert {line["code"]: line["reason"] for line in done.named("result")} == {"\\xff": "invalid_code", "BR": None}
