@@ -1,0 +1,87 @@
+"""One answer while it arrives."""
+
+import io
+from collections.abc import Callable
+from http import HTTPStatus
+
+from requests.structures import CaseInsensitiveDict
+
+from job.model import Body
+
+_DISCARD_BYTES = 64 * 1024
+
+
+class Transfer:
+    """One answer while it arrives. The callbacks give None to go on, 0 to break the transfer off."""
+
+    def __init__(self, new_body: Callable[[], Body], max_bytes: int) -> None:
+        self._new_body = new_body
+        self._max_bytes = max_bytes
+        self._lines: list[bytes] = []
+        self._received = 0
+        self._body: Body | None = None
+        self.fault: Exception | None = None
+        """What a callback would have raised, had libcurl been a place to raise in."""
+        self.status = 0
+        """0 until the blank line after the final headers came: libcurl takes a connection's end for that line."""
+        self.reason = ""
+        self.headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
+
+    def on_header(self, line: bytes) -> int | None:
+        """Take a line of the headers; those after the final block are trailers, which overwrite nothing."""
+        if self.status:
+            return None
+        if line.strip():
+            self._lines.append(line)
+            return None
+        lines, self._lines = self._lines, []
+        rest = lines[0].decode("latin-1").split(None, 1)[1]  # libcurl has seen to it that three digits come first
+        if rest < "2":
+            return None  # 100 Continue, 103 Early Hints: the answer is yet to come
+        self.status, self.reason, self.headers = int(rest[:3]), rest[3:].strip(), _parse_headers(lines[1:])
+        unread = rest[0] == "3" and self.status != HTTPStatus.NOT_MODIFIED and self.headers.get("Content-Length") != "0"
+        return 0 if unread else None
+
+    def on_body(self, data: bytes) -> int | None:
+        """Keep the body of a 200 up to the cap; read others away, as far as that is cheaper than a new connection."""
+        self._received += len(data)
+        if self.status != HTTPStatus.OK:
+            return None if self._received <= _DISCARD_BYTES else 0
+        if self._received > self._max_bytes:  # libcurl before 8.20 does not count what has no declared length
+            return 0
+        try:
+            self._kept().write(data)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is raised again once libcurl has returned)
+            self.fault = error
+            return 0
+        return None
+
+    def take_body(self) -> Body | io.BytesIO:
+        """Give the body, from its beginning; an empty one unless this is a 200."""
+        if self.status != HTTPStatus.OK:
+            return io.BytesIO()
+        body = self._kept()
+        body.rewind()
+        self._body = None
+        return body
+
+    def discard(self) -> None:
+        """Throw away what was kept; a fault's traceback leads back here, so it goes too."""
+        self.fault = None
+        if self._body is not None:
+            self._body.close()
+
+    def _kept(self) -> Body:
+        if self._body is None:
+            self._body = self._new_body()
+        return self._body
+
+
+def _parse_headers(lines: list[bytes]) -> CaseInsensitiveDict[str]:
+    """Join repeated headers by a comma (RFC 9110, 5.3), as requests does."""
+    headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
+    for line in lines:
+        name, _, value = line.decode("latin-1").partition(":")
+        value = value.strip()
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers

@@ -1,0 +1,200 @@
+"""A scripted HTTP server for tests: real sockets on loopback, each answer or fault as the script says."""
+
+import contextlib
+import socket
+import ssl
+import struct
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.client import responses as phrases
+from itertools import takewhile
+from typing import BinaryIO, Self
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A good answer: its length is right, no other header is added, and the connection stays open for more."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    def wire(self) -> bytes:
+        """Give the whole answer."""
+        lines = [f"HTTP/1.1 {self.status} {phrases.get(self.status, 'Unheard Of')}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        if self.status not in {204, 304}:
+            lines.append(f"Content-Length: {len(self.body)}")
+        return "\r\n".join([*lines, "", ""]).encode("latin-1") + self.body
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Bytes as they are, then the end of the connection: in order (FIN), or by `reset` (RST)."""
+
+    data: bytes
+    reset: bool = False
+
+
+@dataclass(frozen=True)
+class Stall:
+    """Bytes as they are, then silence until the client leaves or the server stops."""
+
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class Drip:
+    """Bytes as they are, then `drop` every `interval` seconds until the client leaves or the server stops."""
+
+    data: bytes = b""
+    drop: bytes = b"."
+    interval: float = 0.05
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Nothing until `event` is set or the server stops, then the step."""
+
+    event: threading.Event
+    then: "Step"
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request as it came. `connection` counts from 1; header names are in lower case; `head` is all lines as sent."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    connection: int
+    head: bytes
+    body: bytes
+
+
+Step = Answer | Raw | Stall | Drip | Gate
+Script = Mapping[str, Step | Sequence[Step] | Callable[[Request], Step]]
+"""What to do for each path (a target without its query), request by request; the last step repeats."""
+
+
+class ScriptedServer:
+    """Serves a script on a free port of 127.0.0.1 while its `with` block runs; everything else is 404.
+
+    A thread accepts, one serves each connection; `_news` guards what they share. `requests` are in order of arrival,
+    `sent` counts bytes in steps of 64 KiB, while one connection is in use.
+    """
+
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
+        self._script = script
+        self._tls = tls
+        self._news = threading.Condition()
+        self._served: Counter[str] = Counter()
+        self._open: set[socket.socket] = set()
+        self._gates: set[threading.Event] = set()
+        self._threads: list[threading.Thread] = []
+        self._stopped = threading.Event()
+        self.requests: list[Request] = []
+        self.connections = self.sent = 0
+
+    def __enter__(self) -> Self:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self.port: int = self._listener.getsockname()[1]
+        self._accepter = threading.Thread(target=self._accept)
+        self._accepter.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._accepter.join()
+        self._listener.close()
+        with self._news:
+            for gate in self._gates:
+                gate.set()
+            for wire in self._open:
+                with contextlib.suppress(OSError):  # the client was faster
+                    wire.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+
+    def url(self, path: str = "/") -> str:
+        """Give the URL of a path here."""
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}{path}"
+
+    def wait_for(self, count: int, timeout: float = 10) -> list[Request]:
+        """Give the requests as soon as there are `count` of them; TimeoutError after `timeout` seconds."""
+        with self._news:
+            if not self._news.wait_for(lambda: len(self.requests) >= count, timeout):
+                raise TimeoutError(f"{len(self.requests)} of {count} requests after {timeout} s")
+            return list(self.requests)
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):  # the listener was shut down
+            while True:
+                wire, _ = self._listener.accept()
+                self.connections += 1
+                if self._tls:
+                    wire = self._tls.wrap_socket(wire, server_side=True, do_handshake_on_connect=False)
+                with self._news:
+                    self._open.add(wire)
+                self._threads.append(threading.Thread(target=self._serve, args=(wire, self.connections)))
+                self._threads[-1].start()
+
+    def _serve(self, wire: socket.socket, number: int) -> None:
+        """Answer requests until the script, the client or the server ends the connection."""
+        with contextlib.suppress(OSError), wire.makefile("rb") as stream:  # clients leave; scripts provoke it
+            if isinstance(wire, ssl.SSLSocket):
+                wire.do_handshake()
+            while (request := _read_request(stream, number)) and self._act(wire, self._step_for(request)):
+                pass
+        with self._news, wire:
+            self._open.discard(wire)
+
+    def _step_for(self, request: Request) -> Step:
+        """Record the request, and find what to do for it."""
+        path = request.target.partition("?")[0]
+        with self._news:
+            turn = self._served[path]
+            self._served[path] += 1
+            self.requests.append(request)
+            self._news.notify_all()
+        steps = self._script.get(path, Answer(404))
+        if callable(steps):
+            return steps(request)
+        return steps[min(turn, len(steps) - 1)] if isinstance(steps, Sequence) else steps
+
+    def _act(self, wire: socket.socket, step: Step) -> bool:
+        """Do a step; tell whether another request may follow."""
+        if isinstance(step, Gate):
+            with self._news:
+                self._gates.add(step.event)
+            if not self._stopped.is_set():
+                step.event.wait()
+            return self._act(wire, step.then)
+        self._send(wire, step.wire() if isinstance(step, Answer) else step.data)
+        if isinstance(step, Raw) and step.reset:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if isinstance(step, Stall):
+            wire.recv(1)
+        while isinstance(step, Drip) and not self._stopped.wait(step.interval):
+            self._send(wire, step.drop)
+        return isinstance(step, Answer)
+
+    def _send(self, wire: socket.socket, data: bytes) -> None:
+        """Send all of it, counting what the network takes until the client leaves."""
+        for part in (data[start : start + (1 << 16)] for start in range(0, len(data), 1 << 16)):
+            wire.sendall(part)
+            self.sent += len(part)
+
+
+def _read_request(stream: BinaryIO, number: int) -> Request | None:
+    """Read a request; None when the client has left, or speaks something else."""
+    lines = list(takewhile(bytes.strip, stream))
+    if not lines or len(words := lines[0].decode("latin-1").split()) != 3:
+        return None
+    pairs = (line.decode("latin-1").partition(":") for line in lines[1:])
+    headers = {name.lower(): value.strip() for name, _, value in pairs}
+    body = stream.read(int(headers.get("content-length", 0)))
+    return Request(words[0], words[1], headers, number, b"".join(lines), body)
