@@ -1,0 +1,86 @@
+"""A body on its way to become a file."""
+
+import fcntl
+import os
+from contextlib import suppress
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+from job.store.errors import named
+
+_HEAD_BYTES = 512
+_IN_MEMORY_BYTES = 64 * 1024
+
+
+class Draft:
+    """A body on its way to become a file (`model.Body`): in memory at first, above 64 KiB on disk beside its place.
+
+    Belongs to one thread at a time. Closing it throws it away, unless it was published.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.size = 0
+        self.head = b""
+        self._path = path
+        self._digest = sha256()
+        self._file: BinaryIO = BytesIO()
+        self._on_disk = False
+
+    @property
+    def sha256(self) -> str:
+        """Digest of what was written so far, in hex."""
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes, /) -> int:
+        """Append; raise StorageError if the disk refuses."""
+        if len(self.head) < _HEAD_BYTES:
+            self.head += data[: _HEAD_BYTES - len(self.head)]
+        self._digest.update(data)
+        self.size += len(data)
+        if not self._on_disk and self.size > _IN_MEMORY_BYTES:
+            self._roll_over()
+        with named(self._path):
+            return self._file.write(data)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes from where the last read ended."""
+        return self._file.read(size)
+
+    def rewind(self) -> None:
+        """Make the next read begin at the first byte."""
+        self._file.seek(0)
+
+    def move_to(self, final: Path) -> str:
+        """Put every byte on the disk, then give it this name; return the file's version, its mtime in nanoseconds.
+
+        Raises StorageError where either fails; the name then has what it had before.
+        """
+        if not self._on_disk:
+            self._roll_over()
+        with named(self._path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            version = str(os.fstat(self._file.fileno()).st_mtime_ns)
+            self._file.close()
+        with named(final):
+            self._path.replace(final)
+        self._on_disk = False  # it is no draft any more
+        return version
+
+    def close(self) -> None:
+        """Throw away what was not published; may be called again."""
+        with suppress(OSError):  # a full disk may refuse the rest of the buffer once more
+            self._file.close()
+        if self._on_disk:
+            self._path.unlink(missing_ok=True)
+
+    def _roll_over(self) -> None:
+        self._file.seek(0)
+        held = self._file.read()
+        with named(self._path):
+            self._file = self._path.open("x+b")
+            self._on_disk = True
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # until it is closed nobody may take it for a dead run's
+            self._file.write(held)

@@ -1,0 +1,160 @@
+"""Sets of files that appear as a whole: a generation is prepared beside the others, then a link is flipped."""
+
+import fcntl
+import os
+import shutil
+import time
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from secrets import token_hex
+
+from job.errors import StorageError
+from job.store.errors import named
+from job.store.local import OWN_DIRECTORY, SWEPT_SECONDS, LocalStore, sync_directory
+
+_PREPARED = ".new-"
+"""How the name of a generation begins that is not published: hidden, and swept when its run is dead."""
+
+
+class Generations:
+    """The published sets below a destination. For one thread; two processes may flip, the last one wins."""
+
+    def __init__(self, destination: Path) -> None:
+        self._destination = destination
+        self.directory = destination / "generations"
+        self._link = destination / "current"
+
+    @property
+    def current(self) -> Path | None:
+        """The generation that readers see, or None before the first."""
+        found = self._link.resolve()
+        return found if self._link.is_symlink() and found.is_dir() else None
+
+    def published(self) -> list[Path]:
+        """Return the generations that were published and are kept, the oldest first."""
+        with suppress(FileNotFoundError):
+            return sorted(path for path in self.directory.iterdir() if not path.name.startswith("."))
+        return []
+
+    def flip(self, generation: Path) -> None:
+        """Show another generation to readers, in one step; raise StorageError where that fails."""
+        link = self.directory / f"{_PREPARED}{token_hex(8)}"
+        with named(self._link):
+            link.symlink_to(generation.relative_to(self._destination))
+            try:
+                link.replace(self._link)
+            except OSError:
+                link.unlink()
+                raise
+            sync_directory(self._destination)
+
+    def roll_back(self) -> Path:
+        """Show the generation before the current one, and return it; raise StorageError if there is none."""
+        current = self.current
+        older = [path for path in self.published() if current and path.name < current.name]
+        if not older:
+            raise StorageError(f"{self.directory}: there is no generation before the current one")
+        self.flip(older[-1])
+        return older[-1]
+
+    def prune(self, keep: int) -> None:
+        """Remove all but the newest `keep` generations; the current one always stays."""
+        current = self.current
+        for path in self.published()[:-keep]:
+            if path != current:
+                doomed = path.with_name(f"{_PREPARED}{path.name}")  # half of it must not be there under its name
+                with suppress(OSError):
+                    path.rename(doomed)
+                shutil.rmtree(doomed, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what dead runs had prepared; a living run has its generation locked, its link only for a moment."""
+        for path in self.directory.glob(f"{_PREPARED}*"):
+            with suppress(OSError):
+                _remove(path)
+
+
+class GenerationStore(LocalStore):
+    """A new generation: it begins as the current one, by hard links, and readers see none of it until `commit`.
+
+    What flagjob remembers is part of a generation, so that it is published, rolled back and thrown away with it.
+    """
+
+    def __init__(self, destination: Path, keep: int, room: int = 0) -> None:
+        self._generations = Generations(destination)
+        self._keep = keep
+        self._lock: _Lock | None = None
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        self._final = self._generations.directory / name
+        super().__init__(self._generations.directory / f"{_PREPARED}{name}", room)
+
+    def open(self) -> None:
+        """Prepare the generation; raise StorageError if the destination cannot be written."""
+        with named(self.root):
+            self._generations.directory.mkdir(parents=True, exist_ok=True)
+            self._generations.sweep()
+            self.root.mkdir()
+            self._lock = _Lock(self.root)
+            current = self._generations.current
+            if current:
+                _link_tree(current, self.root)
+        super().open()
+
+    def commit(self) -> None:
+        """Make the generation durable and show it to readers; raise StorageError, with the old one shown, if not."""
+        with named(self.root):
+            shutil.rmtree(self._drafts)
+            for directory, _, _ in os.walk(self.root):
+                sync_directory(Path(directory))
+            self.root.rename(self._final)
+            sync_directory(self._final.parent)
+        self._generations.flip(self._final)
+        self._generations.prune(self._keep)
+        self._unlock()
+
+    def abandon(self) -> None:
+        """Throw the generation away; readers go on with the old one."""
+        shutil.rmtree(self.root, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+
+class _Lock:
+    """A lock on a directory, held until it is closed or its process ends; BlockingIOError if another has it."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _remove(path: Path) -> None:
+    if not path.is_symlink():
+        with closing(_Lock(path)):
+            shutil.rmtree(path)
+    elif path.lstat().st_mtime < time.time() - SWEPT_SECONDS:
+        path.unlink()
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Give each file a second name; what flagjob remembers is copied, because it is written to."""
+    shutil.copytree(
+        source,
+        target,
+        symlinks=True,
+        ignore=lambda directory, _: [OWN_DIRECTORY] if Path(directory) == source else [],
+        copy_function=os.link,
+        dirs_exist_ok=True,
+    )
+    shutil.copytree(source / OWN_DIRECTORY, target / OWN_DIRECTORY)

@@ -1,0 +1,168 @@
+"""Generations: readers see the old set or the new one, never a mixture."""
+
+import os
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from images import GIF, PNG
+
+from job.errors import StorageError
+from job.model import Stored
+from job.store import Generations, GenerationStore
+
+
+def put(store: GenerationStore, file: str, data: bytes) -> Stored:
+    with closing(store.new_body()) as body:
+        body.write(data)
+        digest = body.sha256
+        return Stored(file, len(data), digest, None, version=store.publish(body, file, None))
+
+
+def publish(root: Path, files: dict[str, bytes], keep: int = 3) -> None:
+    store = GenerationStore(root, keep)
+    store.open()
+    for file, data in files.items():
+        put(store, file, data)
+    store.commit()
+
+
+def shown(root: Path) -> dict[str, bytes]:
+    current = root / "current"
+    paths = sorted(path for path in current.rglob("*") if path.is_file())
+    return {str(path.relative_to(current)): path.read_bytes() for path in paths}
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "generations").iterdir())
+
+
+def test_a_generation_appears_as_a_whole(tmp_path: Path) -> None:
+    """Until it is committed readers see nothing of it; then they see all of it."""
+    store = GenerationStore(tmp_path, 3)
+    store.open()
+    put(store, "br.gif", GIF)
+    put(store, "7/66/42.png", PNG)
+    assert not (tmp_path / "current").exists()
+    store.commit()
+    assert shown(tmp_path) == {"br.gif": GIF, "7/66/42.png": PNG}
+
+
+def test_what_is_unchanged_is_the_same_file(tmp_path: Path) -> None:
+    """A new generation costs links, not copies: same inode, and known as it was stored."""
+    store = GenerationStore(tmp_path, 3)
+    store.open()
+    stored = put(store, "br.gif", GIF)
+    store.commit()
+    inode = (tmp_path / "current" / "br.gif").stat().st_ino
+    following = GenerationStore(tmp_path, 3)
+    following.open()
+    assert following.has(stored)
+    put(following, "cn.gif", PNG)
+    following.commit()
+    assert shown(tmp_path) == {"br.gif": GIF, "cn.gif": PNG}
+    assert (tmp_path / "current" / "br.gif").stat().st_ino == inode
+
+
+def test_a_file_of_an_older_generation_is_never_written_to(tmp_path: Path) -> None:
+    """A file that changes is another file; the older generation keeps its own, and what was remembered then."""
+    publish(tmp_path, {"br.gif": GIF})
+    old = (tmp_path / "current").resolve()
+    (old / ".flagjob" / "manifest.jsonl").write_bytes(b"old\n")
+    store = GenerationStore(tmp_path, 3)
+    store.open()
+    put(store, "br.gif", PNG)
+    with (store.own / "manifest.jsonl").open("ab") as manifest:
+        manifest.write(b"new\n")
+    store.commit()
+    assert (old / "br.gif").read_bytes() == GIF
+    assert (old / ".flagjob" / "manifest.jsonl").read_bytes() == b"old\n"
+    assert shown(tmp_path) == {".flagjob/manifest.jsonl": b"old\nnew\n", "br.gif": PNG}
+
+
+def test_an_abandoned_generation_was_never_there(tmp_path: Path) -> None:
+    """Readers go on with the old set, and nothing is left of the new one."""
+    publish(tmp_path, {"br.gif": GIF})
+    before = names(tmp_path)
+    store = GenerationStore(tmp_path, 3)
+    store.open()
+    put(store, "br.gif", PNG)
+    store.abandon()
+    store.abandon()
+    assert (shown(tmp_path), names(tmp_path)) == ({"br.gif": GIF}, before)
+
+
+def test_only_so_many_generations_are_kept(tmp_path: Path) -> None:
+    """The newest stay for a rollback, older ones go; the current one always stays."""
+    for number in range(5):
+        publish(tmp_path, {"br.gif": GIF + bytes([number])}, keep=2)
+    assert len(names(tmp_path)) == 2
+    generations = Generations(tmp_path)
+    generations.roll_back()
+    generations.prune(1)
+    assert len(names(tmp_path)) == 2
+    assert shown(tmp_path) == {"br.gif": GIF + b"\x03"}
+
+
+def test_a_rollback_shows_the_generation_before(tmp_path: Path) -> None:
+    """One step back at a time, as long as there is one."""
+    for data in (GIF, PNG):
+        publish(tmp_path, {"br.gif": data})
+    generations = Generations(tmp_path)
+    assert generations.roll_back().name == names(tmp_path)[0]
+    assert shown(tmp_path) == {"br.gif": GIF}
+    with pytest.raises(StorageError, match="no generation before"):
+        generations.roll_back()
+
+
+def test_without_any_generation_there_is_nothing_to_roll_back_to(tmp_path: Path) -> None:
+    """An empty destination has no current set."""
+    generations = Generations(tmp_path)
+    assert (generations.current, generations.published()) == (None, [])
+    with pytest.raises(StorageError, match="no generation before"):
+        generations.roll_back()
+
+
+def test_what_a_dead_run_prepared_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:
+    """A killed run's half generation goes at the next start; another run's that is under way stays."""
+    (tmp_path / "generations" / ".new-dead").mkdir(parents=True)
+    living = GenerationStore(tmp_path, 3)
+    living.open()
+    put(living, "br.gif", GIF)
+    publish(tmp_path, {"cn.gif": PNG})
+    assert shown(tmp_path) == {"cn.gif": PNG}
+    assert not (tmp_path / "generations" / ".new-dead").exists()
+    living.commit()
+    assert shown(tmp_path) == {"br.gif": GIF}
+
+
+def test_a_link_that_was_never_flipped_is_swept(tmp_path: Path) -> None:
+    """A run that was killed in mid-flip leaves a link: it goes when it is old, not while it may be in use."""
+    publish(tmp_path, {"br.gif": GIF})
+    old, new = (tmp_path / "generations" / f".new-{name}" for name in ("old", "new"))
+    for link in (old, new):
+        link.symlink_to("generations/x")
+    os.utime(old, (0, 0), follow_symlinks=False)
+    publish(tmp_path, {"cn.gif": PNG})
+    assert (old.is_symlink(), new.is_symlink()) == (False, True)
+
+
+def test_what_is_pruned_is_never_half_there_under_its_name(tmp_path: Path) -> None:
+    """A generation that cannot be removed as a whole, or whose run is killed meanwhile, is none to roll back to."""
+    publish(tmp_path, {"br.gif": GIF})
+    (first,) = Generations(tmp_path).published()
+    held = first.with_name(f".new-{first.name}")  # in the way, as a file: the rename fails, and nothing is removed
+    held.write_bytes(b"x")
+    publish(tmp_path, {"br.gif": PNG}, keep=1)
+    assert (first / "br.gif").read_bytes() == GIF
+    held.unlink()
+    Generations(tmp_path).prune(1)
+    assert names(tmp_path) == [Generations(tmp_path).published()[0].name]
+    assert shown(tmp_path) == {"br.gif": PNG}
+
+
+def test_a_destination_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """One clear message, before anything."""
+    (tmp_path / "generations").write_bytes(b"mine")
+    with pytest.raises(StorageError, match="generations"):
+        GenerationStore(tmp_path, 3).open()

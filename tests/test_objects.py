@@ -1,0 +1,681 @@
+"""A bucket as destination: an object is there whole, and what goes wrong is one clear error within its time."""
+
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from hashlib import sha256
+from itertools import count
+from pathlib import Path
+from secrets import token_hex
+from threading import Event
+
+import obstore.exceptions
+import pytest
+import trustme
+from images import GIF, numbered_gif
+from obstore.store import S3Store
+from scripted import Answer, Raw, Request, ScriptedServer
+from seaweed import BUCKET, READER, WRITER, Seaweed
+
+from job import __version__
+from job.errors import PathError, StorageError, UsageError
+from job.model import Stored
+from job.store import ObjectStore, Parts, Patience
+from job.store.bucket import Bucket
+from job.store.listing import Listing
+from job.store.place import USUAL, place
+from job.store.refusal import cause, told
+
+pytestmark = pytest.mark.s3
+
+SetVariable = Callable[[str, str], None]
+MEDIUM = numbered_gif(1, 300_000)
+LARGE = numbered_gif(2, 5_000_000)
+SHORT = Patience(connect_seconds=1, request_seconds=1, retries=1, retry_seconds=1)
+IN_TIME = pytest.mark.timeout(20)
+"""Against hanging, where the usual settings would take more than half a minute."""
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[Seaweed]:
+    with Seaweed() as server:
+        yield server
+
+
+@pytest.fixture
+def variable(monkeypatch: pytest.MonkeyPatch) -> SetVariable:
+    """Give what sets a variable, since the environment is where users put credentials; there are none at first."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
+        monkeypatch.delenv(name)
+    set_variable = monkeypatch.setenv
+    set_variable("NO_PROXY", "127.0.0.1")
+    return set_variable
+
+
+@pytest.fixture
+def url(seaweed: Seaweed, variable: SetVariable) -> str:
+    """Give a prefix of the test's own, for an account that may do all."""
+    for name, value in {**WRITER, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": seaweed.endpoint}.items():
+        variable(name, value)
+    return f"s3://{BUCKET}/{token_hex(8)}"
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    return tmp_path / "scratch"
+
+
+@pytest.fixture
+def store(url: str, scratch: Path) -> ObjectStore:
+    return opened(url, scratch)
+
+
+def opened(url: str, scratch: Path, patience: Patience = USUAL) -> ObjectStore:
+    store = ObjectStore(url, scratch, patience=patience)
+    store.open()
+    return store
+
+
+def bucket(url: str, patience: Patience = USUAL) -> Bucket:
+    return Bucket(place(url), patience, None)
+
+
+def put(store: ObjectStore, file: str, data: bytes, media_type: str | None = "image/gif") -> Stored:
+    with closing(store.new_body()) as body:
+        body.write(data)
+        version = store.publish(body, file, media_type)
+        return Stored(file, body.size, body.sha256, media_type, version=version)
+
+
+def outside(url: str) -> S3Store:
+    """Give another client's view of a prefix."""
+    return S3Store.from_url(url, client_options={"allow_http": True})
+
+
+def paths(url: str) -> list[str]:
+    return sorted(item["path"] for page in outside(url).list() for item in page)
+
+
+# What is there
+
+
+@pytest.mark.parametrize("data", [GIF, MEDIUM, LARGE], ids=["in memory", "on disk", "of several chunks"])
+def test_what_is_published_is_what_was_written(store: ObjectStore, url: str, scratch: Path, data: bytes) -> None:
+    """A body becomes an object of the same bytes, with its type and digest, and nothing else is left anywhere."""
+    put(store, "br.gif", data)
+    found = outside(url).get("br.gif")
+    assert bytes(found.bytes()) == data
+    assert found.attributes == {"Content-Type": "image/gif", "sha256": sha256(data).hexdigest()}
+    assert paths(url) == ["br.gif"]
+    assert list(scratch.iterdir()) == []
+
+
+def test_what_is_not_published_leaves_nothing(store: ObjectStore, url: str, scratch: Path) -> None:
+    """A body that is closed before it was published was never there."""
+    with closing(store.new_body()) as body:
+        body.write(MEDIUM)
+    assert paths(url) == []
+    assert list(scratch.iterdir()) == []
+
+
+def test_ids_keep_their_path(store: ObjectStore, url: str) -> None:
+    """Segments, and characters that a URL would have to escape, are in the key as they are in the id."""
+    files = ["7/66/42.png", "acme.com.png", "a@b.png", "a-b_c.png"]
+    for file in files:
+        put(store, file, GIF)
+    assert paths(url) == sorted(files)
+
+
+def test_the_bucket_itself_can_be_the_destination(store: ObjectStore, url: str, scratch: Path) -> None:
+    """A URL without a prefix is the whole bucket, and a last slash makes no difference."""
+    put(store, "br.gif", GIF)
+    whole = opened(f"s3://{BUCKET}/", scratch)
+    assert whole.has(put(whole, f"{token_hex(8)}.gif", GIF))
+    assert bytes(outside(f"s3://{BUCKET}").get(f"{url.rsplit('/', 1)[1]}/br.gif").bytes()) == GIF
+
+
+def test_a_reader_never_sees_a_part(store: ObjectStore, url: str) -> None:
+    """Whoever reads while an object is replaced gets one whole version or the other."""
+    versions = [numbered_gif(number, 400_000) for number in range(2)]
+    put(store, "br.gif", versions[0])
+    seen: set[bytes] = set()
+    reading, done = Event(), Event()
+
+    def read() -> None:
+        reader = outside(url)
+        while not done.is_set():
+            seen.add(bytes(reader.get("br.gif").bytes()))
+            reading.set()
+
+    with ThreadPoolExecutor() as pool:
+        reader = pool.submit(read)
+        reading.wait(10)
+        for number in range(30):
+            put(store, "br.gif", versions[number % 2])
+        done.set()
+        reader.result(10)
+    assert seen <= set(versions)
+    assert seen
+
+
+def test_two_pods_on_one_prefix_end_with_whole_objects(url: str, scratch: Path) -> None:
+    """Two stores that write the same keys at once disturb each other in nothing: the last version stays."""
+    stores = [opened(url, scratch / str(number)) for number in range(2)]
+    versions = {numbered_gif(number, 100_000) for number in range(40)}
+    work = [(stores[at % 2], f"{at % 4}.gif", data) for at, data in enumerate(sorted(versions))]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda job: put(*job), work))
+    assert paths(url) == ["0.gif", "1.gif", "2.gif", "3.gif"]
+    assert {bytes(outside(url).get(path).bytes()) for path in paths(url)} <= versions
+
+
+def test_opening_leaves_nothing(store: ObjectStore, url: str) -> None:
+    """That the bucket can be written is shown by an object that is gone again."""
+    store.sync()
+    assert paths(url) == []
+
+
+# What was there
+
+
+@pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "of several chunks"])
+def test_an_object_is_there_as_it_was_stored(store: ObjectStore, url: str, scratch: Path, data: bytes) -> None:
+    """The next run, as well as this one, knows the object by the size and ETag that publishing gave."""
+    known = put(store, "7/br.gif", data)
+    assert store.has(known)
+    assert opened(url, scratch).has(known)
+
+
+def test_what_somebody_changed_is_not_there_as_it_was_stored(store: ObjectStore, url: str, scratch: Path) -> None:
+    """An object that is gone or has other bytes, and one whose version nobody knows, is not what was stored."""
+    gone, changed = put(store, "gone.gif", GIF), put(store, "changed.gif", GIF)
+    other = numbered_gif(1, len(GIF) + 100)
+    put(store, "twin-of-gone.gif", GIF)
+    outside(url).delete("gone.gif")
+    outside(url).put("changed.gif", other)
+    after = opened(url, scratch)
+    longer = Stored("changed.gif", len(GIF), changed.sha256, None, version=put(store, "x", other).version)
+    unknown = Stored("changed.gif", len(other), changed.sha256, None)
+    assert [after.has(stored) for stored in (gone, changed, longer, unknown)] == [False] * 4
+
+
+def test_listing_goes_on_over_pages(store: ObjectStore, url: str, scratch: Path) -> None:
+    """More objects than a server lists at once are all known."""
+    with ThreadPoolExecutor(16) as pool:
+        known = list(pool.map(lambda number: put(store, f"{number}.gif", GIF), range(1010)))
+    after = opened(url, scratch)
+    assert all(map(after.has, known))
+
+
+def test_a_listing_takes_eight_bytes_an_object() -> None:
+    """Memory stays bounded: what a million objects take is less than 16 MB."""
+    etags = [token_hex(16) for _ in range(10)]
+    names = [f"{number}.gif" for number in range(50_000)]
+    tracemalloc.start()
+    try:
+        listing = Listing()
+        for number, name in enumerate(names):
+            listing.add(name, number, etags[number % 10])
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert all(listing.has(name, number, etags[number % 10]) for number, name in enumerate(names))
+    assert not any(listing.has(name, number, "") for number, name in enumerate(names))
+    assert taken < 16 * len(names)
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "403 Forbidden (InvalidAccessKeyId)"),
+        ({"AWS_SECRET_ACCESS_KEY": "close-sesame"}, "403 Forbidden (SignatureDoesNotMatch)"),
+        (READER, "403 Forbidden (AccessDenied)"),
+    ],
+    ids=["account", "secret", "rights"],
+)
+def test_wrong_credentials_are_told_at_once(
+    url: str, scratch: Path, variable: SetVariable, change: dict[str, str], said: str
+) -> None:
+    """Before anything is fetched one message names the object and the cause, and no secret."""
+    for name, value in change.items():
+        variable(name, value)
+    with pytest.raises(StorageError) as caught:
+        opened(url, scratch)
+    what, _, why = str(caught.value).partition(": ")
+    assert why == f"cannot be written: {said}"
+    assert what.startswith(f"{url}/.flagjob/probe-")
+    assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("url")
+def test_a_missing_bucket_is_told_at_once(scratch: Path) -> None:
+    """A bucket that is not there is not made, and its name stands in the message."""
+    with pytest.raises(StorageError, match=r"^s3://nowhere/x/.*: cannot be written: 404 Not Found \(NoSuchBucket\)$"):
+        opened("s3://nowhere/x", scratch)
+
+
+def test_an_endpoint_that_refuses_is_told_at_once(url: str, scratch: Path, variable: SetVariable) -> None:
+    """A port where nobody listens is one clear error."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
+        with pytest.raises(StorageError, match=r"cannot be written: Connection refused$"):
+            opened(url, scratch)
+
+
+@IN_TIME
+def test_an_endpoint_that_says_nothing_is_told_in_time(url: str, scratch: Path, variable: SetVariable) -> None:
+    """A server that accepts and falls silent costs the time-out that was given, not the client's own 45 seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
+            opened(url, scratch, SHORT)
+
+
+@IN_TIME
+@pytest.mark.usefixtures("url")
+def test_an_endpoint_that_takes_no_connection_is_told_in_time(variable: SetVariable) -> None:
+    """Packets that are dropped cost the time-out of a connect, however long an answer may take."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as callers:
+        for _ in range(2):  # one is waited for, and one more waits: the kernel drops the next
+            caller = callers.enter_context(socket.socket())
+            caller.settimeout(0)
+            caller.connect_ex(full.getsockname())
+        variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{full.getsockname()[1]}")
+        patience = Patience(connect_seconds=0.3, request_seconds=60)
+        with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
+            bucket(f"s3://{BUCKET}", patience).put("br.gif", GIF)
+
+
+@IN_TIME
+@pytest.mark.usefixtures("url")
+def test_retries_end_in_time(variable: SetVariable) -> None:
+    """However many there may be, none begins after their time."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        patience = Patience(request_seconds=0.3, retries=20, retry_seconds=0.5)
+        with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
+            bucket(f"s3://{BUCKET}", patience).put("br.gif", GIF)
+
+
+@pytest.mark.usefixtures("url")
+def test_a_server_that_is_busy_is_asked_again(variable: SetVariable) -> None:
+    """A 503 costs a retry, and only when there is none left the run."""
+    answers = [Answer(503), Answer(200, {"ETag": '"1"'}), Answer(503), Answer(503), Answer(200, {"ETag": '"1"'})]
+    with ScriptedServer({f"/{BUCKET}/br.gif": answers}) as server:
+        variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
+        assert bucket(f"s3://{BUCKET}", SHORT).put("br.gif", GIF) == "1"
+        with pytest.raises(StorageError, match=r"cannot be written: 503 Service Unavailable$"):
+            bucket(f"s3://{BUCKET}", SHORT).put("br.gif", GIF)
+    assert len(server.requests) == 4
+
+
+@IN_TIME
+def test_a_server_that_falls_silent_ends_the_run(
+    seaweed: Seaweed, url: str, scratch: Path, variable: SetVariable
+) -> None:
+    """In mid-run, too, silence is an error in time; when the server is back, so is the store."""
+    with seaweed.gateway() as gateway:
+        variable("AWS_ENDPOINT_URL", gateway.url)
+        store = opened(url, scratch)
+        hasty = bucket(url, SHORT)
+        gateway.pause()
+        with pytest.raises(StorageError, match=f"^{url}/br.gif: cannot be written: no answer in time$"):
+            hasty.put("br.gif", GIF)
+        gateway.resume()
+        put(store, "cn.gif", GIF)
+    variable("AWS_ENDPOINT_URL", seaweed.endpoint)
+    assert "cn.gif" in paths(url)
+
+
+@IN_TIME
+def test_a_server_that_dies_ends_the_run(seaweed: Seaweed, url: str, scratch: Path, variable: SetVariable) -> None:
+    """When the server is killed under eight workers each gets its storage error, and what was published is whole."""
+    data, ten = MEDIUM, Event()
+    with seaweed.gateway() as gateway, ThreadPoolExecutor(8) as pool:
+        variable("AWS_ENDPOINT_URL", gateway.url)
+        store = opened(url, scratch)
+
+        def work(worker: int) -> StorageError:
+            for number in count():
+                try:
+                    put(store, f"{worker}/{number}.gif", data)
+                except StorageError as error:
+                    return error
+                if number == 10:
+                    ten.set()
+            raise AssertionError
+
+        workers = [pool.submit(work, worker) for worker in range(8)]
+        ten.wait(10)
+        gateway.kill()
+        errors = [worker.result(10) for worker in workers]
+    variable("AWS_ENDPOINT_URL", seaweed.endpoint)
+    assert {type(error) for error in errors} == {StorageError}
+    assert all("cannot be written: " in str(error) for error in errors)
+    assert {bytes(outside(url).get(path).bytes()) for path in paths(url)} == {data}
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("x" * 1100, "400 Bad Request (KeyTooLongError)"),
+        ("a//b", 'Could not parse path: Path "..." contained empty path segment'),
+    ],
+    ids=["too long", "empty segment"],
+)
+def test_a_key_that_the_bucket_refuses_concerns_only_its_object(
+    store: ObjectStore, url: str, file: str, said: str
+) -> None:
+    """An illegal key is that item's error; others go on."""
+    with pytest.raises(PathError) as caught:
+        put(store, file, GIF)
+    put(store, "cn.gif", GIF)
+    assert str(caught.value) == f"{url}/{file}: cannot be written: {said}"
+    assert paths(url) == ["cn.gif"]
+
+
+def test_an_older_object_survives_a_failure(store: ObjectStore, url: str, variable: SetVariable) -> None:
+    """What cannot be replaced stays as it was."""
+    put(store, "br.gif", GIF)
+    for name, value in READER.items():
+        variable(name, value)
+    with pytest.raises(StorageError, match=r"AccessDenied"):
+        bucket(url).put("br.gif", MEDIUM)
+    assert bytes(outside(url).get("br.gif").bytes()) == GIF
+
+
+def test_a_client_that_gives_up_is_a_storage_error(store: ObjectStore, url: str) -> None:
+    """The client's own panic, which is no Exception in Python, ends the run as any other failure does."""
+    with pytest.raises(StorageError, match=f"^{url}/br.gif: cannot be written: .*InvalidHeaderValue"):
+        put(store, "br.gif", GIF, "image/gif\n")
+
+
+def test_a_scratch_directory_that_cannot_be_is_told(url: str, tmp_path: Path) -> None:
+    """A file where the directory for large bodies should be is one clear error."""
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(StorageError) as caught:
+        opened(url, tmp_path / "file" / "scratch")
+    assert str(caught.value) == f"{tmp_path}/file/scratch: Not a directory"
+
+
+def test_an_account_that_is_missing_is_told(variable: SetVariable, scratch: Path) -> None:
+    """What the client misses before any request is in the message."""
+    variable("AZURE_STORAGE_ACCOUNT_KEY", "c2VzYW1l")
+    with pytest.raises(StorageError) as caught:
+        opened("az://flags/x", scratch)
+    assert str(caught.value) == "az://flags/x: cannot be opened: Account must be specified"
+
+
+KINDS = {
+    "AlreadyExistsError": PathError,
+    "BaseError": StorageError,
+    "GenericError": StorageError,
+    "InvalidPathError": PathError,
+    "JoinError": StorageError,
+    "NotFoundError": StorageError,
+    "NotModifiedError": StorageError,
+    "NotSupportedError": StorageError,
+    "PermissionDeniedError": StorageError,
+    "PreconditionError": PathError,
+    "UnauthenticatedError": StorageError,
+    "UnknownConfigurationKeyError": StorageError,
+}
+
+
+def test_every_error_of_the_client_is_mapped() -> None:
+    """Each exception of obstore, and the three of Python's that it raises, ends the run or one item, as listed."""
+    names = {name for name, value in vars(obstore.exceptions).items() if isinstance(value, type)}
+    assert names == set(KINDS)
+    errors = {getattr(obstore.exceptions, name): kind for name, kind in KINDS.items()}
+    for error, kind in {
+        **errors,
+        FileNotFoundError: StorageError,
+        OSError: StorageError,
+        ValueError: PathError,
+    }.items():
+        with pytest.raises(StorageError) as caught, told("s3://flags/br.gif", "written"):
+            raise error("so it is")
+        assert (type(caught.value), str(caught.value)) == (kind, "s3://flags/br.gif: cannot be written: so it is")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, KeyError])
+def test_what_is_not_the_clients_passes_through(error: type[BaseException]) -> None:
+    """An interrupt, or a bug of ours, is not called a storage error."""
+    with pytest.raises(error), told("s3://flags/br.gif", "written"):
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            "Generic S3 error: status code: 503 Service Unavailable: <Error><Code>SlowDown</Code></Error>",
+            "503 Service Unavailable (SlowDown)",
+        ),
+        ("Generic S3 error: status code: 307 Temporary Redirect: \n\nDebug source:\nbody", "307 Temporary Redirect"),
+        ("... status code: 403 Forbidden: <Message>the key sesame</Message>", "403 Forbidden"),
+        ('HTTP error\n\nDebug source:\nerror: "failed to lookup address: no"', "failed to lookup address: no"),
+        ("HTTP error\n\nDebug source:\nhyper::Error(\n IncompleteMessage", "the connection broke"),
+        (
+            "Generic S3 error: Error performing PUT https://h/x?sig=sesame in 4µs - Received redirect without LOCATION",
+            "Received redirect without LOCATION",
+        ),
+        ("Bad answer from https://h/x?sig=sesame today", "Bad answer from https://h/x?... today"),
+        (
+            'Generic GCS error: Unable to decode: invalid type: string "sesame"',
+            'Unable to decode: invalid type: string "..."',
+        ),
+        ("one\ntwo", "one"),
+        ("x" * 1000, "x" * 300),
+    ],
+)
+def test_a_cause_is_short_and_holds_no_secret(text: str, said: str) -> None:
+    """From what the client writes, pages long, comes the one thing to know."""
+    assert cause(text) == said
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    ("wrong", "shown"),
+    [
+        ("s3://", " 's3://'"),
+        ("s3:///x", " 's3:///x'"),
+        ("http://127.0.0.1/flags", " 'http://127.0.0.1/flags'"),
+        ("s3://flags/a/../b", " 's3://flags/a/../b'"),
+        ("s3://flags/a//b", " 's3://flags/a//b'"),
+        ("s3://flags/a?versionId=1", " 's3://flags/a?versionId=1'"),
+        ("s3://flags/a\n", " 's3://flags/a\\n'"),
+        ("s3://flags:80/a", " 's3://flags:80/a'"),
+        ("s3://me:sesame@flags/a", ""),
+    ],
+)
+def test_a_url_that_is_none_is_a_usage_error(wrong: str, shown: str, scratch: Path) -> None:
+    """What cannot be a bucket is told before anything happens, and a password in it is not repeated."""
+    with pytest.raises(UsageError) as caught:
+        ObjectStore(wrong, scratch)
+    right = "must be s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, of letters, digits and . _ = -"
+    assert str(caught.value) == f"FLAGJOB_DEST{shown}: {right}"
+
+
+def test_a_secret_with_a_line_break_is_told_by_name(variable: SetVariable, scratch: Path) -> None:
+    """The line break that `echo` leaves in a secret is found before the client trips over it; others' do not matter."""
+    for name in ("AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "GOOGLE_BEARER_TOKEN", "GOOGLE_SERVICE_ACCOUNT_KEY"):
+        variable(name, "sesame\n")
+    variable("AWS_REGION", "us-east-1")
+    problem = "has a line break or another control character"
+    with pytest.raises(UsageError) as s3:
+        ObjectStore("s3://flags", scratch)
+    with pytest.raises(UsageError) as gs:
+        ObjectStore("gs://flags", scratch)
+    assert str(s3.value) == f"AWS_ACCESS_KEY_ID: {problem}; AWS_SESSION_TOKEN: {problem}"
+    assert str(gs.value) == f"GOOGLE_BEARER_TOKEN: {problem}"
+    ObjectStore("az://flags", scratch)
+
+
+def test_without_obstore_a_bucket_is_a_usage_error() -> None:
+    """Where the extra is not installed, the message says what to install."""
+    code = """
+import sys
+sys.meta_path.insert(0, type("Hidden", (), {"find_spec": staticmethod(lambda name, *_: None)}))
+sys.path_importer_cache.clear()
+sys.path[:] = [path for path in sys.path if "site-packages" not in path]
+from pathlib import Path
+from job.store import ObjectStore
+ObjectStore("s3://flags/a", Path("scratch"))
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    said = "job.errors.UsageError: FLAGJOB_DEST 's3://flags/a': buckets need obstore: pip install 'flagjob[objects]'"
+    assert ended.stderr.splitlines()[-1] == said
+
+
+def test_a_run_into_a_directory_does_not_load_the_client() -> None:
+    """Start-up is everybody's time: obstore is imported when a bucket is opened, not before."""
+    code = "import sys, job.store; print([name for name in sys.modules if name.startswith('obstore')])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
+# The other clouds, as far as their protocol differs
+
+
+def test_azure_lists_etags_as_publishing_gave_them(variable: SetVariable) -> None:
+    """Azure quotes an ETag in its header and not in its listing; both are the same version."""
+    listing = (
+        '<?xml version="1.0"?><EnumerationResults><Blobs><Blob><Name>p/br.gif</Name><Properties>'
+        "<Last-Modified>Sun, 22 Nov 2026 13:57:56 GMT</Last-Modified><Etag>0x8DC</Etag>"
+        "<Content-Length>3</Content-Length><Content-Type>image/gif</Content-Type></Properties></Blob></Blobs>"
+        "<NextMarker /></EnumerationResults>"
+    )
+    script = {"/c/p/br.gif": Answer(201, {"ETag": '"0x8DC"'}), "/c": Answer(200, {}, listing.encode())}
+    with ScriptedServer(script) as server:
+        variable("AZURE_STORAGE_ENDPOINT", server.url().removesuffix("/"))
+        variable("AZURE_STORAGE_ACCOUNT_NAME", "me")
+        variable("AZURE_STORAGE_ACCOUNT_KEY", "c2VzYW1l")
+        container = bucket("az://c/p")
+        etag = container.put("br.gif", GIF, "image/gif", "00ff")
+        (found,) = container.objects()
+    assert (found.path, found.size, found.etag) == ("br.gif", 3, etag)
+    sent = server.requests[0]
+    assert (sent.body, sent.headers["x-ms-blob-content-type"], sent.headers["x-ms-meta-sha256"]) == (
+        GIF,
+        "image/gif",
+        "00ff",
+    )
+
+
+def test_google_gets_type_and_digest(variable: SetVariable) -> None:
+    """A put carries them as Google Cloud Storage wants them."""
+    with ScriptedServer({"/b/p%2Fbr%2Egif": Answer(200, {"ETag": '"77"'})}) as server:
+        variable("GOOGLE_BASE_URL", server.url().removesuffix("/"))
+        variable("GOOGLE_BEARER_TOKEN", "sesame")
+        assert bucket("gs://b/p").put("br.gif", GIF, "image/gif", "00ff") == "77"
+    headers = server.requests[0].headers
+    assert (headers["content-type"], headers["x-goog-meta-sha256"]) == ("image/gif", "00ff")
+    assert headers["user-agent"] == f"flagjob/{__version__}"
+
+
+def test_a_type_that_is_not_known_is_not_claimed(variable: SetVariable) -> None:
+    """Without a media type an object carries the client's general one, and without a digest none."""
+    with ScriptedServer({"/b/p%2Fbr%2Egif": Answer(200, {"ETag": '"77"'})}) as server:
+        variable("GOOGLE_BASE_URL", server.url().removesuffix("/"))
+        variable("GOOGLE_BEARER_TOKEN", "sesame")
+        bucket("gs://b/p").put("br.gif", GIF)
+    headers = server.requests[0].headers
+    assert headers["content-type"] == "application/octet-stream"
+    assert "x-goog-meta-sha256" not in headers
+
+
+def test_parts_that_are_gone_do_not_keep_others_from_being_deleted(variable: SetVariable) -> None:
+    """Google answers 404 for an object that another pod has deleted already; the rest is deleted all the same."""
+    script = {"/b/p%2F1": Answer(404), "/b/p%2F2": Answer(204), "/b/p%2F3": Answer(404)}
+    with ScriptedServer(script) as server:
+        variable("GOOGLE_BASE_URL", server.url().removesuffix("/"))
+        variable("GOOGLE_BEARER_TOKEN", "sesame")
+        bucket("gs://b/p").delete(["1", "2", "3"])
+    assert "/b/p%2F2" in [request.target for request in server.requests if request.method == "DELETE"]
+
+
+@pytest.mark.usefixtures("url")
+def test_a_private_authority_can_be_trusted(variable: SetVariable, tmp_path: Path) -> None:
+    """A server whose certificate nobody vouches for is refused; with its authority at hand it is taken."""
+    authority = trustme.CA()
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(str(bundle))
+    with ScriptedServer({f"/{BUCKET}/br.gif": Answer(200, {"ETag": '"1"'})}, context) as server:
+        variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
+        with pytest.raises(StorageError, match=r"certificate refused: UnknownIssuer$"):
+            bucket(f"s3://{BUCKET}").put("br.gif", GIF)
+        assert Bucket(place(f"s3://{BUCKET}"), USUAL, bundle).put("br.gif", GIF) == "1"
+
+
+# What flagjob keeps there for itself
+
+
+def test_parts_come_back(store: ObjectStore) -> None:
+    """A part holds what was written last, whatever its length."""
+    store.parts.write("manifest/1", b"first")
+    store.parts.write("manifest/1", LARGE)
+    store.parts.write("manifest/2", b"")
+    assert b"".join(store.parts.read("manifest/1")) == LARGE
+    assert b"".join(store.parts.read("manifest/2")) == b""
+
+
+def test_parts_are_listed_by_segments(store: ObjectStore) -> None:
+    """Names come in order: those below the segments that were asked for, and none of the mirror's objects."""
+    for name in ("manifest/b", "manifest/a/1", "manifest-3-of-8/c", "changes"):
+        store.parts.write(name, b"x")
+    put(store, "manifest/z.gif", GIF)
+    assert store.parts.names("manifest") == ["manifest/a/1", "manifest/b"]
+    assert store.parts.names("nothing") == []
+
+
+@pytest.mark.usefixtures("url")
+def test_parts_are_in_order_whatever_the_listing(variable: SetVariable) -> None:
+    """No cloud need list by name; parts are merged in their order all the same."""
+    about = "<LastModified>2026-11-22T13:57:56Z</LastModified><ETag>1</ETag><Size>1</Size>"
+    items = "".join(f"<Contents><Key>.flagjob/m/{name}</Key>{about}</Contents>" for name in "bca")
+    listing = f"<ListBucketResult>{items}</ListBucketResult>"
+    with ScriptedServer({f"/{BUCKET}": Answer(200, {}, listing.encode())}) as server:
+        variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
+        assert Parts(bucket(f"s3://{BUCKET}")).names("m") == ["m/a", "m/b", "m/c"]
+
+
+def test_parts_can_be_deleted_twice(store: ObjectStore) -> None:
+    """One that another pod has deleted is as good as deleted, and reads as empty."""
+    for name in ("manifest/1", "manifest/2"):
+        store.parts.write(name, b"x")
+    store.parts.delete(["manifest/1", "manifest/3"])
+    store.parts.delete(["manifest/1"])
+    store.parts.delete([])
+    assert store.parts.names("manifest") == ["manifest/2"]
+    assert list(store.parts.read("manifest/1")) == []
+
+
+@IN_TIME
+@pytest.mark.usefixtures("url")
+def test_a_part_that_breaks_off_is_an_error(variable: SetVariable) -> None:
+    """Half a part is never taken for a whole one."""
+    head = (
+        'HTTP/1.1 200 OK\r\nETag: "1"\r\nLast-Modified: Sun, 22 Nov 2026 13:57:56 GMT\r\nContent-Length: 1000\r\n\r\n'
+    )
+
+    def answer(_: Request) -> Raw:
+        return Raw(head.encode() + b"x" * 10)
+
+    with ScriptedServer({f"/{BUCKET}/.flagjob/1": answer}) as server:
+        variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
+        with pytest.raises(StorageError, match=f"^s3://{BUCKET}/.flagjob/1: cannot be read: "):
+            list(bucket(f"s3://{BUCKET}", SHORT).read(".flagjob/1"))

@@ -1,0 +1,247 @@
+"""The local directory: a file under its final name is whole, whatever was there before."""
+
+import os
+import resource
+import stat
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from images import GIF, numbered_gif
+
+from job.errors import PathError, StorageError
+from job.model import Stored
+from job.store import LocalStore
+
+LARGE = numbered_gif(1, 300_000)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "mirror"
+
+
+@pytest.fixture
+def store(root: Path) -> LocalStore:
+    store = LocalStore(root)
+    store.open()
+    return store
+
+
+def put(store: LocalStore, file: str, data: bytes) -> None:
+    with closing(store.new_body()) as body:
+        body.write(data)
+        store.publish(body, file, None)
+
+
+def drafts(root: Path) -> list[str]:
+    return [path.name for path in (root / ".flagjob" / "tmp").iterdir()]
+
+
+def left(root: Path) -> Iterator[str]:
+    return (str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file())
+
+
+@pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
+def test_what_is_published_is_what_was_written(store: LocalStore, root: Path, data: bytes) -> None:
+    """A body, small or large, becomes a file of the same bytes, and nothing else is left."""
+    put(store, "br.gif", data)
+    assert (root / "br.gif").read_bytes() == data
+    assert list(left(root)) == ["br.gif"]
+
+
+@pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
+def test_what_is_not_published_leaves_nothing(store: LocalStore, root: Path, data: bytes) -> None:
+    """A body that is closed before it was published was never there."""
+    with closing(store.new_body()) as body:
+        body.write(data)
+    assert list(left(root)) == []
+
+
+def test_a_body_knows_its_facts(store: LocalStore) -> None:
+    """Size, digest and the first 512 bytes are known while it is written, and it can be read again."""
+    with closing(store.new_body()) as body:
+        for start in range(0, len(LARGE), 1000):
+            body.write(LARGE[start : start + 1000])
+        body.rewind()
+        assert (body.size, body.sha256, body.head) == (len(LARGE), sha256(LARGE).hexdigest(), LARGE[:512])
+        assert body.read(10) + body.read() == LARGE
+
+
+def test_small_bodies_touch_no_disk_before_they_are_accepted(store: LocalStore, root: Path) -> None:
+    """Up to 64 KiB stay in memory; what exceeds them lies beside the destination."""
+    with closing(store.new_body()) as small, closing(store.new_body()) as large:
+        small.write(b"x" * 65536)
+        assert drafts(root) == []
+        large.write(b"x" * 65537)
+        assert len(drafts(root)) == 1
+
+
+def test_ids_with_segments_keep_their_path(store: LocalStore, root: Path) -> None:
+    """Directories are made as files need them."""
+    put(store, "7/66/42.png", GIF)
+    put(store, "7/66/43.png", GIF)
+    assert list(left(root)) == ["7/66/42.png", "7/66/43.png"]
+
+
+def test_files_have_the_mode_that_the_umask_leaves(store: LocalStore, root: Path) -> None:
+    """Another pod may read the mirror: a file has 0666 less the umask, not a temporary file's 0600."""
+    old = os.umask(0o027)
+    try:
+        put(store, "br.gif", GIF)
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((root / "br.gif").stat().st_mode) == 0o640
+
+
+def test_a_symbolic_link_is_replaced_and_not_written_through(store: LocalStore, root: Path, tmp_path: Path) -> None:
+    """Whoever planted a link gets no file written where it points."""
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (root / "br.gif").symlink_to(victim)
+    put(store, "br.gif", GIF)
+    assert victim.read_bytes() == b"precious"
+    assert not (root / "br.gif").is_symlink()
+    assert (root / "br.gif").read_bytes() == GIF
+
+
+@pytest.mark.parametrize(("way", "file"), [("br.gif/x", "br.gif"), ("7", "7/66.gif")])
+def test_what_is_in_the_way_of_one_file_concerns_only_it(store: LocalStore, root: Path, way: str, file: str) -> None:
+    """A directory of the file's name, or a file of its directory's, is that item's error; others go on."""
+    (root / way).parent.mkdir(exist_ok=True)
+    (root / way).write_bytes(b"mine")
+    with pytest.raises(PathError) as caught:
+        put(store, file, GIF)
+    put(store, "cn.gif", GIF)
+    assert str(root / file.split("/", 1)[0]) in str(caught.value)
+    assert (root / way).read_bytes() == b"mine"
+    assert drafts(root) == []
+
+
+def test_a_name_too_long_for_the_disk_concerns_only_its_file(store: LocalStore, root: Path) -> None:
+    """The file system's limit on names is one item's error."""
+    with pytest.raises(PathError, match="File name too long"):
+        put(store, "x" * 300, GIF)
+    assert list(left(root)) == []
+
+
+def test_a_destination_that_cannot_be_is_told_before_anything(tmp_path: Path) -> None:
+    """A file where the directory should be is one clear error, and stays what it is."""
+    (tmp_path / "file").write_bytes(b"mine")
+    with pytest.raises(StorageError) as caught:
+        LocalStore(tmp_path / "file" / "flags").open()
+    assert str(caught.value) == f"{tmp_path}/file/flags/.flagjob/tmp: Not a directory"
+    assert (tmp_path / "file").read_bytes() == b"mine"
+
+
+def test_the_probe_leaves_nothing(store: LocalStore, root: Path) -> None:
+    """That the destination can be written is shown by a file that is gone again."""
+    store.open()
+    assert list(left(root)) == []
+
+
+def test_a_destination_that_goes_away_is_a_storage_error(store: LocalStore, root: Path) -> None:
+    """A body that outgrows memory when its directory is gone says so, with the path."""
+    (root / ".flagjob" / "tmp").rmdir()
+    with closing(store.new_body()) as body, pytest.raises(StorageError) as caught:
+        body.write(LARGE)
+    assert not isinstance(caught.value, PathError)
+    assert "No such file or directory" in str(caught.value)
+
+
+@contextmanager
+def files_limited_to(size: int) -> Iterator[None]:
+    """Let the kernel refuse to let a file grow beyond `size` bytes, as a full disk does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("data", [numbered_gif(1, 60_000), LARGE], ids=["in memory", "on disk"])
+def test_a_disk_that_takes_no_more_costs_no_old_file(store: LocalStore, root: Path, data: bytes) -> None:
+    """A write that fails is a storage error; the older file stays as it was, and no part of the new one."""
+    put(store, "br.gif", GIF)
+    with files_limited_to(50_000), pytest.raises(StorageError) as caught:
+        put(store, "br.gif", data)
+    assert "File too large" in str(caught.value)
+    assert (root / "br.gif").read_bytes() == GIF
+    assert list(left(root)) == ["br.gif"]
+
+
+def test_names_are_made_durable_in_batches(store: LocalStore, root: Path) -> None:
+    """However many directories a run writes to, only so many wait for their sync, and sync empties them."""
+    for number in range(1001):
+        put(store, f"{number}/x.gif", GIF)
+    waiting = len(store._unsynced)  # noqa: SLF001  (what a power cut would show)
+    store.sync()
+    assert 0 < waiting < 10
+    assert store._unsynced == set()  # noqa: SLF001
+    assert len(list(left(root))) == 1001
+
+
+def test_a_directory_that_vanished_before_its_sync_is_told(store: LocalStore, root: Path) -> None:
+    """If names cannot be made durable, the run must know."""
+    put(store, "7/x.gif", GIF)
+    (root / "7" / "x.gif").unlink()
+    (root / "7").rmdir()
+    with pytest.raises(StorageError, match="No such file or directory"):
+        store.sync()
+
+
+def stored(store: LocalStore, data: bytes = GIF) -> Stored:
+    with closing(store.new_body()) as body:
+        body.write(data)
+        version = store.publish(body, "br.gif", "image/gif")
+    return Stored("br.gif", len(data), sha256(data).hexdigest(), "image/gif", version=version)
+
+
+def test_a_file_is_there_as_it_was_stored(store: LocalStore) -> None:
+    """Size and mtime are what publishing said they would be."""
+    assert store.has(stored(store))
+
+
+@pytest.mark.parametrize("change", ["gone", "longer", "touched", "a link", "a directory"])
+def test_a_file_that_somebody_changed_is_not(store: LocalStore, root: Path, change: str) -> None:
+    """A file that is gone, of another size, written again or no file at all is not what was stored."""
+    known, path = stored(store), root / "br.gif"
+    data, when = path.read_bytes(), path.stat().st_mtime_ns
+    path.unlink()
+    if change == "longer":
+        path.write_bytes(data + b"x")
+        os.utime(path, ns=(when, when))
+    elif change == "touched":
+        path.write_bytes(data)
+        os.utime(path, ns=(when, when + 1))
+    elif change == "a link":
+        (root / "elsewhere").write_bytes(data)
+        os.utime(root / "elsewhere", ns=(when, when))
+        path.symlink_to("elsewhere")
+    elif change == "a directory":
+        path.mkdir()
+    assert not store.has(known)
+
+
+def age(path: Path) -> None:
+    os.utime(path, (0, 0))
+
+
+def test_drafts_of_dead_runs_are_swept_and_those_of_living_ones_are_not(root: Path, store: LocalStore) -> None:
+    """At its start a run removes what a killed one left; what another one writes right now stays."""
+    tmp = root / ".flagjob" / "tmp"
+    for name in ("dead", "new"):
+        (tmp / name).write_bytes(b"x")
+    age(tmp / "dead")
+    with closing(store.new_body()) as living:
+        living.write(LARGE)
+        living.rewind()  # its bytes are in the kernel
+        (draft,) = set(tmp.iterdir()) - {tmp / "dead", tmp / "new"}
+        age(draft)
+        LocalStore(root).open()
+        assert set(tmp.iterdir()) == {draft, tmp / "new"}
+        store.publish(living, "br.gif", None)
+    assert (root / "br.gif").read_bytes() == LARGE
