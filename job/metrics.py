@@ -1,0 +1,151 @@
+"""Counters in a registry of their own, and their ways out: a scraped endpoint, a textfile."""
+
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Thread
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    make_wsgi_app,
+    write_to_textfile,
+)
+from prometheus_client.exposition import ThreadingWSGIServer
+
+from job.errors import OUTCOMES, outcome
+from job.model import Item, Result, Status, Summary
+from job.retry import Retry
+
+_ITEM_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_ATTEMPT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_POLL_SECONDS = 0.05
+"""How soon the endpoint notices that the run is over."""
+_RETRIED = ("429", "5xx", "timeout", "connection", "invalid")
+
+
+class _Quiet(WSGIRequestHandler):
+    """A handler that logs no scrapes: standard error is for people."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class's name)
+        """Say nothing."""
+
+
+class Metrics:
+    """What a run counts. Thread-safe, as prometheus_client's metrics are; times in seconds, sizes in bytes.
+
+    Every label value is there from the start, at 0: a series that appears late has no rate.
+    """
+
+    def __init__(self, version: str, revision: str, shards: int = 1) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client left it out
+        self.revision = revision
+        self.registry = CollectorRegistry()
+        self._downloads = self._counters("downloads", "Items by how they ended.", "status", tuple(Status))
+        self._requests = self._counters("http_requests", "Attempts by their outcome.", "outcome", OUTCOMES)
+        self._retries = self._counters("retries", "Attempts that are tried again.", "reason", _RETRIED)
+        self._waits = self._counters("retry_wait_seconds", "Time between tries.", "reason", _RETRIED)
+        self._received = Counter("flagjob_received_bytes", "Bytes of bodies.", registry=self.registry)
+        self._item_seconds = self._histogram("download", "Time an item took, retries included.", _ITEM_BUCKETS)
+        self._attempt_seconds = self._histogram("http_request", "Time an attempt took.", _ATTEMPT_BUCKETS)
+        self._workers = self._gauge("workers", "Most downloads at the same time.")
+        self._active = self._gauge("active_downloads", "Downloads under way.")
+        self._pending = self._gauge("pending_downloads", "Items that wait for a worker.")
+        self.selected = self._gauge("selected_codes", "Items taken from the source so far.")
+        self._gauge("shards", "Into how many shares the codes are divided.").set(shards)
+        self._started = self._gauge("last_run_start_timestamp_seconds", "When the run began.")
+        self._ended = self._gauge("last_run_timestamp_seconds", "When the run ended.")
+        self._duration = self._gauge("last_run_duration_seconds", "How long the run took.")
+        self._exit_code = self._gauge("last_run_exit_code", "How the run ended.")
+        build = Gauge("flagjob_build_info", "What runs.", ["version", "revision", "python"], registry=self.registry)
+        build.labels(version, revision, platform.python_version()).set(1)
+
+    @property
+    def received_bytes(self) -> int:
+        """How many bytes of bodies came so far."""
+        return int(self.registry.get_sample_value("flagjob_received_bytes_total") or 0)
+
+    def tracked(self, task: Callable[[Item], Result]) -> Callable[[Item], Result]:
+        """Return a task that counts as under way while it runs."""
+
+        def tracked(item: Item) -> Result:
+            with self._active.track_inprogress():
+                return task(item)
+
+        return tracked
+
+    def attempt(self, reason: str | None, seconds: float, received_bytes: int) -> None:
+        """Count one attempt; `reason` is None where it brought a 200 answer's body that was accepted."""
+        self._requests[outcome(reason)].inc()
+        self._attempt_seconds.observe(seconds)
+        self._received.inc(received_bytes)
+
+    def retry(self, retry: Retry) -> None:
+        """Count one decision to try again."""
+        group = _retried_for(retry.error.reason)
+        self._retries[group].inc()
+        self._waits[group].inc(retry.wait_seconds)
+
+    def result(self, result: Result) -> None:
+        """Count one item."""
+        self._downloads[result.status].inc()
+        self._item_seconds.observe(result.duration_seconds)
+
+    def started(self, timestamp: float, workers: int, pending: Callable[[], int]) -> None:
+        """Note when the run began, in seconds of the Unix epoch, with how many workers, and who knows what waits."""
+        self._started.set(timestamp)
+        self._workers.set(workers)
+        self._pending.set_function(pending)
+
+    def finished(self, summary: Summary, timestamp: float) -> None:
+        """Note how and when the run ended; a run that failed leaves no time of success behind."""
+        self._ended.set(timestamp)
+        self._duration.set(summary.duration_seconds)
+        self._exit_code.set(summary.exit_code)
+        if summary.exit_code == 0:
+            self._gauge("last_success_timestamp_seconds", "When the last successful run ended.").set(timestamp)
+
+    def serve(self, host: str, port: int) -> Callable[[], None]:
+        """Answer /metrics, with the process's own metrics beside the run's, and return what ends that.
+
+        Raises OSError where the address is taken or is not ours.
+        """
+        scraped = CollectorRegistry()
+        scraped.register(self.registry)
+        ProcessCollector(registry=scraped)
+        app, everywhere = make_wsgi_app(scraped), "0.0.0.0"  # noqa: S104  (":9464" asks for it)
+        server = make_server(host or everywhere, port, app, ThreadingWSGIServer, _Quiet)
+        thread = Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="metrics", daemon=True)
+        thread.start()
+
+        def stop() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        return stop
+
+    def write(self, path: Path) -> None:
+        """Write the textfile for node_exporter, atomically; raise OSError where that fails."""
+        write_to_textfile(str(path), self.registry)
+
+    def _counters(self, name: str, text: str, label: str, values: Sequence[str]) -> dict[str, Counter]:
+        counter = Counter(f"flagjob_{name}", text, [label], registry=self.registry)
+        return {value: counter.labels(value) for value in values}
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(f"flagjob_{name}_duration_seconds", text, buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"flagjob_{name}", text, registry=self.registry)
+
+
+def _retried_for(reason: str) -> str:
+    """Return the group of a retry: 408 is a timeout, what remains of 4xx (425) is invalid."""
+    group = "timeout" if reason == "http_408" else outcome(reason)
+    return group if group in _RETRIED else "invalid"

@@ -1,0 +1,114 @@
+"""Many items in a ThreadPoolExecutor: a bounded number in flight, results as completed or as submitted."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from queue import Empty, SimpleQueue
+from time import monotonic
+
+from job.model import Item, Result
+from job.stop import Stop
+
+_POLL_SECONDS = 0.1
+"""How soon the main thread notices a stop when no future completes."""
+_GIVE_UP_SECONDS = 1.0
+
+
+def _ignore(_item: Item, _future: "Future[Result]") -> None: ...
+
+
+@dataclass(slots=True)
+class Pool:
+    """Runs `task` on items, each in a future of its own, on at most `workers` threads.
+
+    The seed's `to_do_map` from future to item, but only ever a window of the list long: memory stays flat
+    however many items there are. For one thread's use; `pending` may be read by any.
+    """
+
+    task: Callable[[Item], Result]
+    """Called in a worker thread; what it raises comes out of `results`."""
+    cancelled: Callable[[Item], Result]
+    """Says how an item ended that was never begun, or could not be waited for."""
+    workers: int
+    stop: Stop
+    drain_seconds: float
+    """How long after a stop the items in flight may still take to end by themselves."""
+    interrupt: Callable[[], None]
+    """Breaks what is still in flight then; what even that does not end within a second is given up."""
+    as_submitted: bool = False
+    """Results in the order of the items (as `executor.map` gives them), not as they complete."""
+    on_scheduled: Callable[[Item, "Future[Result]"], None] = _ignore
+    on_done: Callable[[Item, "Future[Result]"], None] = _ignore
+    abandoned: int = 0
+    """How many items were still running when they were given up."""
+    _to_do: dict["Future[Result]", Item] = field(default_factory=dict)
+    _done: "SimpleQueue[Future[Result]]" = field(default_factory=SimpleQueue)
+
+    @property
+    def pending(self) -> int:
+        """How many items wait in the window for a worker."""
+        return max(len(self._to_do) - self.workers, 0)
+
+    def results(self, items: Iterable[Item]) -> Iterator[Result]:
+        """Yield exactly one result an item, also after a stop: what was not begun then is cancelled."""
+        source = iter(items)
+        executor = ThreadPoolExecutor(self.workers, thread_name_prefix="flagjob")
+        try:
+            self._fill(executor, source)
+            while self._to_do and not self.stop.reason:
+                yield from self._completed()
+                self._fill(executor, source)
+            yield from self._drain()
+            yield from map(self.cancelled, source)
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)
+
+    def _fill(self, executor: ThreadPoolExecutor, source: Iterator[Item]) -> None:
+        """Keep every worker busy and as many items waiting, and no more."""
+        if self.stop.reason:
+            return
+        for item in islice(source, 2 * self.workers - len(self._to_do)):
+            future = executor.submit(self._begin, item)
+            self._to_do[future] = item
+            future.add_done_callback(self._done.put)
+            self.on_scheduled(item, future)
+
+    def _begin(self, item: Item) -> Result:
+        """Run the task in a worker, unless the run was stopped while the item waited for one."""
+        return self.cancelled(item) if self.stop.reason else self.task(item)
+
+    def _completed(self) -> Iterator[Result]:
+        """Wait for a future to end, as `as_completed` does, but not for longer than a stop may go unnoticed."""
+        try:
+            future = self._done.get(timeout=_POLL_SECONDS)
+        except Empty:
+            return
+        if not self.as_submitted:
+            yield self._take(future)
+        while self.as_submitted and self._to_do and (head := next(iter(self._to_do))).done():
+            yield self._take(head)
+
+    def _drain(self) -> Iterator[Result]:
+        """After a stop: cancel what waits, let what runs end within its time, and give up on the rest."""
+        for future in self._to_do:
+            future.cancel()
+        yield from self._await(self.drain_seconds)
+        if self._to_do:
+            self.interrupt()
+        yield from self._await(_GIVE_UP_SECONDS)
+        for future in list(self._to_do):
+            yield self._take(future)
+
+    def _await(self, seconds: float) -> Iterator[Result]:
+        until = monotonic() + seconds
+        while self._to_do and monotonic() < until:
+            yield from self._completed()
+
+    def _take(self, future: "Future[Result]") -> Result:
+        item = self._to_do.pop(future)
+        self.on_done(item, future)
+        self.abandoned += not future.done()
+        if future.cancelled() or not future.done():
+            return self.cancelled(item)
+        return future.result()

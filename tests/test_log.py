@@ -1,0 +1,280 @@
+"""The log: one line an event, for machines or for people, and secrets for nobody."""
+
+import io
+import json
+import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from job.errors import Fault, HttpError, LogError
+from job.log import RunLog, termination_message
+from job.model import InvalidItem, Result, Status, Stored, Summary
+from job.retry import Retry
+
+OK = Result(
+    Status.OK,
+    Stored("br.gif", 359, "7101", "image/gif"),
+    "BR",
+    url="https://example.org/br.gif",
+    http_status=200,
+    attempts=1,
+    duration_seconds=0.1234567,
+)
+FAILED = Result(Status.ERROR, None, "IN", reason="http_503", http_status=503, attempts=4, error="HTTP error 503 - Busy")
+COUNTS = {**dict.fromkeys(Status, 0), Status.OK: 20}
+SUMMARY = Summary(COUNTS, received_bytes=7000, retries=1, duration_seconds=1.23456, exit_code=0, outcome="ok")
+
+
+def lines(write: Callable[[RunLog], object], **settings: Any) -> list[str]:
+    stream = io.BytesIO()
+    write(RunLog(stream, **settings))
+    return stream.getvalue().decode().removesuffix("\n").split("\n") if stream.getvalue() else []
+
+
+def event(write: Callable[[RunLog], object], **settings: Any) -> dict[str, Any]:
+    (line,) = lines(write, **settings)
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def test_a_result_line_has_the_facts_of_its_result() -> None:
+    """One JSON object, with time, level and event first, then the run's fields, then the result's."""
+    found = event(lambda log: log.result(OK), fields={"run_id": "r1"})
+    assert list(found)[:4] == ["timestamp", "level", "event", "run_id"]
+    assert (found["level"], found["event"], found["run_id"]) == ("info", "result", "r1")
+    assert found["data"] == {"path": "br.gif", "bytes": 359, "sha256": "7101", "content_type": "image/gif"}
+    assert (found["code"], found["status"], found["http_status"], found["attempts"]) == ("BR", "ok", 200, 1)
+    assert (found["duration_s"], found["reason"], found["url"]) == (0.123457, None, "https://example.org/br.gif")
+    assert "error" not in found
+
+
+def test_times_are_utc_with_microseconds() -> None:
+    """ISO 8601, so that lines sort and every reader understands them."""
+    stamp = event(lambda log: log.info("x"))["timestamp"]
+    assert (len(stamp), stamp[10], stamp[-1]) == (27, "T", "Z")
+
+
+@pytest.mark.parametrize(
+    ("status", "level"),
+    [("ok", "info"), ("unchanged", "info"), ("not_found", "warning"), ("error", "error"), ("cancelled", "warning")],
+)
+def test_the_level_of_a_result_follows_its_status(status: str, level: str) -> None:
+    """What an operator should look at stands out."""
+    assert event(lambda log: log.result(Result(Status(status), None, "BR")))["level"] == level
+
+
+def test_a_retry_line_says_what_failed_and_how_long_it_waits() -> None:
+    """Attempt, of how many, the wait, the reason and the status."""
+    found = event(lambda log: log.retry("IN", Retry(1, 0.81234, HttpError(503, "busy")), 4))
+    facts = {"code": "IN", "attempt": 1, "max_attempts": 4, "wait_s": 0.812, "reason": "http_503", "http_status": 503}
+    assert facts.items() <= found.items()
+    assert (found["event"], found["level"]) == ("retry", "warning")
+
+
+def test_the_first_and_last_line_appear_at_every_level() -> None:
+    """Even with level error a run says that it began and how it ended; nothing else below that."""
+
+    def write(log: RunLog) -> None:
+        log.started(codes=20)
+        log.info("builtin_origin")
+        log.result(OK)
+        log.plan("item", code="BR")
+        log.warning("sink_failed")
+        log.error("storage_error")
+        log.finished(SUMMARY, "20 flags downloaded.")
+
+    events = [json.loads(line)["event"] for line in lines(write, level="error")]
+    assert events == ["run_started", "item", "storage_error", "run_finished"]
+
+
+def test_the_summary_adds_up() -> None:
+    """The last line and the termination message have the same facts, in under 2 kB."""
+    (line,) = lines(lambda log: log.finished(SUMMARY, "20 flags downloaded."))
+    message = json.loads(termination_message(SUMMARY, "20 flags downloaded."))
+    assert message.items() <= json.loads(line).items()
+    assert sum(message["counts"].values()) == message["codes"] == 20
+    assert (message["exit_code"], message["outcome"], message["duration_s"]) == (0, "ok", 1.235)
+    assert len(line) < 2000
+
+
+def test_a_failed_run_ends_with_an_error() -> None:
+    """The level of the last line follows the exit code."""
+    failed = Summary(COUNTS, 0, 0, 1.0, exit_code=3, outcome="retryable")
+    assert event(lambda log: log.finished(failed, ""))["level"] == "error"
+
+
+def test_futures_are_shown_without_their_addresses() -> None:
+    """At debug the states of a future are logged as the book prints them."""
+
+    def write(log: RunLog) -> None:
+        future: Future[Result] = Future()
+        log.scheduled(InvalidItem("BR"), future)
+        future.set_result(OK)
+        log.done(InvalidItem("BR"), future)
+
+    first, second = map(json.loads, lines(write, level="debug"))
+    assert (first["event"], first["future"]) == ("scheduled", "Future state=pending")
+    assert (second["event"], second["future"]) == ("done", "Future state=finished returned Result")
+    assert lines(write, level="info") == []
+
+
+def test_faults_of_the_input_get_a_line_each() -> None:
+    """The setting, its value, and what would be right."""
+    found = event(lambda log: log.usage([Fault("FLAGJOB_WORKERS", "many", "must be a whole number")]))
+    assert (found["setting"], found["value"], found["problem"]) == ("FLAGJOB_WORKERS", "many", "must be a whole number")
+    assert (found["level"], found["message"]) == ("error", "FLAGJOB_WORKERS 'many': must be a whole number")
+
+
+@pytest.mark.parametrize("console", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "https://me:hunter2@example.org/x",
+        "https://example.org/x?token=hunter2&y=1",
+        "proxy http://me:hunter2@10.0.0.1:3128 refused",
+        'header "Bearer hunter2hunter2"',
+        "with url: /in.gif?sig=hunter2hunter2 (Caused by ...)",
+    ],
+)
+def test_secrets_are_masked_wherever_they_hide(text: str, *, console: bool) -> None:
+    """User, password and query of any URL, and every text that is known to be secret."""
+    (line,) = lines(lambda log: log.warning("sink_failed", target=text), secrets=["hunter2hunter2"], for_people=console)
+    assert "hunter2" not in line
+    assert "***" in line
+
+
+def test_secrets_that_json_escapes_are_masked() -> None:
+    """A quote or a backslash in a password does not let it through."""
+    known = 'pass"word\\1'
+    (line,) = lines(lambda log: log.warning("x", text=f"<{known}>"), secrets=[known])
+    assert json.loads(line)["text"] == "<***>"
+
+
+def test_short_and_numeric_secrets_leave_the_json_whole() -> None:
+    """Masking 320 or true wherever they stand would break the line."""
+    found = event(lambda log: log.info("x", bytes=320320, flag=True), secrets=["320320", "true", ""])
+    assert (found["bytes"], found["flag"]) == (320320, True)
+
+
+def test_a_code_is_shown_as_it_came() -> None:
+    """A hostile code is told from others, query, quotes and control characters included."""
+    code = 'cn?x=1\x00\n\u2028"é'
+    assert event(lambda log: log.result(Result(Status.ERROR, None, code)))["code"] == code
+
+
+@pytest.mark.parametrize("for_people", [False, True])
+def test_text_that_is_no_utf_8_costs_no_line(*, for_people: bool) -> None:
+    """A path of the file system's own encoding is shown with backslashes, not with a traceback."""
+    (line,) = lines(lambda log: log.warning("sink_failed", target="/\udcff.prom", number=1), for_people=for_people)
+    assert line.endswith("target=/?.prom number=1" if for_people else r'"target":"/\\udcff.prom","number":1}')
+
+
+def test_json_stays_strict() -> None:
+    """NaN is no JSON: it becomes null; a value that JSON does not know becomes text."""
+    found = event(lambda log: log.info("x", number=math.nan, kind=Status))
+    assert found["number"] is None
+    assert found["kind"] == "<enum 'Status'>"
+
+
+def test_a_traceback_shows_no_local_variables() -> None:
+    """They may hold secrets; the frames are enough to find the bug."""
+
+    def fail(password: str) -> float:
+        return len(password) / 0
+
+    def write(log: RunLog) -> None:
+        with pytest.raises(ZeroDivisionError) as caught:
+            fail("correct horse")
+        log.bug(caught.value, code="BR")
+
+    (line,) = lines(write)
+    found = json.loads(line)
+    assert found["exception"][0]["exc_type"] == "ZeroDivisionError"
+    assert "correct horse" not in line
+
+
+def test_a_log_that_nobody_takes_is_told_from_other_failures() -> None:
+    """A closed stream and a broken pipe are a LogError, whatever class the system's error has."""
+    closed = io.BytesIO()
+    log = RunLog(closed)
+    closed.close()
+    with pytest.raises(LogError, match="standard output cannot be written: I/O operation on closed file"):
+        log.info("x")
+
+
+def test_lines_of_many_threads_do_not_mix() -> None:
+    """Long lines written by ten threads at once stay whole."""
+    stream, ready = io.BytesIO(), threading.Barrier(10)
+    log = RunLog(stream)
+
+    def write(number: int) -> None:
+        ready.wait(10)
+        for _ in range(50):
+            log.info("x", number=number, text="y" * 5000)
+
+    with ThreadPoolExecutor(10) as executor:
+        list(executor.map(write, range(10)))
+    numbers = [json.loads(line)["number"] for line in stream.getvalue().splitlines()]
+    assert sorted(numbers) == sorted(list(range(10)) * 50)
+
+
+def test_people_read_the_seeds_words() -> None:
+    """On a terminal a result is a word or two, and a problem says what it is."""
+
+    def write(log: RunLog) -> None:
+        log.started(codes=20, server="local", url="http://localhost/{cc}.gif", first="BD", last="VN", workers=1)
+        log.info("builtin_origin", hint="...")
+        log.info("request", method="GET", path="/br.gif", status=503, fault="error")
+        log.info("request", method="GET", path="/br.gif", status=200, fault=None)
+        log.info("serving", url="http://localhost/{cc}.gif")
+        log.result(OK)
+        log.result(Result(Status.NOT_FOUND, None, "ZZ"))
+        log.result(FAILED)
+        log.result(Result(Status.ERROR, None, "c\x1bn", reason="invalid_code"))
+        log.retry("IN", Retry(1, 0.8, HttpError(503, "HTTP error 503 - Busy")), 4)
+        log.scheduled(InvalidItem("BR"), Future())
+        log.done(InvalidItem("BR"), Future())
+        log.usage([Fault("--workers", "many", "must be a whole number")])
+        log.warning("sink_failed", target="/metrics", error="gone")
+        log.finished(SUMMARY, "20 flags downloaded.\nElapsed time: 1.23s")
+
+    assert lines(write, for_people=True, level="debug") == [
+        "LOCAL site: http://localhost/{cc}.gif",
+        "Searching for 20 flags: from BD to VN",
+        "1 concurrent connection will be used.",
+        "These are the built-in origin's flags; FLAGJOB_URL names a real one.",
+        "GET /br.gif 503 (error)",
+        "GET /br.gif 200",
+        "Serving http://localhost/{cc}.gif",
+        "BR ok",
+        "ZZ not found",
+        "*** Error for IN: HTTP error 503 - Busy",
+        "*** Error for c?n: invalid_code",
+        "IN again in 0.8s: HTTP error 503 - Busy",
+        "Scheduled for BR: <Future state=pending>",
+        "<Future state=pending> for BR",
+        "flagjob: --workers 'many': must be a whole number",
+        "sink failed target=/metrics error=gone",
+        "20 flags downloaded.",
+        "Elapsed time: 1.23s",
+    ]
+
+
+def test_people_are_told_when_the_number_is_unknown() -> None:
+    """A file does not say how many codes it holds before its end."""
+    found = lines(lambda log: log.started(codes=None, server=None, url="u", workers=30), for_people=True)
+    assert found == ["Site: u", "Searching for flags", "30 concurrent connections will be used."]
+
+
+def test_lines_for_people_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wider than the terminal is cut, not wrapped, but for what says what would be right."""
+    monkeypatch.setenv("COLUMNS", "40")  # how a terminal's width is told without a terminal
+    failed = Result(Status.ERROR, None, "IN", error="x" * 100)
+    (line,) = lines(lambda log: log.result(failed), for_people=True)
+    (whole,) = lines(lambda log: log.usage([Fault("--workers", "many", "must be " + "x" * 100)]), for_people=True)
+    assert (len(line), line[-1]) == (40, "…")
+    assert whole.endswith("x" * 100)

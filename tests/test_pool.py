@@ -1,0 +1,238 @@
+"""The pool: every item once, a bounded number in flight, and an end whatever happens."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+
+import pytest
+
+from job.errors import Reason
+from job.model import Item, Result, Status, WorkItem
+from job.pool import Pool
+from job.stop import Stop
+
+BOUND = 20
+
+
+def item(number: int) -> WorkItem:
+    return WorkItem(f"C{number}", f"http://localhost/{number}.gif", f"{number}.gif")
+
+
+def ok(item: Item) -> Result:
+    return Result(Status.OK, None, item.code)
+
+
+def make(task: Callable[[Item], Result], *, workers: int = 3, stop: Stop | None = None, **more: object) -> Pool:
+    stop = stop or Stop()
+    pool = Pool(
+        task=task,
+        cancelled=lambda item: Result(Status.CANCELLED, None, item.code, reason=stop.reason),
+        workers=workers,
+        stop=stop,
+        drain_seconds=BOUND,
+        interrupt=lambda: None,
+    )
+    for name, value in more.items():
+        setattr(pool, name, value)
+    return pool
+
+
+def test_every_item_has_exactly_one_result() -> None:
+    """A thousand items give a thousand results, each its own."""
+    results = [result.code for result in make(ok).results(map(item, range(1000)))]
+    assert sorted(results) == sorted(f"C{n}" for n in range(1000))
+
+
+def test_no_items_are_no_results() -> None:
+    """An empty source ends at once."""
+    assert list(make(ok).results([])) == []
+
+
+def test_at_most_workers_run_at_once() -> None:
+    """As many tasks run at the same time as there are workers, and never more."""
+    lock, everybody = threading.Lock(), threading.Barrier(4)
+    now: list[int] = []
+    most: list[int] = []
+
+    def task(item: Item) -> Result:
+        with lock:
+            now.append(1)
+            most.append(len(now))
+        everybody.wait(BOUND)  # only passes if four run together
+        with lock:
+            now.pop()
+        return ok(item)
+
+    assert len(list(make(task, workers=4).results(map(item, range(40))))) == 40
+    assert max(most) == 4
+
+
+def test_the_source_is_read_no_further_than_the_window() -> None:
+    """A list of any length is taken bit by bit: at most two windows of it are ever in memory."""
+    taken: list[int] = []
+
+    def source() -> Iterator[WorkItem]:
+        for number in range(100):
+            taken.append(number)
+            yield item(number)
+
+    results = make(ok, workers=5).results(source())
+    next(results)
+    assert len(taken) <= 11
+    assert len(list(results)) == 99
+
+
+def test_results_come_as_completed() -> None:
+    """A slow item does not hold up the others."""
+    release = threading.Event()
+
+    def task(item: Item) -> Result:
+        if item.code == "C0":
+            release.wait(BOUND)
+        return ok(item)
+
+    codes = []
+    for result in make(task).results(map(item, range(6))):
+        codes.append(result.code)
+        if len(codes) == 5:
+            release.set()
+    assert codes[-1] == "C0"
+
+
+def test_results_come_as_submitted_if_asked() -> None:
+    """As executor.map gives them: the slow first item's result comes first, and the window waits for it."""
+    release = threading.Event()
+    taken: list[int] = []
+
+    def source() -> Iterator[WorkItem]:
+        for number in range(50):
+            taken.append(number)
+            if number == 5:
+                release.set()  # the window is full: 3 workers, 6 items
+            yield item(number)
+
+    def task(item: Item) -> Result:
+        if item.code == "C0":
+            release.wait(BOUND)
+        return ok(item)
+
+    results = make(task, as_submitted=True).results(source())
+    assert next(results).code == "C0"
+    assert len(taken) <= 7
+    assert [result.code for result in results] == [f"C{n}" for n in range(1, 50)]
+
+
+def test_a_stop_cancels_what_was_not_begun() -> None:
+    """After a stop the items in flight end, all the others are cancelled, and the counts add up."""
+    stop, begun, release = Stop(), threading.Barrier(4), threading.Event()
+
+    def task(item: Item) -> Result:
+        begun.wait(BOUND)
+        release.wait(BOUND)
+        return ok(item)
+
+    def when_three_run() -> None:
+        begun.wait(BOUND)
+        stop.request(Reason.SIGNAL)
+        release.set()
+
+    signal = threading.Thread(target=when_three_run)
+    signal.start()
+    results = {result.code: result for result in make(task, stop=stop).results(map(item, range(20)))}
+    signal.join()
+    ended = {code for code, result in results.items() if result.status is Status.OK}
+    assert ended == {"C0", "C1", "C2"}
+    assert {result.reason for code, result in results.items() if code not in ended} == {Reason.SIGNAL}
+    assert len(results) == 20
+
+
+def test_what_does_not_end_by_itself_is_interrupted() -> None:
+    """When the time to drain is over, transfers in flight are broken, and their results still count."""
+    stop, broken = Stop(), threading.Event()
+
+    def task(item: Item) -> Result:
+        stop.request(Reason.SIGNAL)
+        broken.wait(BOUND)
+        return Result(Status.CANCELLED, None, item.code, attempts=1)
+
+    pool = make(task, stop=stop, drain_seconds=0.0, interrupt=broken.set)
+    assert [result.attempts for result in pool.results([item(0)])] == [1]
+    assert pool.abandoned == 0
+
+
+def test_what_cannot_be_interrupted_is_given_up() -> None:
+    """A thread that nothing can wake does not hold the run: its item is cancelled, and counted as given up."""
+    stop, release = Stop(), threading.Event()
+
+    def task(item: Item) -> Result:
+        stop.request(Reason.SIGNAL)
+        release.wait(BOUND)
+        return ok(item)
+
+    pool = make(task, stop=stop, drain_seconds=0.0)
+    results = list(pool.results([item(0)]))
+    release.set()
+    assert [result.status for result in results] == [Status.CANCELLED]
+    assert pool.abandoned == 1
+
+
+def test_a_run_that_is_stopped_before_it_begins_begins_nothing() -> None:
+    """Every item is cancelled with the cause, and no task is called."""
+    stop, called = Stop(), []
+
+    def task(item: Item) -> Result:
+        called.append(item)
+        return ok(item)
+
+    stop.request(Reason.DEADLINE)
+    results = list(make(task, stop=stop).results(map(item, range(5))))
+    assert {(result.status, result.reason) for result in results} == {(Status.CANCELLED, Reason.DEADLINE)}
+    assert (len(results), called) == (5, [])
+
+
+def test_futures_are_shown_from_their_schedule_to_their_end() -> None:
+    """Whoever asks sees each item's future twice: when it was submitted, and finished."""
+    scheduled: list[str] = []
+    done: list[str] = []
+
+    def on_scheduled(item: Item, future: "Future[Result]") -> None:
+        scheduled.append(f"{item.code} {isinstance(future, Future)}")
+
+    def on_done(item: Item, future: "Future[Result]") -> None:
+        done.append(f"{item.code} {future.done()}")
+
+    list(make(ok, workers=1, on_scheduled=on_scheduled, on_done=on_done).results(map(item, range(3))))
+    assert scheduled == done == ["C0 True", "C1 True", "C2 True"]
+
+
+def test_pending_counts_what_waits_for_a_worker() -> None:
+    """Of a full window, what exceeds the workers is pending; before and after the run nothing is."""
+    release = threading.Event()
+
+    def task(item: Item) -> Result:
+        release.wait(BOUND)
+        return ok(item)
+
+    seen: list[int] = []
+
+    def source() -> Iterator[WorkItem]:
+        for number in range(20):
+            seen.append(pool.pending)
+            if number == 9:
+                release.set()
+            yield item(number)
+
+    pool = make(task, workers=5)
+    before = pool.pending
+    assert len(list(pool.results(source()))) == 20
+    assert (before, max(seen[:10]), pool.pending) == (0, 4, 0)
+
+
+def test_a_bug_in_the_task_is_not_swallowed() -> None:
+    """What a task raises comes out of the results, and the threads end."""
+
+    def task(item: Item) -> Result:
+        raise LookupError(item.code)
+
+    with pytest.raises(LookupError, match="C0"):
+        list(make(task, workers=1).results(map(item, range(9))))
