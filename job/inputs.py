@@ -1,0 +1,91 @@
+"""What a run works on: where files come from, and which."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from job import codes, origin
+from job.errors import Fault, UsageError
+from job.model import Item
+from job.settings import Server, Settings
+from job.stop import Stop
+from job.template import UrlTemplate
+
+_BOOK_SITE = "https://www.fluentpython.com/data/flags/{cc}/{cc}.gif"
+_FAULTS = {
+    Server.LOCAL: origin.Faults(),
+    Server.DELAY: origin.Faults(delay_seconds=(0.5, 5)),
+    Server.ERROR: origin.Faults(error_rate=0.25, truncate_rate=0.1),
+}
+"""The seed's servers, as the built-in origin plays them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """The work of one run. `items` can be read once."""
+
+    template: UrlTemplate
+    items: Iterator[Item]
+    known: int | None
+    """How many items there are; a file does not tell before its end."""
+    server: Server | None
+    """The label that was asked for, or stands in for a URL."""
+    first: str | None = None
+    last: str | None = None
+    """The first and last code, where they are known."""
+
+    @property
+    def built_in(self) -> bool:
+        """The flags come from the built-in origin."""
+        return self.server in _FAULTS
+
+
+def open_inputs(settings: Settings, stop: Stop, stack: ExitStack) -> Inputs:
+    """Open what the settings name, and hand to `stack` what must be closed after the run.
+
+    Raises UsageError where there is no code at all: an empty list must not pass for a run in which all went well.
+    """
+    server = None if settings.url else settings.server or Server.LOCAL
+    template = settings.url or _template(server or Server.LOCAL, stack, starts=not settings.dry_run)
+    words = _words(settings, stop, stack, letters=not template.takes_ids)
+    first = next(words, None)
+    if first is None:
+        raise UsageError(Fault("codes", None, "there are none: give codes as arguments, in a variable or a file"))
+    items = codes.select(chain([first], words), template, settings.limit, _share(settings))
+    if settings.codes_file and not settings.arguments:
+        return Inputs(template, items, None, server)
+    known = list(items)
+    first_code, last_code = (known[0].code, known[-1].code) if known else (None, None)  # a shard may have none
+    return Inputs(template, iter(known), len(known), server, first_code, last_code)
+
+
+def _share(settings: Settings) -> Callable[[str], bool] | None:
+    if settings.shard_count == 1:
+        return None
+    return lambda code: codes.shard_of(code, settings.shard_count) == settings.shard_index
+
+
+def _template(server: Server, stack: ExitStack, *, starts: bool) -> UrlTemplate:
+    """Return a labelled server's template; start it, if it is ours and a request will be sent."""
+    if server is Server.REMOTE:
+        return UrlTemplate.parse(_BOOK_SITE)
+    if not starts:
+        return UrlTemplate.parse(f"http://localhost{origin.PATH}")
+    return UrlTemplate.parse(stack.enter_context(origin.Origin(faults=_FAULTS[server])).url + origin.PATH)
+
+
+def _words(settings: Settings, stop: Stop, stack: ExitStack, *, letters: bool) -> Iterator[codes.Word]:
+    if settings.arguments:
+        return codes.expand(settings.arguments, letters=letters)
+    if settings.codes is not None:
+        return codes.expand(settings.codes.replace(",", " ").split(), letters=False)
+    if settings.codes_file == "-":
+        if sys.stdin is None:
+            raise UsageError(Fault("-", None, "needs an open standard input"))
+        return codes.read(stack.enter_context(codes.interruptible(sys.stdin.fileno(), stop)))
+    if settings.codes_file:
+        return codes.read(stack.enter_context(Path(settings.codes_file).open("rb")))
+    return codes.expand(["POP20"], letters=False)

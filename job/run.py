@@ -1,0 +1,182 @@
+"""One run of the job: its parts wired, its items drained, its exit code found."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from threading import Timer
+from typing import BinaryIO
+
+from job import accept
+from job.download import Downloader, Hooks, Terms
+from job.errors import Reason, StorageError
+from job.fetch import Fetcher, Wire
+from job.gate import Gate
+from job.inputs import Inputs, open_inputs
+from job.manifest import Change
+from job.model import Item, Result, Summary, WorkItem
+from job.pool import Pool
+from job.refresh import Policy as RefreshPolicy
+from job.retry import Policy
+from job.settings import Executor, NewOrigin, Order, Publish, Settings
+from job.sinks import Sinks
+from job.stop import Stop
+from job.target import Target, target_of
+from job.transport import CurlAdapter
+from job.verdict import Exit, Tally, exit_code, outcome
+
+
+class Run:
+    """One run, on the main thread; what it hands to the pool runs on others."""
+
+    def __init__(self, settings: Settings, stop: Stop, stdout: BinaryIO, *, terminal: bool) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._sinks = Sinks(settings, stdout, terminal=terminal)
+        self._tally = Tally()
+        self._stack = ExitStack()
+        self._storage_told = False
+        self.abandoned = 0
+        """How many items a thread still worked on when the run gave them up; joining it could take for ever."""
+
+    def execute(self) -> int:
+        """Do all of it and return the exit code; raise UsageError before anything was attempted."""
+        with self._stack:
+            inputs = open_inputs(self._settings, self._stop, self._stack)
+            if self._settings.dry_run:
+                return self._dry_run(inputs.items)
+            target = target_of(self._settings, inputs, self._stack)
+            try:
+                target.open(accept_new_origin=self._settings.new_origin is NewOrigin.ACCEPT)
+            except StorageError as error:
+                self._sinks.log.storage_failed(f"the destination cannot be written: {error}")
+                return Exit.STORAGE
+            return self._drain(inputs, target)
+
+    def _dry_run(self, items: Iterator[Item]) -> int:
+        log = self._sinks.log
+        log.plan("settings", **self._settings.changed)
+        for item in items:
+            facts = {"url": item.url, "file": item.file} if isinstance(item, WorkItem) else {"url": None, "file": None}
+            log.plan("item", code=item.code, **facts)
+        return Exit.OK
+
+    def _drain(self, inputs: Inputs, target: Target) -> int:
+        began = time.monotonic()
+        pool = self._pool(inputs, target)
+        self._limit_time()
+        self._sinks.started(inputs, pool.workers, lambda: pool.pending, self._stack)
+        with self._sinks.bar(inputs.known):
+            for result in pool.results(self._sinks.counted(inputs.items)):
+                self._tally.add(result)
+                self._sinks.result(result)
+                self._remember(result, target)
+        self.abandoned = pool.abandoned
+        published, changes = self._close(target), target.manifest.counts
+        code = self._code(changes)
+        summary = Summary(
+            self._tally.counts,
+            self._sinks.metrics.received_bytes,
+            self._tally.retries,
+            time.monotonic() - began,
+            code,
+            outcome(code),
+            changes={change.value: count for change, count in changes.items() if change is not Change.UNCHANGED},
+            published=published,
+        )
+        self._sinks.finished(summary)
+        return code
+
+    def _remember(self, result: Result, target: Target) -> None:
+        """Tell the manifest; a destination that cannot be written ends the run."""
+        if self._stop.reason is Reason.STORAGE and result.reason == Reason.STORAGE and result.error:
+            self._storage_failed(result.error)
+        if result.url is None or result.file is None:
+            return
+        try:
+            target.manifest.record(WorkItem(result.code, result.url, result.file), result)
+            target.told()
+        except StorageError as error:
+            self._storage_failed(f"the manifest cannot be written: {error}")
+
+    def _close(self, target: Target) -> bool:
+        """Make everything durable; publish a set only if every budget holds."""
+        try:
+            published = target.close(publish=self._code(target.manifest.counts) == Exit.OK)
+        except StorageError as error:
+            self._storage_failed(f"what was downloaded is not durable: {error}")
+            return False
+        if not published:
+            self._sinks.log.error("set_not_published", problem="a budget does not hold, or the run was stopped")
+        return published
+
+    def _storage_failed(self, problem: str) -> None:
+        """End the run, and say why once: what fails after that fails for the same reason."""
+        self._stop.request(Reason.STORAGE)
+        if not self._storage_told:
+            self._storage_told = True
+            self._sinks.log.storage_failed(problem)
+
+    def _code(self, changes: Mapping[Change, int]) -> int:
+        settings, tally = self._settings, self._tally
+        is_set = settings.publish is Publish.SET
+        return exit_code(
+            tally,
+            self._stop,
+            errors=settings.max_errors,
+            not_found=settings.max_not_found,
+            too_many_changed=is_set and not settings.max_changed.allows(changes[Change.CHANGED], tally.items),
+        )
+
+    def _limit_time(self) -> None:
+        """Stop the run at its deadline, wherever the main thread may wait then."""
+        timer = Timer(self._settings.deadline, self._stop.request, [Reason.DEADLINE])
+        timer.daemon = True
+        timer.start()
+        self._stack.callback(timer.cancel)
+
+    def _pool(self, inputs: Inputs, target: Target) -> Pool:
+        settings = self._settings
+        adapter = CurlAdapter(
+            new_body=target.store.new_body, max_bytes=settings.max_bytes, attempt_timeout=settings.attempt_timeout
+        )
+        download = self._downloader(inputs, target, adapter)
+        sequential = settings.executor is Executor.SEQUENTIAL
+        return Pool(
+            task=self._sinks.metrics.tracked(download),
+            cancelled=download.cancelled,
+            workers=1 if sequential else max(1, min(settings.workers, inputs.known or settings.workers)),
+            stop=self._stop,
+            drain_seconds=settings.shutdown_grace / 2,
+            interrupt=adapter.interrupt,
+            as_submitted=sequential or settings.order is Order.SUBMITTED,
+            on_scheduled=self._sinks.log.scheduled,
+            on_done=self._sinks.log.done,
+        )
+
+    def _downloader(self, inputs: Inputs, target: Target, adapter: CurlAdapter) -> Downloader:
+        settings, sinks = self._settings, self._sinks
+        wire = Wire(
+            user_agent=settings.user_agent,
+            secret_headers=settings.secret_headers,
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+            max_bytes=settings.max_bytes,
+            ca_bundle=settings.ca_bundle,
+            redirect_hosts=settings.redirect_hosts,
+        )
+        fetcher = Fetcher(adapter, wire, target.store.new_body)
+        self._stack.callback(fetcher.close)
+        return Downloader(
+            source=fetcher,
+            destination=target.store,
+            memory=target.manifest,
+            terms=Terms(
+                settings.accept or accept.types_for(inputs.template.suffix),
+                settings.sums,
+                RefreshPolicy(settings.refresh, settings.not_found_ttl),
+            ),
+            policy=Policy(settings.max_attempts, settings.item_timeout),
+            gate=Gate(settings.rate_limit),
+            stop=self._stop,
+            hooks=Hooks(attempt=sinks.metrics.attempt, retry=sinks.retry, bug=sinks.bug),
+        )

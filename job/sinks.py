@@ -1,0 +1,127 @@
+"""All that is told of a run, while it goes on and at its end: log, metrics, bar, textfile, termination message."""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO
+
+from job import __version__, progress
+from job.inputs import Inputs
+from job.log import RunLog, termination_message
+from job.metrics import Metrics
+from job.model import Item, Result, Status, Summary
+from job.retry import Retry
+from job.settings import LogFormat, LogResults, Settings
+
+_LOGGED = {
+    LogResults.ALL: frozenset(Status),
+    LogResults.CHANGED: frozenset(Status) - {Status.UNCHANGED},
+    LogResults.PROBLEMS: frozenset({Status.NOT_FOUND, Status.ERROR, Status.CANCELLED}),
+}
+
+
+class Sinks:
+    """Where facts go. `retry`, `bug` and what `metrics` offers may be called by workers, all else by the main thread.
+
+    A sink that fails is told once and changes nothing else, but for the log: if nobody takes it, OSError comes out.
+    """
+
+    def __init__(self, settings: Settings, stdout: BinaryIO, *, terminal: bool) -> None:
+        on_terminal = settings.log_format is LogFormat.AUTO and terminal
+        self._settings = settings
+        self._for_people = settings.log_format is LogFormat.CONSOLE or on_terminal
+        self._bar_wanted = not settings.verbose and sys.stderr.isatty()
+        self._bar: progress.Bar | None = None
+        self._shown = _LOGGED[settings.log_results]
+        if self._bar_wanted and self._for_people and "log_results" not in settings.changed:
+            self._shown = _LOGGED[LogResults.PROBLEMS]  # the bar tells the rest
+        self.log = RunLog(
+            progress.Above(stdout) if self._bar_wanted and terminal else stdout,
+            level="debug" if settings.verbose else settings.log_level,
+            for_people=self._for_people,
+            secrets=settings.secrets,
+            fields={"run_id": token_hex(8), "shard": settings.shard_index, "shards": settings.shard_count},
+        )
+        self.metrics = Metrics(__version__, os.environ.get("SOURCE_REVISION", "unknown"), settings.shard_count)
+
+    def started(self, inputs: Inputs, workers: int, pending: Callable[[], int], stack: ExitStack) -> None:
+        """Say what the run is about to do; begin to serve its metrics, which ends with `stack`."""
+        self.metrics.started(time.time(), workers, pending)
+        address = self._settings.metrics_address
+        if address:
+            serve = self.metrics.serve
+            self._guarded(str(address), lambda: stack.callback(serve(address.host, address.port)))
+        self.log.started(
+            version=__version__,
+            revision=self.metrics.revision,
+            codes=inputs.known,
+            workers=workers,
+            server=inputs.server,
+            url=inputs.template.text,
+            first=inputs.first,
+            last=inputs.last,
+            dest=self._settings.dest,
+            settings=self._settings.changed,
+        )
+        if inputs.built_in:
+            hint = "these are the built-in origin's flags; set FLAGJOB_URL to download from a real one"
+            self.log.info("builtin_origin", hint=hint)
+
+    @contextmanager
+    def bar(self, total: int | None) -> Iterator[None]:
+        """Show the bar on a terminal while results come."""
+        if not self._bar_wanted:
+            yield
+            return
+        self._bar = progress.Bar(total, sys.stderr)
+        try:
+            yield
+        finally:
+            self._bar.close()
+            self._bar = None
+
+    def counted(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Pass items on, and count them."""
+        for item in items:
+            self.metrics.selected.inc()
+            yield item
+
+    def result(self, result: Result) -> None:
+        """Tell how an item ended."""
+        self.metrics.result(result)
+        if result.status in self._shown:
+            self.log.result(result)
+        if self._bar:
+            self._bar.tell()
+
+    def retry(self, code: str, retry: Retry) -> None:
+        """Tell that an item is tried again."""
+        self.metrics.retry(retry)
+        self.log.retry(code, retry, self._settings.max_attempts)
+
+    def bug(self, code: str, error: Exception) -> None:
+        """Tell of an exception that nobody foresaw."""
+        self.log.bug(error, code=code)
+
+    def finished(self, summary: Summary) -> None:
+        """Tell how the run ended: metrics and messages first, the last line of the log last."""
+        text = progress.closing(summary)
+        self.metrics.finished(summary, time.time())
+        textfile, message = self._settings.metrics_file, self._settings.termination_log
+        if textfile:
+            self._guarded(textfile, lambda: self.metrics.write(Path(textfile)))
+        if message:
+            self._guarded(message, lambda: Path(message).write_bytes(termination_message(summary, text)))
+        self.log.finished(summary, text)
+        if not self._for_people and sys.stderr.isatty():
+            sys.stderr.write(f"{text}\n")
+
+    def _guarded(self, target: str, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError as error:
+            self.log.warning("sink_failed", target=target, error=error.strerror or str(error))

@@ -1,0 +1,72 @@
+"""Runs the command as its users do, in a process of its own, and reads what it says."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+TIMEOUT = 50
+_OURS = ("FLAGJOB_", "KUBERNETES_", "CLOUD_RUN_", "AWS_BATCH_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+def environment(**settings: str) -> dict[str, str]:
+    """Give this process's environment without what would change a run, and with these settings."""
+    kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(_OURS)}
+    return {**kept, **settings}
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended, and what it said."""
+
+    code: int
+    stdout: bytes
+    stderr: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        """Every line of standard output; each must be a JSON object."""
+        return [json.loads(line) for line in self.stdout.splitlines()]
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        """Give the lines of one event."""
+        return [line for line in self.events if line["event"] == event]
+
+    @property
+    def statuses(self) -> dict[str, str]:
+        """The status of each code."""
+        return {line["code"]: line["status"] for line in self.named("result")}
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The last line, which must be the summary."""
+        last = self.events[-1]
+        assert last["event"] == "run_finished", last
+        return last
+
+
+def flagjob(*arguments: str | bytes, cwd: Path, stdin: bytes = b"", settings: Mapping[str, str] | None = None) -> Done:
+    """Run the command to its end."""
+    with started(*arguments, cwd=cwd, settings=settings) as process:
+        stdout, stderr = process.communicate(stdin, timeout=TIMEOUT)
+        return Done(process.returncode, stdout, stderr.decode())
+
+
+@contextmanager
+def started(
+    *arguments: str | bytes, cwd: Path, settings: Mapping[str, str] | None = None
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Start the command, and end it with the block if it has not ended by itself."""
+    command: Sequence[str | bytes] = [sys.executable, "-m", "job", *arguments]
+    pipe = subprocess.PIPE
+    env = environment(**(settings or {}))
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, env=env) as process:
+        try:
+            yield process
+        finally:
+            process.kill()

@@ -1,0 +1,264 @@
+"""The book's systems, each where its reader looks for it: order, options, the bar, the servers, the timeline."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import TIMEOUT, environment, flagjob, started
+from images import GIF
+from scripted import Answer, Gate, ScriptedServer, Step
+
+
+def on_terminal(*arguments: str, cwd: Path, stdout: int | None = None) -> tuple[int, str]:
+    """Run the command on a terminal of 80 columns; give its exit code and what the terminal was sent."""
+    leader, follower = pty.openpty()
+    termios.tcsetwinsize(follower, (24, 80))
+    command = [sys.executable, "-m", "job", *arguments]
+    env = environment(COLUMNS="80", LINES="24", TERM="xterm")
+    out = follower if stdout is None else stdout
+    with subprocess.Popen(command, cwd=cwd, env=env, stdin=follower, stdout=out, stderr=follower) as process:
+        os.close(follower)
+        seen = b"".join(_read(leader))
+        code = process.wait(TIMEOUT)
+    os.close(leader)
+    return code, seen.decode()
+
+
+def _read(leader: int) -> Iterator[bytes]:
+    """Read what a terminal is sent until nobody has it open any more, which Linux tells as EIO."""
+    while True:
+        try:
+            data = os.read(leader, 65536)
+        except OSError:
+            return
+        yield data
+
+
+def screen(sent: str) -> list[str]:
+    """Give the lines as a terminal shows them: what follows a carriage return overwrites what was there."""
+    lines = []
+    for line in sent.replace("\r\n", "\n").split("\n"):
+        shown = ""
+        for part in line.split("\r"):
+            shown = part + shown[len(part) :]
+        lines.append(shown.rstrip())
+    return lines
+
+
+def test_the_bar_and_the_lines_never_mix(tmp_path: Path) -> None:
+    """Problems appear above the bar, what is well only moves it; nothing is wider than the terminal."""
+    code, sent = on_terminal("-e", "-l", "60", cwd=tmp_path)
+    lines = screen(sent)
+    problems = [line for line in lines if "not found" in line and not line[0].isdigit()]
+    assert code == 0
+    assert lines[1:3] == ["Searching for 60 flags: from AA to CH", "30 concurrent connections will be used."]
+    assert all(re.fullmatch(r"[A-Z]{2} not found", line) for line in problems)
+    assert len(problems) == 60 - sum(1 for _ in (tmp_path / "downloads").glob("*.gif"))
+    assert any(line.startswith("100%|") and " 60/60 " in line for line in lines)
+    assert not any(line.endswith(" ok") for line in lines)
+    assert max(map(len, lines)) <= 80
+
+
+def test_verbose_shows_lines_instead_of_the_bar(tmp_path: Path) -> None:
+    """-v: scheduled, result and done of each code, as the book prints them, and no bar."""
+    code, sent = on_terminal("-v", "BR", cwd=tmp_path)
+    lines = screen(sent)
+    assert code == 0
+    assert any(re.fullmatch(r"Scheduled for BR: <Future state=(pending|running)>", line) for line in lines)
+    assert {"BR ok", "<Future state=finished returned Result> for BR"} <= set(lines)
+    assert "100%" not in sent
+
+
+def test_a_piped_log_keeps_the_bar_for_the_person(tmp_path: Path) -> None:
+    """`flagjob | jq`: every JSON line into the pipe, the bar and the closing words on the terminal."""
+    read, write = os.pipe()
+    code, sent = on_terminal("BR", "CN", cwd=tmp_path, stdout=write)
+    os.close(write)
+    with os.fdopen(read, "rb") as piped:
+        events = [json.loads(line)["event"] for line in piped]
+    lines = screen(sent)
+    assert (code, events.count("result"), events[-1]) == (0, 2, "run_finished")
+    assert any(line.startswith("100%|") and " 2/2 " in line for line in lines)
+    assert "2 flags downloaded." in lines
+
+
+def test_a_bar_of_unknown_length_only_counts(tmp_path: Path) -> None:
+    """A file does not tell how many codes it holds: no percentage is made up."""
+    (tmp_path / "codes").write_text("BR CN")
+    code, sent = on_terminal("--codes-file", "codes", cwd=tmp_path)
+    assert (code, "%" in sent) == (0, False)
+    assert "Searching for flags" in screen(sent)
+    assert "2flag [" in sent
+
+
+def test_what_was_asked_for_is_shown_beside_the_bar(tmp_path: Path) -> None:
+    """With --log-results changed, lines of what is well appear above the bar, too."""
+    _, sent = on_terminal("BR", "--log-results", "changed", cwd=tmp_path)
+    assert any(line.startswith("BR ok") for line in screen(sent))
+
+
+CODES = [f"c{number}" for number in range(40)]
+
+
+@pytest.mark.parametrize(("order", "others"), [("completed", 39), ("submitted", 0)])
+def test_results_come_in_the_order_that_was_asked_for(tmp_path: Path, order: str, others: int) -> None:
+    """A slow first code comes last as completed, and first as submitted, while the window of ten waits for it."""
+    release = threading.Event()
+    script: dict[str, Step] = {f"/{code}.gif": Answer(body=GIF) for code in CODES}
+    with ScriptedServer({**script, "/c0.gif": Gate(release, Answer(body=GIF))}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "5", "FLAGJOB_ORDER": order}
+        with started(*CODES, cwd=tmp_path, settings=settings) as process:
+            server.wait_for(10 if order == "submitted" else 40)
+            codes = list(islice(results(process), others))
+            release.set()
+            codes += results(process)
+            assert process.wait(TIMEOUT) == 0
+    assert (len(codes), codes.index("C0")) == (40, others)
+    assert order == "completed" or codes == [code.upper() for code in CODES]
+
+
+def results(process: "subprocess.Popen[bytes]") -> Iterator[str]:
+    assert process.stdout
+    for line in map(json.loads, process.stdout):
+        if line["event"] == "result":
+            yield line["code"]
+
+
+def test_sequential_is_one_at_a_time_in_order(tmp_path: Path) -> None:
+    """The book's first script: one connection, requests and results in the order of the codes."""
+    with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in CODES}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_EXECUTOR": "sequential"}
+        done = flagjob(*CODES, cwd=tmp_path, settings=settings)
+    assert [request.target for request in server.requests] == [f"/{code}.gif" for code in CODES]
+    assert [line["code"] for line in done.named("result")] == [code.upper() for code in CODES]
+    assert (server.connections, done.named("run_started")[0]["workers"]) == (1, 1)
+
+
+def test_sequential_heeds_signals(tmp_path: Path) -> None:
+    """Its one worker is a thread, so that a signal is prompt here, too."""
+    release = threading.Event()
+    with ScriptedServer({"/br.gif": Gate(release, Answer(body=GIF))}) as server:
+        url = server.url("/{cc}.gif")
+        with started("--executor", "sequential", "BR", "CN", "--url", url, cwd=tmp_path) as process:
+            server.wait_for(1)
+            process.send_signal(signal.SIGINT)
+            release.set()
+            stdout, _ = process.communicate(timeout=TIMEOUT)
+    ends = {line["code"]: line["status"] for line in map(json.loads, stdout.splitlines()) if line["event"] == "result"}
+    assert (process.returncode, ends) == (130, {"BR": "ok", "CN": "cancelled"})
+
+
+def test_the_rate_holds_for_all_threads(tmp_path: Path) -> None:
+    """Thirty threads at 50 requests a second: ten requests take at least nine fiftieths of a second."""
+    done = flagjob("-a", "-l", "10", "--rate-limit", "50", cwd=tmp_path)
+    assert done.summary["counts"]["ok"] == 10
+    assert done.summary["duration_s"] >= 9 / 50
+
+
+@contextmanager
+def serving(*arguments: str, cwd: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
+    """Start `flagjob serve` on a free port, and give its process and URL template."""
+    with started("serve", "--port", "0", *arguments, cwd=cwd) as process:
+        assert process.stdout
+        line: dict[str, Any] = json.loads(process.stdout.readline())
+        yield process, line["url"]
+
+
+def test_a_misbehaving_origin_can_be_served(tmp_path: Path) -> None:
+    """Faults on demand in one process, a run in another: all codes ok, the retries told by log, server and metrics."""
+    with serving("--error-rate", "0.5", "--retry-after", "0", "--truncate-rate", "0.1", cwd=tmp_path) as (server, url):
+        settings = {"FLAGJOB_URL": url, "FLAGJOB_MAX_ATTEMPTS": "60", "FLAGJOB_METRICS_FILE": "x.prom"}
+        done = flagjob(cwd=tmp_path, settings=settings)
+        server.send_signal(signal.SIGTERM)
+        stdout, stderr = server.communicate(timeout=TIMEOUT)
+    requests = [json.loads(line) for line in stdout.splitlines()]
+    failed = sum(request["fault"] is not None for request in requests)
+    assert (done.code, set(done.statuses.values()), server.returncode, stderr) == (0, {"ok"}, 0, b"")
+    assert len(requests) == 20 + failed
+    assert len(done.named("retry")) == done.summary["retries"] == failed > 0
+    metrics = (tmp_path / "x.prom").read_text()
+    retries = re.findall(r'flagjob_retries_total{reason="(?:5xx|invalid)"} ([0-9.]+)', metrics)
+    assert sum(map(float, retries)) == failed
+
+
+def test_the_servers_of_the_book_have_their_labels(tmp_path: Path) -> None:
+    """-s takes LOCAL, DELAY and ERROR; the delay is the book's half a second at least."""
+    done = flagjob("-s", "DELAY", "BR", cwd=tmp_path)
+    assert done.named("run_started")[0]["server"] == "delay"
+    assert done.statuses == {"BR": "ok"}
+    assert done.summary["duration_s"] >= 0.5
+    (remote,) = flagjob("-s", "REMOTE", "BR", "--dry-run", cwd=tmp_path).named("item")
+    assert remote["url"] == "https://www.fluentpython.com/data/flags/br/br.gif"
+
+
+def test_a_simulation_keeps_its_promise(tmp_path: Path) -> None:
+    """The wall time is within a tenth of what was printed before, and the exit code is 0."""
+    done = flagjob("simulate", "--tasks", "100", "--workers", "10", "--latency", "100ms", cwd=tmp_path)
+    first, *_, last = done.stdout.decode().splitlines()
+    expected, actual = (float(re.search(r"([0-9.]+)s$", line)[1]) for line in (first, last))  # type: ignore[index]
+    assert (done.code, expected) == (0, 1.0)
+    assert actual >= expected
+    assert "100 of 100 tasks done" in last
+
+
+def test_an_interrupted_simulation_says_so(tmp_path: Path) -> None:
+    """Ctrl-C ends it at once, with the shell's exit code for it."""
+    with started("simulate", "--latency", "1h", cwd=tmp_path) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 130
+    assert b"0 of 5 tasks done" in stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        (
+            ("serve", "--port", "http", "--error-rate", "25", "--delay", "5-1", "--bind", "a b", "--codes", "BR"),
+            {
+                "--port 'http': must be a whole number from 0 to 65535",
+                "--error-rate '25': must be a share from 0 to 1, such as 0.25",
+                "--delay '5-1': must be a time up to 3600 seconds, or two as 0.5-5, the smaller first",
+                "--bind 'a b': must be an address or a host name, such as 127.0.0.1",
+                "--codes: is no option of flagjob serve",
+                "BR: is no option of flagjob serve",
+            },
+        ),
+        (
+            ("simulate", "--tasks", "0", "--rate", "fast"),
+            {
+                "--tasks '0': must be a whole number from 1 to 100000",
+                "--rate 'fast': must be a number of requests a second, up to 1000000, or 0 for no limit",
+            },
+        ),
+    ],
+)
+def test_wrong_options_are_told_at_once(tmp_path: Path, arguments: Sequence[str], messages: set[str]) -> None:
+    """The other commands complain as the job does: every fault, by name, exit 2."""
+    done = flagjob(*arguments, cwd=tmp_path)
+    assert done.code == 2
+    assert {line["message"] for line in done.named("usage_error")} == messages
+
+
+@pytest.mark.parametrize("command", ["serve", "simulate"])
+def test_each_command_has_its_page(tmp_path: Path, command: str) -> None:
+    """--help of a command is about its own options, in 80 columns."""
+    done = flagjob(command, "--help", cwd=tmp_path)
+    page = done.stdout.decode()
+    assert done.code == 0
+    assert page.startswith(f"usage: flagjob {command} [OPTION ...]\n")
+    assert max(map(len, page.splitlines())) <= 80

@@ -1,0 +1,360 @@
+"""Whole runs into a real S3 server: what a bucket holds is true, and the second run costs almost nothing."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from hashlib import md5, sha256
+from http.client import HTTPConnection
+from itertools import islice
+from pathlib import Path
+from secrets import token_hex
+from threading import Event
+from typing import Any
+from urllib.parse import unquote
+
+import pytest
+from command import TIMEOUT, Done, flagjob, started
+from images import GIF, HTML, numbered_gif
+from mirror import Mirror, mirror
+from obstore.store import S3Store
+from scripted import Answer, Gate, Raw, Request, ScriptedServer, Step
+from seaweed import BUCKET, READER, WRITER, Seaweed
+
+pytestmark = pytest.mark.s3
+
+NUMBER = 50
+CODES = [f"c{number}" for number in range(NUMBER)]
+CUT = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + GIF)
+
+
+@dataclass
+class Place:
+    """A prefix of a test's own, as runs reach it and as others see it."""
+
+    url: str
+    endpoint: str
+    root: Path
+    outside: S3Store
+    """Another client's view."""
+
+    def settings(self, origin: Mirror, **more: str) -> dict[str, str]:
+        given = {"FLAGJOB_URL": origin.url, "FLAGJOB_CODES_FILE": "codes", "FLAGJOB_DEST": self.url}
+        return {**given, **WRITER, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": self.endpoint, **more}
+
+    def write(self, codes: Sequence[str]) -> None:
+        (self.root / "codes").write_text("\n".join(codes))
+
+    def run(self, origin: Mirror, codes: Sequence[str] = CODES, /, **more: str) -> Done:
+        self.write(codes)
+        return flagjob(cwd=self.root, settings=self.settings(origin, **more))
+
+    def listed(self, below: str | None = None) -> dict[str, tuple[str | None, object]]:
+        """Give the ETag and the time of every object."""
+        found = (item for page in self.outside.list(below) for item in page)
+        return {item["path"]: (item["e_tag"], item["last_modified"]) for item in found}
+
+    def flags(self) -> dict[str, tuple[str | None, object]]:
+        return {path: facts for path, facts in self.listed().items() if path.endswith(".gif")}
+
+    def parts(self) -> list[str]:
+        return sorted(self.listed(".flagjob/manifest"))
+
+    def read(self, path: str) -> bytes:
+        return bytes(self.outside.get(path).bytes())
+
+    def changes(self) -> list[dict[str, Any]]:
+        """Give what the last run told of its changes."""
+        last = max(self.listed(".flagjob/changes"))
+        return [json.loads(line) for line in self.read(last).splitlines()]
+
+    def remembered(self) -> set[str]:
+        lines = (json.loads(line) for part in self.parts() for line in self.read(part).splitlines())
+        return {line["code"] for line in lines if "code" in line}
+
+
+@pytest.fixture(scope="session")
+def seaweed() -> Iterator[Seaweed]:
+    with Seaweed() as server:
+        yield server
+
+
+@pytest.fixture
+def place(seaweed: Seaweed, tmp_path: Path) -> Place:
+    url = f"s3://{BUCKET}/{token_hex(8)}"
+    name, secret = WRITER.values()
+    outside = S3Store.from_url(
+        url,
+        endpoint=seaweed.endpoint,
+        region="us-east-1",
+        access_key_id=name,
+        secret_access_key=secret,
+        client_options={"allow_http": True},
+    )
+    return Place(url, seaweed.endpoint, tmp_path, outside)
+
+
+class Through(Mapping[str, Callable[[Request], Step]]):
+    """A script for every path: whatever comes goes to another server as it is, after `before` has seen it."""
+
+    def __init__(self, endpoint: str, before: Callable[[Request], object]) -> None:
+        self._address = endpoint.removeprefix("http://")
+        self._before = before
+
+    def __getitem__(self, _path: str) -> Callable[[Request], Step]:
+        return self._forward
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def _forward(self, request: Request) -> Step:
+        self._before(request)
+        there = HTTPConnection(self._address, timeout=TIMEOUT)
+        there.putrequest(request.method, request.target, skip_host=True, skip_accept_encoding=True)
+        for name, value in request.headers.items():
+            there.putheader(name, value)
+        there.endheaders(request.body or None)
+        answer = there.getresponse()
+        body = answer.read()
+        there.close()
+        ours = {"content-length", "transfer-encoding", "connection"}
+        return Answer(answer.status, {n: v for n, v in answer.getheaders() if n.lower() not in ours}, body)
+
+
+@contextmanager
+def watched(place: Place, before: Callable[[Request], object] = bool) -> Iterator[ScriptedServer]:
+    """Stand between runs and their bucket, and see each request."""
+    direct = place.endpoint
+    with ScriptedServer(Through(direct, before)) as server:
+        place.endpoint = server.url().removesuffix("/")
+        try:
+            yield server
+        finally:
+            place.endpoint = direct
+
+
+def flags(number: int = NUMBER) -> dict[str, bytes | Step]:
+    return {f"c{n}": numbered_gif(n) for n in range(number)}
+
+
+def sums(files: Mapping[str, object]) -> list[str]:
+    """Give the lines that SHA256SUMS must have."""
+    digests = {name: sha256(data).hexdigest() for name, data in files.items() if isinstance(data, bytes)}
+    return sorted(f"{digest}  {name}.gif" for name, digest in digests.items())
+
+
+def test_a_run_that_changes_nothing_writes_nothing(place: Place) -> None:
+    """50 conditional requests, 50 times 304, exit 0; the bucket is asked for no item, and no object is put again."""
+    with mirror(flags()) as origin:
+        first = place.run(origin)
+        before, asked = place.listed(), len(origin.server.requests)
+        assert (first.code, len(place.flags())) == (0, NUMBER)
+        assert sorted(place.read("SHA256SUMS").decode().splitlines()) == sums(origin.files)
+        with watched(place) as bucket:
+            second = place.run(origin)
+            requests = bucket.requests
+        assert origin.asked(asked) == {"conditional": NUMBER, "plain": 0}
+    assert (second.code, second.summary["counts"]["unchanged"], second.summary["bytes"]) == (0, NUMBER, 0)
+    assert place.changes()[0]["unchanged"] == NUMBER
+    written = {unquote(request.target) for request in requests if request.method == "PUT"}
+    assert [target for target in written if "/.flagjob/" not in target] == []
+    assert [request.target for request in requests if ".gif" in request.target] == []
+    assert len(requests) < NUMBER / 2
+    after = place.listed()
+    assert [path for path in after if after[path] != before.get(path) and not path.startswith(".flagjob/")] == []
+
+
+def test_one_change_is_one_object(place: Place) -> None:
+    """Of 50 only the changed one is put; the changes tell both digests, and the sums follow."""
+    with mirror(flags()) as origin:
+        place.run(origin)
+        before = place.flags()
+        old, new = numbered_gif(7), numbered_gif(9999)
+        origin.files["c7"] = new
+        done = place.run(origin)
+        assert sorted(place.read("SHA256SUMS").decode().splitlines()) == sums(origin.files)
+    after = place.flags()
+    assert [path for path in after if after[path] != before[path]] == ["c7.gif"]
+    assert (done.code, done.summary["counts"]["unchanged"], done.summary["changed"]) == (0, NUMBER - 1, 1)
+    assert place.changes()[0] == {
+        "change": "changed",
+        "code": "C7",
+        "file": "c7.gif",
+        "old_sha256": sha256(old).hexdigest(),
+        "sha256": sha256(new).hexdigest(),
+    }
+
+
+def test_a_refresh_that_goes_wrong_costs_no_good_copy(place: Place) -> None:
+    """Each old object stays byte for byte, the item is an error with its reason, and what is known stays known."""
+    faults: list[tuple[Step, str]] = [
+        (CUT, "truncated"),
+        (Answer(body=HTML), "bad_content"),
+        (Answer(), "empty"),
+        (Answer(206, body=GIF), "http_206"),
+        (Answer(body=numbered_gif(77)), "checksum"),
+    ]
+    codes = CODES[: len(faults)]
+    with mirror(flags(len(faults))) as origin:
+        place.run(origin, codes)
+        good = {code: place.read(f"{code}.gif") for code in codes}
+        (place.root / "sums").write_text(f"{sha256(good['c4']).hexdigest()}  c4.gif\n")
+        before = place.flags()
+        origin.files.update({code: step for code, (step, _) in zip(codes, faults, strict=True)})
+        done = place.run(origin, codes, FLAGJOB_MAX_ATTEMPTS="1", FLAGJOB_CHECKSUMS="sums")
+        reasons = {line["code"].lower(): (line["status"], line["reason"]) for line in done.named("result")}
+        assert reasons == {code: ("error", reason) for code, (_, reason) in zip(codes, faults, strict=True)}
+        assert (done.code, place.flags()) == (3, before)
+        assert {code: place.read(f"{code}.gif") for code in codes} == good == flags(len(faults))
+
+        origin.files.update(flags(len(faults)))
+        asked = len(origin.server.requests)
+        assert set(place.run(origin, codes).statuses.values()) == {"unchanged"}
+        assert origin.asked(asked) == {"conditional": len(faults), "plain": 0}
+
+
+def test_a_killed_run_loses_little_and_breaks_nothing(place: Place) -> None:
+    """After SIGKILL every object is whole, and the next run asks unconditionally only for what was not remembered."""
+    total, served = 1050, 1010
+    files = flags(total)
+    never = Event()
+    with mirror(dict(files)) as origin:
+        origin.files.update({f"c{n}": Gate(never, Answer()) for n in range(served, total)})
+        place.write(list(files))
+        with started(cwd=place.root, settings=place.settings(origin)) as process:
+            assert process.stdout
+            results = (line for line in process.stdout if b'"event":"result"' in line)
+            assert len(list(islice(results, 1001))) == 1001  # the 1000th was pushed before this one is told
+            process.kill()
+            process.wait(TIMEOUT)
+        remembered = place.remembered()
+        etags = {f"c{n}.gif": f'"{md5(numbered_gif(n)).hexdigest()}"' for n in range(total)}  # noqa: S324  (S3's ETag)
+        found = {path: etag for path, (etag, _) in place.flags().items()}
+        assert (found, 0 < len(remembered) < len(found)) == ({path: etags[path] for path in found}, True)
+
+        origin.files.update(files)
+        asked = len(origin.server.requests)
+        done = place.run(origin, list(files))
+        assert origin.asked(asked) == {"conditional": len(remembered), "plain": total - len(remembered)}
+    assert (done.code, {path: etag for path, (etag, _) in place.flags().items()}) == (0, etags)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"AWS_SECRET_ACCESS_KEY": "guess"}, "SignatureDoesNotMatch"),
+        (READER, "AccessDenied"),
+        ({"FLAGJOB_DEST": "s3://no-such-bucket/x"}, "NoSuchBucket"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "cannot be written"),
+    ],
+    ids=["wrong secret", "may not write", "no bucket", "no server"],
+)
+def test_a_bucket_that_cannot_be_written_is_told_at_once(place: Place, wrong: dict[str, str], words: str) -> None:
+    """Exit 5 with one clear message, and nothing was asked of the origin."""
+    with mirror(flags(1)) as origin:
+        done = place.run(origin, CODES[:1], **wrong)
+        assert (done.code, origin.server.connections) == (5, 0)
+    (line,) = done.events
+    assert line["event"] == "storage_error"
+    assert words in line["problem"]
+    assert not any(
+        secret in done.stdout.decode() + done.stderr for secret in (*WRITER.values(), "guess", "read-sesame")
+    )
+
+
+def test_credentials_that_cannot_be_sent_are_a_usage_error(place: Place) -> None:
+    """A secret with the line break that `echo` left is named before anything is asked of anybody."""
+    with mirror(flags(1)) as origin:
+        done = place.run(origin, CODES[:1], AWS_SECRET_ACCESS_KEY="open-sesame\n")  # noqa: S106  (the test's own)
+        assert (done.code, origin.server.connections) == (2, 0)
+    (line,) = done.events
+    assert (line["event"], line["setting"]) == ("usage_error", "AWS_SECRET_ACCESS_KEY")
+    assert b"open-sesame" not in done.stdout
+
+
+def test_a_bucket_that_dies_ends_the_run(place: Place, seaweed: Seaweed) -> None:
+    """Exit 5, every code has its line, and what could not be put has the storage's words."""
+    alive, release = 10, Event()
+    with ExitStack() as stack:
+        gateway = stack.enter_context(seaweed.gateway())
+        origin = stack.enter_context(mirror(flags()))
+        origin.files.update({f"c{n}": Gate(release, Answer(body=numbered_gif(n))) for n in range(alive, NUMBER)})
+        place.write(CODES)
+        settings = place.settings(origin, AWS_ENDPOINT_URL=gateway.url, FLAGJOB_WORKERS="20")
+        process = stack.enter_context(started(cwd=place.root, settings=settings))
+        assert process.stdout
+        lines = list(islice(process.stdout, alive + 1))  # the first tells of the start
+        gateway.kill()
+        release.set()
+        stdout, stderr = process.communicate(timeout=TIMEOUT)
+    done = Done(process.returncode, b"".join([*lines, stdout]), stderr.decode())
+    results = done.named("result")
+    assert (done.code, done.stderr, len(results), len(done.statuses)) == (5, "", NUMBER, NUMBER)
+    kinds = {(line["status"], line["reason"]) for line in results}
+    assert kinds == {("ok", None), ("error", "storage"), ("cancelled", "storage")}
+    errors = [line["error"] for line in results if line["status"] == "error"]
+    assert all(error.startswith(f"{place.url}/") for error in errors)
+    assert (done.summary["outcome"], len(done.named("storage_error"))) == ("storage", 1)
+
+
+def test_shards_share_a_bucket_and_another_division_inherits(place: Place) -> None:
+    """Two pods fill one bucket at once; one pod alone then knows what both have learned."""
+    with mirror(flags()) as origin:
+        place.write(CODES)
+        with ExitStack() as stack:
+            settings = place.settings(origin, FLAGJOB_SHARD_COUNT="2")
+            both = [
+                stack.enter_context(started("--shard-index", index, cwd=place.root, settings=settings))
+                for index in "01"
+            ]
+            for process in both:
+                process.communicate(timeout=TIMEOUT)
+            assert [process.returncode for process in both] == [0, 0]
+        before = place.flags()
+        shares = [place.read(f"SHA256SUMS-{index}-of-2").decode().splitlines() for index in (0, 1)]
+        assert (len(before), sorted(shares[0] + shares[1])) == (NUMBER, sums(origin.files))
+        assert min(map(len, shares)) > 0
+
+        asked = len(origin.server.requests)
+        done = place.run(origin)
+        assert origin.asked(asked) == {"conditional": NUMBER, "plain": 0}
+    assert (done.code, done.summary["counts"]["unchanged"], place.flags()) == (0, NUMBER, before)
+    assert sorted(place.read("SHA256SUMS").decode().splitlines()) == sums(flags())
+
+
+def test_what_another_pod_merges_meanwhile_is_not_forgotten(place: Place) -> None:
+    """A part that is deleted between its listing and its reading is found again under its new name."""
+    codes = CODES[:5]
+    with mirror(flags(5)) as origin:
+        place.run(origin, codes)
+        (part,) = place.parts()
+        other, merged = place.outside, Event()
+
+        def merge(request: Request) -> None:
+            if request.method == "GET" and unquote(request.target).endswith(part):
+                other.put(f"{part}-merged", other.get(part).bytes())
+                other.delete(part)
+                merged.set()
+
+        asked = len(origin.server.requests)
+        with watched(place, merge):
+            done = place.run(origin, codes)
+        assert (merged.is_set(), done.code) == (True, 0)
+        assert origin.asked(asked) == {"conditional": 5, "plain": 0}
+
+
+def test_runs_leave_few_objects_of_their_own(place: Place) -> None:
+    """Of a second run there is one part of the manifest, too, and changes are kept of ten runs, for each division."""
+    with mirror(flags(1)) as origin:
+        place.run(origin, CODES[:1])
+        for number in range(12):
+            place.outside.put(f".flagjob/changes/changes-20260101T0000{number:02}.000000Z.jsonl", b"{}")
+            place.outside.put(f".flagjob/changes/changes-3-of-8-20260101T0000{number:02}.000000Z.jsonl", b"{}")
+        place.run(origin, CODES[:1])
+    changes = sorted(place.listed(".flagjob/changes"))
+    mine = [path for path in changes if "-of-" not in path]
+    assert (len(place.parts()), len(mine), len(changes) - len(mine)) == (1, 10, 12)
+    assert json.loads(place.read(mine[-1]).splitlines()[-1])["unchanged"] == 1

@@ -1,0 +1,464 @@
+"""The documents cannot drift: what they say of names, numbers and words is compared with the code."""
+
+import ast
+import json
+import pkgutil
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command import TIMEOUT, Done, flagjob, started
+from prometheus_client.metrics_core import Metric
+from scripted import Answer, Script, ScriptedServer
+from test_architecture import DOORS, FILES, RANK, imported_by, owner
+
+from job import __version__
+from job.audit import Audit, Finding
+from job.codes.sets import NAMED
+from job.errors import Reason, is_retryable
+from job.manifest import Change
+from job.manifest.lines import Row as Line
+from job.manifest.lines import dump, header
+from job.metrics import Metrics
+from job.model import Budget, Entry, Refresh, Result, Status, Stored, Summary
+from job.settings import BUCKETS, ROWS, ServeOptions, SimulateOptions, help_text, load, load_options
+from job.settings.row import Row, rows_of
+from job.simulate import Plan
+from job.stop import Stop
+from job.verdict import Exit, Tally, exit_code, outcome
+
+ROOT = Path(__file__).parents[1]
+JOB = ROOT / "job"
+DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+BOOK = "docs/from-the-book.md"
+TOOLS: dict[str, type] = {"serve": ServeOptions, "simulate": SimulateOptions}
+UPKEEP = {"verify": {"--delete"}, "rollback": set()}
+"""The commands that take the job's options, and those of their own."""
+SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *sorted((ROOT / "k8s").rglob("*.*"))]
+GIF = b"GIF89a-of-a-kind"
+RUN_FIELDS = {"timestamp", "level", "event", "run_id", "shard", "shards"}
+RUNS = pytest.mark.timeout(240)
+"""Against hanging: the first of the tests that need `lines` waits for a dozen runs."""
+LOGGING = {"debug", "info", "warning", "error", "log", "plan", "write"}
+"""What methods of logs, and the one variable for such a method, are called."""
+
+
+def text(name: str) -> str:
+    """Give a document."""
+    return (ROOT / name).read_text("utf-8")
+
+
+def section(name: str, heading: str) -> str:
+    """Give what stands under a heading of a document."""
+    return text(name).split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+def tables(name: str, heading: str) -> list[list[list[str]]]:
+    """Give the cells of each table under a heading, without its head."""
+    blocks = re.findall(r"(?:^\|.*\|\n)+", section(name, heading), re.MULTILINE)
+    assert blocks, f"{name} has no table under {heading}"
+    return [[line.strip("| ").split(" | ") for line in block.splitlines()[2:]] for block in blocks]
+
+
+def table(name: str, heading: str) -> list[list[str]]:
+    """Give the cells of the first table under a heading, without its head."""
+    return tables(name, heading)[0]
+
+
+def names(cell: str) -> list[str]:
+    """Give what stands in backticks."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def code(name: str) -> Iterator[str]:
+    """Give the code of a document: every span, and every line of a block."""
+    blocks = re.split(r"^```\w*$", text(name), flags=re.MULTILINE)
+    for number, block in enumerate(blocks):
+        yield from block.splitlines() if number % 2 else names(block)
+
+
+def first_paragraph(module: str) -> str:
+    """Give the sentence that a module, or a package, opens with."""
+    path = JOB / f"{module}.py"
+    source = (path if path.exists() else JOB / module / "__init__.py").read_text("utf-8")
+    return " ".join((ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].split())
+
+
+def test_help() -> None:
+    """The README shows what --help prints."""
+    assert section("README.md", "Options").partition("```text\n")[2].partition("```")[0] == help_text()
+
+
+def test_the_first_screen() -> None:
+    """The README's first 30 lines say what this is, for whom, what not, and a command that runs as given."""
+    screen = "\n".join(text("README.md").splitlines()[:30])
+    missing = [
+        words for words in ("flagjob downloads", "For whom", "What it is not", "\nmake run\n") if words not in screen
+    ]
+    assert missing == []
+
+
+def cells(row: Row) -> list[str]:
+    """Give what a table says of an option: how it is written, its default, its meaning."""
+    options = ", ".join(f"`{flag}`" for flag in (*row.flags, row.flag))
+    return [options, f"`{row.default}`" if row.default else "-", row.help]
+
+
+def test_settings() -> None:
+    """The table of settings has every variable, option, default and help, in the order of the help page."""
+    assert table("CONFIGURATION.md", "Settings") == [[f"`{row.variable}`", *cells(row)] for row in ROWS]
+
+
+@pytest.mark.parametrize("command", TOOLS)
+def test_options(command: str) -> None:
+    """The other commands have their tables of options, too."""
+    assert table("CONFIGURATION.md", f"flagjob {command}") == [cells(row) for row in rows_of(TOOLS[command])]
+
+
+def commands(name: str) -> Iterator[list[str]]:
+    """Give the arguments of every line of a document's code that runs flagjob."""
+    for line in code(name):
+        if re.match(r"(\.venv/bin/)?flagjob( |$)", line):
+            words = shlex.split(line.partition(";")[0].partition("|")[0], comments=True)
+            yield [word for word in words[1:] if word != "--help"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_commands(name: str) -> None:
+    """Every command line that a document shows is one that flagjob takes."""
+    for words in commands(name):
+        if words and words[0] in TOOLS:
+            load_options(TOOLS[words[0]], words[1:])
+        elif words and words[0] in UPKEEP:
+            load([word for word in words[1:] if word not in UPKEEP[words[0]]], {})
+        else:
+            load(words, {})
+
+
+def test_sets() -> None:
+    """The table of sets has every set that has a name, and how many codes those that no list shows hold."""
+    rows = {names(row[0])[0]: row[1] for row in table("CONFIGURATION.md", "Codes")}
+    assert {name for name in rows if len(name) > 1} == set(NAMED)
+    assert {name: re.findall(r"\b\d{3}\b", rows[name]) for name in ("ALL", "EVERY")} == {
+        name: [str(len(list(NAMED[name]())))] for name in ("ALL", "EVERY")
+    }
+
+
+@pytest.mark.parametrize("path", SETTINGS_IN, ids=lambda path: path.name)
+def test_names_of_settings(path: Path) -> None:
+    """Every FLAGJOB_ name that a document, a manifest or the image mentions is a setting."""
+    known = {row.variable for row in ROWS} | {f"{row.variable}_FILE" for row in ROWS if row.secret}
+    assert set(re.findall(r"FLAGJOB_\w*[A-Z]", path.read_text("utf-8"))) - known == set()
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONFIGURATION.md"])
+def test_exit_codes(name: str) -> None:
+    """The tables of exit codes have every code, with the word that the log has for it."""
+    expected = {(str(member.value), outcome(member)) for member in Exit}
+    rows = table(name, "Exit codes")
+    assert {(row[0], row[1]) for row in rows} == expected
+    assert len(rows) == len(expected)
+
+
+def firsts(rows: list[list[str]]) -> list[str]:
+    """Give what stands in backticks in the first cell of each row."""
+    return [name for row in rows for name in names(row[0])]
+
+
+def test_statuses() -> None:
+    """The table of statuses has every status."""
+    assert firsts(table("CONFIGURATION.md", "Statuses")) == list(Status)
+
+
+def test_refresh_modes() -> None:
+    """The table of the second run has every way to treat a file that is there."""
+    assert firsts(table("CONFIGURATION.md", "The second run")) == list(Refresh)
+
+
+def test_the_manifest() -> None:
+    """The table of the manifest's fields has every field, in their order; its first line is described beside it."""
+    entry = Entry("BR", "u", "br.gif", Status.NOT_FOUND, Stored("br.gif", 1, "0", None), "", None, 1, "http_404")
+    _, fields, _ = tables("CONFIGURATION.md", "What a run leaves")
+    assert firsts(fields) == list(json.loads(dump(Line(entry, gone=True))))
+    assert set(json.loads(header("o"))) <= set(names(section("CONFIGURATION.md", "What a run leaves")))
+
+
+def test_changes() -> None:
+    """The table of changes has every kind of change."""
+    assert firsts(tables("CONFIGURATION.md", "What a run leaves")[2]) == list(Change)
+
+
+def test_findings() -> None:
+    """The table of findings has everything that a file can turn out to be, and what it does to the exit code."""
+    rows = tables("CONFIGURATION.md", "flagjob verify")[1]
+    assert firsts(rows) == list(Finding)
+    for finding, row in zip(Finding, rows, strict=True):
+        audit = Audit(ROOT / "nowhere", lambda *_: None)
+        audit.counts[finding] = 1
+        assert row[2] == str(int(Exit.OK if audit.run(()) else Exit.PERMANENT))
+
+
+@pytest.mark.parametrize("command", UPKEEP)
+def test_upkeep(command: str, tmp_path: Path) -> None:
+    """The commands that look after a destination have their own options in a table, and the same ones in their help."""
+    done = flagjob(command, "--help", cwd=tmp_path)
+    described = firsts(table("CONFIGURATION.md", f"flagjob {command}")) if UPKEEP[command] else []
+    assert (set(described), done.code) == (UPKEEP[command], 0)
+    assert set(re.findall(r"^  (--\S+) ", done.stdout.decode(), re.MULTILINE)) == UPKEEP[command]
+    assert done.stdout.decode().startswith(f"usage: flagjob {command} ")
+
+
+def test_buckets() -> None:
+    """The table of buckets has every cloud, and names no variable that the store does not know."""
+    rows = table("CONFIGURATION.md", "Buckets")
+    source = "".join(path.read_text("utf-8") for path in sorted((JOB / "store").glob("*.py")))
+    known = set(re.findall(r"\b(?:AWS|GOOGLE|AZURE)_[A-Z0-9_]*[A-Z0-9]\b", source))
+    assert tuple(name.partition("//")[0] + "//" for name in firsts(rows)) == BUCKETS
+    assert {name for row in rows for name in names(row[2])} - known == set()
+
+
+def test_the_platforms_shards() -> None:
+    """The table of platforms has every variable from which a share is taken, in the order in which they count."""
+    cells = [[name for row in table("CONFIGURATION.md", "Shards") for name in names(row[place])] for place in (1, 2)]
+    assert cells == [list(row.also) for row in ROWS if row.name in {"shard_index", "shard_count"}]
+
+
+def reasons() -> dict[str, list[str]]:
+    """Give the rows of the table of reasons by each reason that they name."""
+    return {name: row for row in table("CONFIGURATION.md", "Reasons") for name in names(row[0])}
+
+
+def test_reasons() -> None:
+    """The table of reasons has the whole closed list, and says which are tried again."""
+    found = {name: row[2] for name, row in reasons().items() if not name.startswith("http_")}
+    assert set(found) == set(Reason)
+    assert {name for name, again in found.items() if again != "no"} == {name for name in Reason if is_retryable(name)}
+
+
+def test_http_reasons() -> None:
+    """The table of reasons says which HTTP statuses are tried again."""
+    (cell,) = {row[0] for name, row in reasons().items() if name.startswith("http_") and row[2] == "yes"}
+    spans = re.findall(r"`http_(\d+)`(?: to `http_(\d+)`)?", cell)
+    listed = {status for low, high in spans for status in range(int(low), int(high or low) + 1)}
+    assert listed == {status for status in range(100, 1000) if is_retryable(f"http_{status}")}
+
+
+def deserved(reason: str) -> str:
+    """Give the exit codes of a run with one good item and one that ended with this reason."""
+    tally = Tally()
+    tally.add(Result(Status.OK, None, "BR", http_status=200, answered=True, attempts=1))
+    status = {"http_404": Status.NOT_FOUND, "http_410": Status.NOT_FOUND}.get(reason, Status.ERROR)
+    tally.add(Result(status, None, "CN", reason=reason, retryable=is_retryable(reason), attempts=1))
+    codes = []
+    for signal in (2, 15) if reason == Reason.SIGNAL else (None,):
+        stop = Stop()
+        if reason in {Reason.STORAGE, Reason.DEADLINE, Reason.SIGNAL}:
+            stop.request(Reason(reason), signal)
+        codes.append(exit_code(tally, stop, errors=Budget(), not_found=Budget()))
+    return ", ".join(map(str, map(int, codes)))
+
+
+def test_exit_codes_of_reasons() -> None:
+    """The table of reasons says which exit code each leads to."""
+    found = {name.replace("NNN", "400"): row[3] for name, row in reasons().items()}
+    assert found == {name: deserved(name) for name in found}
+
+
+def families() -> list[Metric]:
+    """Give the metrics of a run that ended well."""
+    metrics = Metrics("0", "r")
+    metrics.finished(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 0, "ok"), 0.0)
+    return list(metrics.registry.collect())
+
+
+def labels(family: Metric) -> str:
+    """Describe a metric's labels as the table does: values where they are a closed list."""
+    pairs = [pair for sample in family.samples for pair in sample.labels.items() if pair[0] != "le"]
+    found = {name: list(dict.fromkeys(value for key, value in pairs if key == name)) for name, _ in pairs}
+    if len(found) == 1:
+        return "".join(f"`{name}`: {', '.join(values)}" for name, values in found.items())
+    return ", ".join(f"`{name}`" for name in found) or "-"
+
+
+def test_metrics() -> None:
+    """The table of metrics has every metric as it is scraped, its type and its labels."""
+    expected = {
+        f"`{family.name}{'_total' * (family.type == 'counter')}`": [family.type, labels(family)]
+        for family in families()
+    }
+    rows = table("CONFIGURATION.md", "Metrics")
+    assert {row[0]: row[1:3] for row in rows} == expected
+    assert len(rows) == len(expected)
+
+
+def logged(source: str) -> set[str]:
+    """Find the events that source logs: the first word among the arguments of a call that logs."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            either = node.func.body if isinstance(node.func, ast.IfExp) else node.func
+            called = getattr(either, "attr", getattr(either, "id", None))
+            words = [arg.value for arg in node.args[:2] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+            found |= set(words[:1]) if called in LOGGING else set()
+    return found
+
+
+def events() -> dict[str, list[str]]:
+    """Give level and fields of each event that the document lists."""
+    return {names(row[0])[0]: row[1:] for row in table("CONFIGURATION.md", "Log")}
+
+
+def test_events() -> None:
+    """The table of log events has exactly the events that the code logs."""
+    assert set(events()) == {event for path in JOB.rglob("*.py") for event in logged(path.read_text("utf-8"))}
+
+
+def kept(cwd: Path) -> list[Done]:
+    """Publish two sets and refuse a third, go back to the first, and look at it when a file is gone."""
+    sets = ["--publish=set", "--dest=sets"]
+    runs = [flagjob(*codes, *sets, cwd=cwd) for codes in (["BR"], ["BR", "CN"], ["BR", "ZZ"])]
+    back = flagjob("rollback", *sets, cwd=cwd)
+    (cwd / "sets" / "current" / "br.gif").rename(cwd / "sets" / "current" / "unknown.gif")
+    return [*runs, back, flagjob("verify", *sets, cwd=cwd)]
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    """Make runs log what they can, down to a taken port, wrong input and no directory; ask a served origin, too."""
+    cwd = tmp_path_factory.mktemp("runs")
+    (cwd / "file").touch()
+    script: Script = {"/br.gif": Answer(body=GIF), "/us.gif": [Answer(503, {"Retry-After": "0"}), Answer(body=GIF)]}
+    with ScriptedServer(script) as server:
+        url, taken = f"http://127.0.0.1:{server.port}/{{cc}}.gif", f"127.0.0.1:{server.port}"
+        everything = flagjob("BR", "US", "ZZ", "-v", "--url", url, "--metrics-address", taken, cwd=cwd)
+    others: list[Done] = [
+        flagjob("BR", "--dest=builtin", cwd=cwd),
+        flagjob("BR", "--dry-run", cwd=cwd),
+        flagjob("--workers=0", cwd=cwd),
+        flagjob("--dest=file", cwd=cwd),
+    ]
+    others += kept(cwd)
+    with started("serve", "--port", "0", cwd=cwd) as process:
+        assert process.stdout
+        first = process.stdout.readline()
+        others += [flagjob("BR", "--dest=served", "--url", json.loads(first)["url"], cwd=cwd)]
+        process.terminate()
+        stdout, _ = process.communicate(timeout=TIMEOUT)
+    others += [Done(process.returncode, first + stdout, "")]
+    return [line for done in (everything, *others) for line in done.events]
+
+
+@RUNS
+def test_every_event_can_be_seen(lines: list[dict[str, object]]) -> None:
+    """Every event of the table but that of a bug appears in these runs."""
+    assert {line["event"] for line in lines} == set(events()) - {"bug"}
+
+
+@RUNS
+def test_levels(lines: list[dict[str, object]]) -> None:
+    """Every line that was logged has a level that the table gives its event."""
+    documented = {event: cells[0].split(", ") for event, cells in events().items()}
+    assert [line for line in lines if line["level"] not in documented[str(line["event"])]] == []
+
+
+@RUNS
+def test_fields(lines: list[dict[str, object]]) -> None:
+    """Every line that was logged has the fields that the table gives its event, and perhaps the optional ones."""
+    for line in lines:
+        required, _, optional = re.sub(r"\([^)]*\)", "", events()[str(line["event"])][1]).partition(", and, ")
+        fields = set(line) - RUN_FIELDS
+        assert line["event"] == "settings" or set(names(required)) == fields - set(names(optional)), line
+
+
+def in_use() -> set[str]:
+    """Find the modules that the command imports, itself or through others."""
+    found: set[str] = set()
+    new = {"__main__"}
+    while new:
+        found |= new
+        imports = [name.split(".") for file in FILES if owner(file) in new for name in imported_by(file)]
+        new = {words[1] for words in imports if words[0] == "job"} & set(RANK) - found
+    return found
+
+
+def test_the_map() -> None:
+    """CONTRIBUTING's map has every module in use, below all that it imports, its first sentence and its libraries."""
+    rows = {names(row[1])[0]: row for row in table("CONTRIBUTING.md", "The map")}
+    doors = {module: {library for library in DOORS if module in DOORS[library]} for module in rows}
+    assert set(rows) == in_use()
+    assert [RANK[module] for module in rows] == sorted(RANK[module] for module in rows)
+    assert {module: row[2] for module, row in rows.items()} == {module: first_paragraph(module) for module in rows}
+    assert {module: set(names(row[3])) for module, row in rows.items()} == doors
+
+
+@pytest.mark.parametrize("package", ["store", "manifest", "target"])
+def test_the_parts_of_packages(package: str) -> None:
+    """Below the map stand all parts of the packages that keep files."""
+    parts = re.findall(rf"^- `{package}`: (.*(?:\n  .*)*)", section("CONTRIBUTING.md", "The map"), re.MULTILINE)
+    assert {path.stem for path in (JOB / package).glob("[!_]*.py")} <= set(names(parts[0]))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_anchors(name: str) -> None:
+    """Every link to a place within a document leads to one of its headings."""
+    for target, anchor in re.findall(r"\]\(([^)#]*)#([^)]+)\)", text(name)):
+        document = (Path(name).parent / target).as_posix() if target else name
+        headings = re.findall(r"^#+ (.*)$", text(document), re.MULTILINE)
+        assert anchor in {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links(name: str) -> None:
+    """Every relative link leads to a file that exists."""
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text(name)) if "://" not in link]
+    targets = [(ROOT / name).parent / link.partition("#")[0] for link in links]
+    assert [target for target in targets if not target.exists()] == []
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_make_targets(name: str) -> None:
+    """Every make target that a document names exists."""
+    targets = set(re.findall(r"^([a-z0-9-]+):.*## ", text("Makefile"), re.MULTILINE))
+    named = {word for line in code(name) if line.startswith("make ") for word in line.split()[1:]}
+    assert named - targets == set()
+
+
+def test_the_table_of_targets() -> None:
+    """CONTRIBUTING lists every make target but the one that lists them."""
+    targets = re.findall(r"^([a-z0-9-]+):.*## ", text("Makefile"), re.MULTILINE)
+    assert sorted(row[0] for row in table("CONTRIBUTING.md", "How to work")) == sorted(
+        f"`make {target}`" for target in targets if target != "help"
+    )
+
+
+def test_the_changelog() -> None:
+    """The newest version of the changelog is the program's."""
+    assert re.findall(r"^## \[([^]]+)\]", text("CHANGELOG.md"), re.MULTILINE)[0] == __version__
+
+
+def ours(line: str) -> list[str]:
+    """Give the functions and classes of flagjob that a line names, as `module.name`."""
+    return [name for name in re.findall(r"`(\w+(?:\.\w+)+)`", line) if name.partition(".")[0] in RANK]
+
+
+def test_names_in_the_book() -> None:
+    """Every function and class that the page on the book names is where it says."""
+    found = {name: pkgutil.resolve_name(f"job.{name}") for name in ours(text(BOOK))}
+    assert len(found) > 20
+
+
+def test_every_snippet_of_the_book_has_its_place() -> None:
+    """Each snippet's paragraph says in which function or class it lives."""
+    snippets = re.findall(r"^### (.*)\n\n(.*)$", text(BOOK), re.MULTILINE)
+    assert len(snippets) == text(BOOK).count("\n### ")
+    assert [heading for heading, first in snippets if not ours(first)] == []
+
+
+def test_what_concurrency_buys() -> None:
+    """The table of times says what the simulation expects."""
+    expected = {row[0].replace("sequential", "1"): row[2] for row in table(BOOK, "What concurrency buys")}
+    plans = {workers: Plan(20, int(workers), 2.75, 0) for workers in expected}
+    assert expected == {workers: f"{plan.expected_seconds():g} s" for workers, plan in plans.items()}
+    assert list(plans) == ["1", "5", "20"]

@@ -1,0 +1,351 @@
+"""One item: whatever happens to it, it ends as exactly one Result."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+
+import pytest
+from bodies import MemoryBody
+from images import GIF, HTML
+
+from job.download import Downloader, Hooks, Terms
+from job.errors import ContentError, HttpError, NetworkError, NotFoundError, PathError, Reason, StorageError
+from job.gate import Gate
+from job.model import (
+    Body,
+    Entry,
+    FileType,
+    InvalidItem,
+    NotModified,
+    Refresh,
+    Reply,
+    Status,
+    Stored,
+    Validators,
+    WorkItem,
+)
+from job.refresh import Policy as RefreshPolicy
+from job.retry import Policy, Retry
+from job.stop import Stop
+
+BR = WorkItem("BR", "http://localhost/br.gif", "br.gif", speculative=True)
+
+
+@dataclass
+class Script:
+    """An origin, a destination, a memory and three hooks: what they give, and what they were told."""
+
+    replies: Sequence[bytes | Exception | NotModified] = (GIF,)
+    etag: str | None = None
+    entry: Entry | None = None
+    version: str = "v1"
+    asked: list[Validators | None] = field(default_factory=list)
+    refusal: Exception | None = None
+    on_get: Callable[[], None] = lambda: None
+    bodies: list[MemoryBody] = field(default_factory=list)
+    published: dict[str, bytes] = field(default_factory=dict)
+    attempts: list[tuple[str | None, int]] = field(default_factory=list)
+    retries: list[tuple[str, int, str]] = field(default_factory=list)
+    bugs: list[tuple[str, str]] = field(default_factory=list)
+
+    def get(self, url: str, validators: Validators | None) -> Reply | NotModified:
+        assert url == BR.url
+        self.asked.append(validators)
+        self.on_get()
+        reply = self.replies[min(len(self.attempts), len(self.replies) - 1)]
+        if isinstance(reply, Exception):
+            raise reply
+        if isinstance(reply, NotModified):
+            return reply
+        self.bodies.append(MemoryBody(reply))
+        return Reply(self.bodies[-1], etag=self.etag)
+
+    def has(self, stored: Stored) -> bool:
+        return stored.version == self.version
+
+    def find(self, code: str) -> Entry | None:
+        assert code == "BR"
+        return self.entry
+
+    def recorded_url(self, url: str) -> str:
+        return url.removeprefix("http://localhost")
+
+    def publish(self, body: Body, file: str, media_type: str | None) -> str:
+        assert media_type == "image/gif"
+        if self.refusal:
+            raise self.refusal
+        self.published[file] = body.read()
+        return "v1"
+
+    def attempt(self, reason: str | None, seconds: float, received_bytes: int) -> None:
+        assert seconds >= 0
+        self.attempts.append((reason, received_bytes))
+
+    def retry(self, code: str, retry: Retry) -> None:
+        self.retries.append((code, retry.attempt, retry.error.reason))
+
+    def bug(self, code: str, error: Exception) -> None:
+        self.bugs.append((code, repr(error)))
+
+
+class Unhurried(Stop):
+    """A stop whose waits are over at once."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(0 * seconds)
+
+
+def downloader(
+    script: Script, stop: Stop | None = None, gate: Gate | None = None, terms: Terms | None = None
+) -> Downloader:
+    return Downloader(
+        source=script,
+        destination=script,
+        memory=script,
+        terms=terms or Terms((FileType.GIF,)),
+        policy=Policy(max_attempts=3, item_timeout_seconds=60),
+        gate=gate or Gate(0),
+        stop=stop or Unhurried(),
+        hooks=Hooks(attempt=script.attempt, retry=script.retry, bug=script.bug),
+    )
+
+
+def test_a_good_answer_becomes_a_file() -> None:
+    """One attempt, one file, and a Result that says where it is and what it holds."""
+    script = Script()
+    result = downloader(script)(BR)
+    assert (result.status, result.code, result.url, result.reason) == (Status.OK, "BR", BR.url, None)
+    assert result.data == Stored("br.gif", len(GIF), MemoryBody(GIF).sha256, "image/gif", version="v1")
+    assert (result.http_status, result.attempts, result.speculative) == (200, 1, True)
+    assert script.published == {"br.gif": GIF}
+    assert script.attempts == [(None, len(GIF))]
+    assert script.bodies[0].closed
+
+
+def test_a_passing_failure_is_tried_again() -> None:
+    """Two failures that pass cost two retries, and the third attempt's file counts."""
+    script = Script([HttpError(503, "busy"), HTML, GIF])
+    result = downloader(script)(BR)
+    assert (result.status, result.attempts) == (Status.OK, 3)
+    assert script.retries == [("BR", 1, "http_503"), ("BR", 2, "bad_content")]
+    assert script.attempts == [("http_503", 0), ("bad_content", len(HTML)), (None, len(GIF))]
+
+
+def test_the_last_failure_is_told() -> None:
+    """When the attempts are used up, the Result says why, and that a later run may heal it."""
+    script = Script([HTML])
+    result = downloader(script)(BR)
+    assert (result.status, result.data, result.reason) == (Status.ERROR, None, "bad_content")
+    assert (result.retryable, result.http_status, result.attempts) == (True, 200, 3)
+    assert result.error == "the body is of no known type, not gif"
+    assert script.published == {}
+    assert all(body.closed for body in script.bodies)
+
+
+def test_an_answer_counts_although_the_last_attempt_got_none() -> None:
+    """An origin that was busy and then silent is not down: it answered."""
+    silent = NetworkError(Reason.TIMEOUT, "silence")
+    mixed, never = downloader(Script([HttpError(503, "busy"), silent]))(BR), downloader(Script([silent]))(BR)
+    assert (mixed.http_status, mixed.answered, mixed.reason) == (None, True, "timeout")
+    assert (never.http_status, never.answered, never.reason) == (None, False, "timeout")
+
+
+def test_a_missing_file_is_asked_for_once() -> None:
+    """404 is an answer, not a failure to try again."""
+    script = Script([NotFoundError(404, "HTTP error 404 - Not Found")])
+    result = downloader(script)(BR)
+    assert (result.status, result.reason, result.http_status) == (Status.NOT_FOUND, "http_404", 404)
+    assert (result.attempts, result.retryable, len(script.attempts)) == (1, False, 1)
+
+
+def test_a_failure_that_no_retry_heals_is_tried_once() -> None:
+    """A file beyond the cap stays beyond it."""
+    result = downloader(Script([ContentError(Reason.TOO_LARGE, "too large")]))(BR)
+    assert (result.status, result.reason, result.retryable) == (Status.ERROR, "too_large", False)
+    assert result.attempts == 1
+
+
+def test_an_invalid_code_sends_no_request() -> None:
+    """What is no code ends as an error without an attempt."""
+    script = Script()
+    result = downloader(script)(InvalidItem("../../etc/passwd"))
+    assert (result.status, result.code, result.reason) == (Status.ERROR, "../../etc/passwd", "invalid_code")
+    assert (result.attempts, result.url, result.retryable, script.attempts) == (0, None, False, [])
+
+
+def test_a_full_disk_ends_the_run() -> None:
+    """Where the destination fails no other item would fare better: the run is stopped, and nothing is tried again."""
+    script, stop = Script(refusal=StorageError("/data: No space left on device")), Stop()
+    result = downloader(script, stop)(BR)
+    assert (result.status, result.reason, result.attempts) == (Status.ERROR, "storage", 1)
+    assert result.error == "/data: No space left on device"
+    assert stop.reason is Reason.STORAGE
+    assert script.bodies[0].closed
+
+
+def test_what_is_in_the_way_of_one_file_does_not_end_the_run() -> None:
+    """A directory of the file's name is that item's error only."""
+    stop = Stop()
+    result = downloader(Script(refusal=PathError("/data/br.gif: Is a directory")), stop)(BR)
+    assert (result.status, result.reason) == (Status.ERROR, "storage")
+    assert stop.reason is None
+
+
+def test_a_bug_costs_one_item() -> None:
+    """An exception that nobody foresaw is told as a bug, and the Result still comes."""
+    script = Script([ZeroDivisionError("oops")])
+    result = downloader(script)(BR)
+    assert (result.status, result.reason, result.retryable) == (Status.ERROR, "internal", False)
+    assert result.error == "ZeroDivisionError: oops"
+    assert script.bugs == [("BR", "ZeroDivisionError('oops')")]
+    assert script.attempts == [("internal", 0)]
+
+
+def test_after_a_stop_nothing_is_attempted() -> None:
+    """An item that begins after the stop is cancelled, without a request."""
+    script, stop = Script(), Stop()
+    stop.request(Reason.SIGNAL)
+    result = downloader(script, stop)(BR)
+    assert (result.status, result.reason, result.attempts) == (Status.CANCELLED, "signal", 0)
+    assert script.attempts == []
+
+
+def test_a_transfer_that_the_stop_breaks_is_cancelled() -> None:
+    """A connection that fails because the run ends is no error of the origin's, and is not tried again."""
+    stop = Stop()
+    script = Script([NetworkError(Reason.CONNECTION, "shut down")], on_get=lambda: stop.request(Reason.DEADLINE))
+    result = downloader(script, stop)(BR)
+    assert (result.status, result.reason, result.attempts) == (Status.CANCELLED, "deadline", 1)
+    assert script.retries == []
+
+
+def test_a_wait_between_tries_ends_with_the_run() -> None:
+    """A stop during the wait cancels the item at once, however long the wait would be."""
+    stop = Stop()
+    script = Script([HttpError(503, "busy", retry_after=50)], on_get=lambda: stop.request(Reason.SIGNAL))
+    result = downloader(script, stop)(BR)
+    assert (result.status, result.attempts) == (Status.CANCELLED, 1)
+    assert script.retries == [("BR", 1, "http_503")]
+
+
+def test_every_attempt_passes_the_gate_on_the_runs_time() -> None:
+    """The pace of all threads holds for retries too, and what it costs is not taken from the item's time."""
+
+    class Slow(Gate):
+        entered = 0
+
+        def enter(self, sleep: Callable[[float], None]) -> float:
+            sleep(0)
+            self.entered += 1
+            return 1000.0  # far more than the item's 60 seconds
+
+    gate = Slow(0)
+    result = downloader(Script([HTML, HTML, GIF]), gate=gate)(BR)
+    assert (result.status, result.attempts, gate.entered) == (Status.OK, 3, 3)
+
+
+@pytest.mark.parametrize("item", [BR, InvalidItem("cn?x")])
+def test_what_was_never_begun_is_cancelled_with_the_cause(item: WorkItem | InvalidItem) -> None:
+    """The pool asks how an item ends that no worker took."""
+    stop = Stop()
+    stop.request(Reason.DEADLINE)
+    result = downloader(Script(), stop).cancelled(item)
+    assert (result.status, result.reason, result.code) == (Status.CANCELLED, "deadline", item.code)
+
+
+STORED = Stored("br.gif", len(GIF), MemoryBody(GIF).sha256, "image/gif", etag='"a"', last_modified="then", version="v1")
+KNOWN = Entry("BR", "/br.gif", "br.gif", Status.OK, STORED, "2026-11-22T04:17:00Z", "2026-11-01T04:17:00Z", 1, None)
+VALIDATORS = Validators('"a"', "then")
+
+
+def test_what_is_known_is_asked_for_on_a_condition() -> None:
+    """A 304 costs no body, publishes nothing, and renews the validators that it brings."""
+    script = Script([NotModified(etag='"b"')], entry=KNOWN)
+    result = downloader(script)(BR)
+    assert script.asked == [VALIDATORS]
+    assert (result.status, result.data) == (Status.UNCHANGED, replace(STORED, etag='"b"'))
+    assert (result.http_status, result.attempts, script.published) == (304, 1, {})
+    assert script.attempts == [("http_304", 0)]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        Script(entry=replace(KNOWN, url="/other.gif")),
+        Script(entry=replace(KNOWN, stored=replace(STORED, path="other.gif"))),
+        Script(entry=replace(KNOWN, stored=None)),
+        Script(entry=KNOWN, version="somebody else's"),
+        Script(entry=replace(KNOWN, stored=replace(STORED, etag=None, last_modified=None))),
+    ],
+    ids=["another URL", "another name", "no file", "a changed file", "no validators"],
+)
+def test_a_validator_is_only_sent_for_the_same_url_and_an_intact_file(script: Script) -> None:
+    """What may have become another file is asked for without a condition."""
+    downloader(script)(BR)
+    assert script.asked == [None]
+
+
+def test_the_same_bytes_again_are_unchanged() -> None:
+    """A 200 with the digest on record leaves the file alone; the new answer's validators count."""
+    script = Script(entry=KNOWN, etag='"c"')
+    result = downloader(script)(BR)
+    assert (result.status, script.published, script.bodies[0].closed) == (Status.UNCHANGED, {}, True)
+    assert result.data == replace(STORED, etag='"c"', last_modified=None)
+
+
+def test_other_bytes_replace_the_file() -> None:
+    """A 200 with another digest is published, with its validators."""
+    other = GIF[:-1] + b"\x00;"
+    script = Script([other], entry=KNOWN, etag='"c"')
+    result = downloader(script)(BR)
+    assert (result.status, script.published) == (Status.OK, {"br.gif": other})
+    assert result.data is not None
+    assert (result.data.sha256, result.data.etag) == (MemoryBody(other).sha256, '"c"')
+
+
+def test_missing_means_that_a_file_that_is_there_is_left_alone() -> None:
+    """With refresh=missing only what is not there and whole is asked for."""
+    terms = Terms((FileType.GIF,), refresh=RefreshPolicy(Refresh.MISSING))
+    there, gone = Script(entry=KNOWN), Script(entry=KNOWN, version="other")
+    assert (downloader(there, terms=terms)(BR).status, there.asked) == (Status.UNCHANGED, [])
+    assert (downloader(gone, terms=terms)(BR).status, gone.asked) == (Status.OK, [None])
+
+
+def test_always_means_without_a_condition() -> None:
+    """With refresh=always the file is fetched again; the same bytes are still unchanged."""
+    script = Script(entry=KNOWN)
+    result = downloader(script, terms=Terms((FileType.GIF,), refresh=RefreshPolicy(Refresh.ALWAYS)))(BR)
+    assert (result.status, script.asked) == (Status.UNCHANGED, [None])
+
+
+def test_a_404_is_believed_for_its_time() -> None:
+    """Within the time to live a missing file is not asked for again; its file of older days stays known."""
+    terms = Terms((FileType.GIF,), refresh=RefreshPolicy(not_found_ttl=3600))
+    entry = replace(KNOWN, status=Status.NOT_FOUND, reason="http_404", checked_at=datetime.now(UTC).isoformat())
+    script = Script(entry=entry)
+    result = downloader(script, terms=terms)(BR)
+    assert (result.status, result.reason, result.attempts) == (Status.NOT_FOUND, "http_404", 0)
+    assert script.asked == []
+
+
+def test_an_expected_digest_is_enforced() -> None:
+    """A body with another digest is never stored, and may pass by the next attempt."""
+    script = Script()
+    result = downloader(script, terms=Terms((FileType.GIF,), {"br.gif": "0" * 64}))(BR)
+    assert (result.status, result.reason, result.attempts, script.published) == (Status.ERROR, "checksum", 3, {})
+
+
+def test_a_file_of_another_digest_than_expected_is_fetched_again() -> None:
+    """What is on record does not satisfy a new list of checksums: no condition, no `unchanged`."""
+    other = GIF[:-1] + b"\x00;"
+    script = Script([other], entry=KNOWN)
+    result = downloader(script, terms=Terms((FileType.GIF,), {"br.gif": MemoryBody(other).sha256}))(BR)
+    assert (result.status, script.asked, script.published) == (Status.OK, [None], {"br.gif": other})
+
+
+@pytest.mark.parametrize("etag", ['"é"', '"a\r\nX: y"', "x" * 513, ""])
+def test_a_validator_that_cannot_be_sent_back_counts_as_none(etag: str) -> None:
+    """A hostile ETag is not kept."""
+    result = downloader(Script(etag=etag))(BR)
+    assert result.data is not None
+    assert result.data.etag is None

@@ -1,0 +1,487 @@
+"""The whole job, run as its users run it: a process, its files, its lines and its exit code."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections import Counter
+from hashlib import sha256
+from importlib.metadata import distribution
+from pathlib import Path
+
+import pytest
+from command import TIMEOUT, Done, environment, flagjob, started
+from images import GIF, HTML, PNG, numbered_gif
+from scripted import Answer, Gate, Raw, Request, ScriptedServer, Stall, Step
+
+from job import __version__
+from job.cli import main
+
+CaptureBytes = pytest.CaptureFixture[bytes]
+POP20 = "BD BR CD CN DE EG ET FR ID IN IR JP MX NG PH PK RU TR US VN".split()
+FLAGS = Path(str(distribution("django-countries").locate_file("django_countries/static/flags")))
+
+
+def files(root: Path) -> dict[str, bytes]:
+    """Give every file below a directory but flagjob's own notes."""
+    found = (path for path in sorted(root.rglob("*")) if path.is_file() and ".flagjob" not in path.parts)
+    return {str(path.relative_to(root)): path.read_bytes() for path in found if path.name != "SHA256SUMS"}
+
+
+def test_without_settings_twenty_real_flags_arrive(tmp_path: Path) -> None:
+    """The default run: the book's twenty countries from the built-in origin, whole, one line each, exit 0."""
+    done = flagjob(cwd=tmp_path)
+    assert (done.code, done.stderr) == (0, "")
+    assert files(tmp_path) == {
+        f"downloads/{code.lower()}.gif": (FLAGS / f"{code.lower()}.gif").read_bytes() for code in POP20
+    }
+    assert sorted(line["code"] for line in done.named("result")) == POP20
+    assert [line["event"] for line in done.events[:2]] == ["run_started", "builtin_origin"]
+    assert done.summary["summary"].startswith("20 flags downloaded.\nElapsed time: ")
+    assert (done.summary["counts"]["ok"], done.summary["exit_code"], done.summary["codes"]) == (20, 0, 20)
+
+
+def test_a_result_line_describes_its_file(tmp_path: Path) -> None:
+    """Path, size and digest in the log are those of the file."""
+    (line,) = flagjob("BR", cwd=tmp_path).named("result")
+    data = (tmp_path / "downloads" / "br.gif").read_bytes()
+    assert line["data"] == {
+        "path": "br.gif",
+        "bytes": len(data),
+        "sha256": sha256(data).hexdigest(),
+        "content_type": "image/gif",
+    }
+    assert (line["attempts"], line["http_status"], line["shard"], line["shards"]) == (1, 200, 0, 1)
+
+
+@pytest.mark.parametrize(("allowed", "code"), [({}, 4), ({"FLAGJOB_MAX_NOT_FOUND": "1"}, 0)])
+def test_a_code_that_does_not_exist_is_not_found(tmp_path: Path, allowed: dict[str, str], code: int) -> None:
+    """ZZ is no country: exit 4, unless the user allows it."""
+    done = flagjob("BR", "CN", "ZZ", cwd=tmp_path, settings=allowed)
+    assert done.statuses == {"BR": "ok", "CN": "ok", "ZZ": "not_found"}
+    assert done.code == done.summary["exit_code"] == code
+
+
+def test_every_code_from_aa_to_zz_is_no_failure(tmp_path: Path) -> None:
+    """Of EVERY's 676 codes 249 exist; the others are expected to be missing and cost no budget."""
+    done = flagjob("-e", cwd=tmp_path)
+    assert done.code == 0
+    assert Counter(done.statuses.values()) == {"ok": 249, "not_found": 427}
+
+
+def test_what_is_asked_for_by_name_must_exist(tmp_path: Path) -> None:
+    """EVERY costs nothing for ZZ, but ZZ beside it does: somebody wants that one."""
+    assert flagjob("-e", "ZZ", "-m", "100", cwd=tmp_path).code == 4
+
+
+def test_flags_of_the_book_choose_codes(tmp_path: Path) -> None:
+    """-a with -l, a single letter, and a set's name."""
+    assert list(flagjob("-a", "-l", "3", "--dry-run", cwd=tmp_path).events[-1].items()) != []
+    codes = [line["code"] for line in flagjob("u", "POP20", "-l28", "--dry-run", cwd=tmp_path).named("item")]
+    assert codes == [f"U{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"] + ["BD", "BR"]
+
+
+def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path) -> None:
+    """It says what would be done: the settings, then each item's URL and file; hostile codes have neither."""
+    with ScriptedServer({}) as server:
+        url = server.url("/{cc}/{CC}.gif?key=hunter2hunter2")
+        done = flagjob("br", "c?n", "--dry-run", cwd=tmp_path, settings={"FLAGJOB_URL": url, "FLAGJOB_WORKERS": "3"})
+        assert server.connections == 0
+    assert (done.code, files(tmp_path)) == (0, {})
+    first, *items = done.events
+    assert (first["event"], first["workers"]) == ("settings", "3")
+    assert b"hunter2" not in done.stdout
+    facts = [(line["code"], line["url"] and line["url"].split("?")[0], line["file"]) for line in items]
+    assert facts == [("BR", server.url("/br/BR.gif"), "br.gif"), ("c?n", None, None)]
+
+
+@pytest.mark.parametrize("source", ["arguments", "FLAGJOB_CODES", "FLAGJOB_CODES_FILE", "stdin"])
+def test_codes_come_from_wherever_they_are(tmp_path: Path, source: str) -> None:
+    """Arguments, a variable, a file, or standard input."""
+    (tmp_path / "codes").write_bytes(b"\xef\xbb\xbfBR\r\n# comment\r\ncn, br\r\n")
+    settings = {"FLAGJOB_CODES": {source: "BR, cn  BR"}, "FLAGJOB_CODES_FILE": {source: str(tmp_path / "codes")}}
+    chosen = {name: value[source] for name, value in settings.items() if name == source}
+    arguments = {"arguments": ["BR", "cn"], "stdin": ["-"]}.get(source, [])
+    done = flagjob(*arguments, cwd=tmp_path, stdin=b"BR\ncn", settings=chosen)
+    assert (done.code, done.statuses) == (0, {"BR": "ok", "CN": "ok"})
+    assert done.named("run_started")[0]["codes"] == (None if source in {"stdin", "FLAGJOB_CODES_FILE"} else 2)
+
+
+def test_ids_keep_case_and_path(tmp_path: Path) -> None:
+    """Tiles and logos: segments become directories, aB and Ab are two files."""
+    ids = ["7/66/42", "acme.com", "aB", "Ab"]
+    with ScriptedServer({f"/{name}.png": Answer(body=PNG) for name in ids}) as server:
+        done = flagjob(*ids, cwd=tmp_path, settings={"FLAGJOB_URL": server.url("/{id}.png")})
+    assert done.code == 0
+    assert sorted(files(tmp_path / "downloads")) == sorted(f"{name}.png" for name in ids)
+    assert {request.target for request in server.requests} == {f"/{name}.png" for name in ids}
+
+
+def test_a_single_letter_is_an_id_among_ids(tmp_path: Path) -> None:
+    """X stands for XA to XZ among codes only: an id is taken verbatim."""
+    done = flagjob("x", "--dry-run", "--url", "http://localhost/{id}.png", cwd=tmp_path)
+    assert [line["code"] for line in done.named("item")] == ["x"]
+
+
+def test_hostile_codes_reach_no_url_and_no_path(tmp_path: Path) -> None:
+    """Each gets its line, error and invalid_code; nothing is asked of the origin, nothing written."""
+    hostile = [b"../../etc/passwd", b"cn?x", b"cn#f", b"cn/../us", b"c%6e", b"x" * 10_000, b"\xff\xfe", b"a\x00b"]
+    with ScriptedServer({}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_CODES_FILE": "-"}
+        done = flagjob(cwd=tmp_path, stdin=b"\n".join(hostile), settings=settings)
+    assert (done.code, server.connections) == (4, 0)
+    assert [(line["status"], line["reason"]) for line in done.named("result")] == [("error", "invalid_code")] * 8
+    assert all(len(line["code"]) <= 80 for line in done.named("result"))
+    assert files(tmp_path) == {}
+
+
+def test_a_busy_origin_is_asked_again(tmp_path: Path) -> None:
+    """A 503 with Retry-After is waited for; the retry is logged with what the result line says."""
+    script = {"/br.gif": [Answer(503, {"Retry-After": "0"}), Answer(body=GIF)]}
+    with ScriptedServer(script) as server:
+        done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_URL": server.url("/{cc}.gif")})
+    (retry,) = done.named("retry")
+    assert (done.code, done.statuses, len(server.requests)) == (0, {"BR": "ok"}, 2)
+    assert (retry["code"], retry["attempt"], retry["reason"], retry["http_status"]) == ("BR", 1, "http_503", 503)
+    assert retry["wait_s"] <= 1
+    assert done.named("result")[0]["attempts"] == 2
+    assert done.summary["retries"] == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "reason", "code"),
+    [
+        (Answer(body=HTML), "bad_content", 3),
+        (Answer(), "empty", 3),
+        (Answer(206, body=GIF), "http_206", 4),
+        (Answer(500), "http_500", 3),
+        (Answer(403), "http_403", 4),
+        (Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + GIF), "truncated", 3),
+        (Answer(body=numbered_gif(1, 2000)), "too_large", 4),
+        (Answer(302, {"Location": "http://localhost:1/"}), "redirect_refused", 4),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_is_not_the_file_never_replaces_it(tmp_path: Path, step: Step, reason: str, code: int) -> None:
+    """The last good copy survives; the line says why, the exit code whether a later run may heal it."""
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "br.gif").write_bytes(PNG)
+    with ScriptedServer({"/br.gif": step}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_MAX_ATTEMPTS": "1", "FLAGJOB_MAX_BYTES": "1kB"}
+        done = flagjob("BR", cwd=tmp_path, settings=settings)
+    (line,) = done.named("result")
+    assert (line["status"], line["reason"], line["data"], done.code) == ("error", reason, None, code)
+    assert line["error"]
+    assert files(tmp_path) == {"downloads/br.gif": PNG}
+
+
+def test_a_dead_origin_is_told_from_failing_items(tmp_path: Path) -> None:
+    """If no item got any answer the exit code is 6."""
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    settings = {"FLAGJOB_URL": f"http://127.0.0.1:{port}/{{cc}}.gif", "FLAGJOB_MAX_ATTEMPTS": "1"}
+    done = flagjob("BR", "CN", cwd=tmp_path, settings=settings)
+    assert (done.code, done.summary["outcome"], done.statuses) == (6, "origin_down", {"BR": "error", "CN": "error"})
+
+
+def test_eight_wrong_settings_are_eight_messages(tmp_path: Path) -> None:
+    """All faults at once, each naming the setting, its value and what would be right; exit 2, no request, no file."""
+    wrong = {
+        "FLAGJOB_URL": "",
+        "FLAGJOB_WORKERS": "many",
+        "FLAGJOB_MAX_BYTES": "-1",
+        "FLAGJOB_DEADLINE": "soon",
+        "FLAGJOB_ACCEPT": "bmp",
+        "FLAGJOB_MAX_ERRORS": "200%",
+        "FLAGJOB_METRICS_ADDRESS": "9464",
+        "FLAGJOB_WORKRES": "3",
+        "FLAGJOB_SERVICE_HOST": "10.0.0.1",
+        "FLAGJOB_PORT_80_TCP": "tcp://10.0.0.1:80",
+    }
+    done = flagjob("BR", cwd=tmp_path, settings=wrong)
+    faults = done.named("usage_error")
+    assert (done.code, len(done.events), files(tmp_path)) == (2, 8, {})
+    assert {(line["setting"], line["value"]) for line in faults} == set(list(wrong.items())[:8])
+    assert all(line["problem"] in line["message"] for line in faults)
+    assert (
+        "did you mean FLAGJOB_WORKERS?"
+        in next(line for line in faults if line["setting"] == "FLAGJOB_WORKRES")["problem"]
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"# only a comment\r\n\r\n"])
+def test_a_list_without_codes_is_a_usage_error(tmp_path: Path, content: bytes) -> None:
+    """An empty list must not pass for a run in which all went well."""
+    done = flagjob("-", cwd=tmp_path, stdin=content)
+    assert (done.code, files(tmp_path)) == (2, {})
+    assert done.named("usage_error")[0]["setting"] == "codes"
+
+
+def test_a_destination_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
+    """One clear message and exit 5 before the first request."""
+    (tmp_path / "file").write_bytes(b"mine")
+    with ScriptedServer({}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_DEST": str(tmp_path / "file")}
+        done = flagjob("BR", cwd=tmp_path, settings=settings)
+        assert server.connections == 0
+    (line,) = done.events
+    assert (done.code, line["event"], files(tmp_path)) == (5, "storage_error", {"file": b"mine"})
+    assert "Not a directory" in line["problem"] or "File exists" in line["problem"]
+
+
+def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
+    """In mid-run: what is in flight may end, nothing is torn, every item has its line, and the exit code is 143."""
+    codes, release = [f"c{number}" for number in range(100)], threading.Event()
+
+    def answer(_request: Request) -> Step:
+        return Gate(release, Answer(body=GIF))
+
+    with ScriptedServer({f"/{code}.gif": answer for code in codes}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "5", "FLAGJOB_METRICS_FILE": "x.prom"}
+        with started(*codes, cwd=tmp_path, settings=settings) as process:
+            server.wait_for(5)
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout
+            lines = []
+            for line in process.stdout:
+                lines.append(json.loads(line))
+                release.set()
+            assert process.wait(TIMEOUT) == 143
+    results = Counter(line["status"] for line in lines if line["event"] == "result")
+    assert (sum(results.values()), set(results), len(server.requests)) == (100, {"ok", "cancelled"}, 5)
+    assert (lines[-1]["outcome"], lines[-1]["exit_code"]) == ("sigterm", 143)
+    assert set(files(tmp_path / "downloads").values()) == {GIF}
+    assert "flagjob_last_run_exit_code 143.0" in (tmp_path / "x.prom").read_text()
+
+
+def test_a_stalled_transfer_does_not_outlast_the_grace(tmp_path: Path) -> None:
+    """An origin that never answers cannot hold a run that was interrupted: it is broken off and cancelled."""
+    with ScriptedServer({"/br.gif": Stall()}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_SHUTDOWN_GRACE": "0.2"}
+        with started("BR", cwd=tmp_path, settings=settings) as process:
+            server.wait_for(1)
+            process.send_signal(signal.SIGINT)
+            stdout, _ = process.communicate(timeout=TIMEOUT)
+    lines = list(map(json.loads, stdout.splitlines()))
+    assert process.returncode == 130
+    assert [(line["status"], line["reason"]) for line in lines if line["event"] == "result"] == [
+        ("cancelled", "signal")
+    ]
+
+
+def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
+    """Who cannot wait for the drain asks twice."""
+    with ScriptedServer({"/br.gif": Stall()}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "1", "FLAGJOB_SHUTDOWN_GRACE": "600"}
+        with started("BR", "CN", cwd=tmp_path, settings=settings) as process:
+            server.wait_for(1)
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout
+            assert any(b'"cancelled"' in line for line in process.stdout)  # CN's: the first one was heeded
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(TIMEOUT) == 143
+
+
+def test_standard_input_that_never_ends_does_not_hold_the_run(tmp_path: Path) -> None:
+    """SIGTERM while the job waits for more codes: what it has is told, and it ends."""
+    with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "1", "FLAGJOB_CODES_FILE": "-"}
+        with started(cwd=tmp_path, settings=settings) as process:
+            assert process.stdin
+            process.stdin.write(b"BR\n")
+            process.stdin.flush()
+            server.wait_for(1)
+            process.send_signal(signal.SIGTERM)
+            assert process.stdout
+            lines = list(map(json.loads, process.stdout))
+            assert process.wait(TIMEOUT) == 143
+    assert [line["code"] for line in lines if line["event"] == "result"] == ["BR"]
+
+
+def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
+    """Exit 7: the next run pays only for the rest."""
+    with ScriptedServer({"/br.gif": Answer(body=GIF), "/cn.gif": Stall()}) as server:
+        settings = {"FLAGJOB_DEADLINE": "1", "FLAGJOB_SHUTDOWN_GRACE": "0.2", "FLAGJOB_URL": server.url("/{cc}.gif")}
+        done = flagjob("BR", "CN", cwd=tmp_path, settings=settings)
+    assert (done.code, done.summary["outcome"]) == (7, "deadline")
+    assert {(line["code"], line["status"], line["reason"]) for line in done.named("result")} == {
+        ("BR", "ok", None),
+        ("CN", "cancelled", "deadline"),
+    }
+
+
+def test_the_deadline_holds_while_no_code_comes(tmp_path: Path) -> None:
+    """A silent standard input cannot hold a run beyond its deadline."""
+    with started("-", "--deadline", "1", cwd=tmp_path) as process:
+        assert process.stdin
+        process.stdin.write(b"BR\n")
+        process.stdin.flush()
+        assert process.stdout
+        lines = list(map(json.loads, process.stdout))
+        assert process.wait(TIMEOUT) == 7
+    assert [line["code"] for line in lines if line["event"] == "result"] == ["BR"]
+
+
+def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch, capsysbinary: CaptureBytes) -> None:
+    """`flagjob - <&-` has nothing to read, and says so."""
+    monkeypatch.setattr(sys, "stdin", None)  # as Python starts without one
+    assert main(["-"]) == 2
+    assert json.loads(capsysbinary.readouterr().out)["message"] == "-: needs an open standard input"
+
+
+def test_metrics_can_be_scraped_while_it_runs(tmp_path: Path) -> None:
+    """During the run the endpoint has every series, and what is under way."""
+    release = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with ScriptedServer({"/br.gif": Gate(release, Answer(body=GIF))}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_METRICS_ADDRESS": f":{port}"}
+        with started("BR", cwd=tmp_path, settings=settings) as process:
+            server.wait_for(1)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                scraped = answer.read().decode()
+            release.set()
+            assert process.wait(TIMEOUT) == 0
+    for line in ("flagjob_active_downloads 1.0", "flagjob_workers 1.0", "flagjob_selected_codes 1.0"):
+        assert f"\n{line}\n" in scraped
+    assert 'flagjob_downloads_total{status="cancelled"} 0.0' in scraped
+    assert "process_resident_memory_bytes" in scraped
+
+
+def test_a_sink_that_fails_changes_no_result(tmp_path: Path) -> None:
+    """A taken port and a directory where a file should be: one warning each, exit 0."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = {
+            "FLAGJOB_METRICS_ADDRESS": f"127.0.0.1:{taken.getsockname()[1]}",
+            "FLAGJOB_METRICS_FILE": "/proc/flagjob.prom",
+            "FLAGJOB_TERMINATION_LOG": "/proc/flagjob.json",
+        }
+        done = flagjob("BR", cwd=tmp_path, settings=settings)
+    assert (done.code, done.statuses) == (0, {"BR": "ok"})
+    assert [line["target"] for line in done.named("sink_failed")] == list(settings.values())
+
+
+def test_the_termination_log_tells_the_story(tmp_path: Path) -> None:
+    """What `kubectl describe` will show is the summary, as one JSON object."""
+    done = flagjob("BR", "ZZ", cwd=tmp_path, settings={"FLAGJOB_TERMINATION_LOG": "message"})
+    message = json.loads((tmp_path / "message").read_bytes())
+    assert message.items() <= done.summary.items()
+    assert (message["exit_code"], message["counts"]["not_found"]) == (4, 1)
+
+
+@pytest.mark.parametrize(("which", "logged"), [("all", {"BR", "ZZ"}), ("changed", {"BR", "ZZ"}), ("problems", {"ZZ"})])
+def test_result_lines_can_be_fewer(tmp_path: Path, which: str, logged: set[str]) -> None:
+    """A million ok lines are more than a kubelet keeps; the counts still say all."""
+    done = flagjob("BR", "ZZ", cwd=tmp_path, settings={"FLAGJOB_LOG_RESULTS": which})
+    assert set(done.statuses) == logged
+    assert done.summary["codes"] == 2
+
+
+def test_verbose_shows_the_states_of_the_futures(tmp_path: Path) -> None:
+    """As the book prints them: scheduled and done, for each code."""
+    done = flagjob("-v", "BR", "CN", cwd=tmp_path)
+    assert sorted(line["code"] for line in done.named("scheduled")) == ["BR", "CN"]
+    assert {line["future"] for line in done.named("done")} == {"Future state=finished returned Result"}
+
+
+def test_a_reader_that_leaves_ends_the_run(tmp_path: Path) -> None:
+    """A closed pipe is no success and no traceback: exit 5, and no file is torn."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "job", "BR"]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment(), stdout=write, stderr=subprocess.PIPE, check=False, timeout=TIMEOUT
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (5, b"flagjob: standard output cannot be written: Broken pipe\n")
+
+
+def test_help_and_version_are_told(tmp_path: Path) -> None:
+    """Both end with 0 and write nothing else."""
+    version, page = flagjob("--version", cwd=tmp_path), flagjob("run", "--help", cwd=tmp_path)
+    assert (version.code, version.stdout.decode()) == (0, f"flagjob {__version__}\n")
+    assert (page.code, page.stdout[:14]) == (0, b"usage: flagjob")
+
+
+def test_run_is_implied(tmp_path: Path) -> None:
+    """`flagjob run BR` and `flagjob BR` are the same."""
+    assert (flagjob("run", "BR", cwd=tmp_path).statuses, flagjob("BR", cwd=tmp_path).statuses) == (
+        {"BR": "ok"},
+        {"BR": "unchanged"},
+    )
+
+
+def test_a_slow_faulty_origin_can_be_tried(tmp_path: Path) -> None:
+    """-s error: the seed's misbehaving server; what it refuses is tried again."""
+    done = flagjob("-s", "ERROR", "BR", "CN", cwd=tmp_path, settings={"FLAGJOB_MAX_ATTEMPTS": "50"})
+    assert (done.code, done.statuses) == (0, {"BR": "ok", "CN": "ok"})
+
+
+STUCK = """
+import sys, threading, time
+from job import cli
+
+class Run:
+    abandoned = 1
+
+    def __init__(self, *_, **__):
+        threading.Thread(target=time.sleep, args=(600,)).start()
+
+    def execute(self):
+        return 6
+
+cli.Run = Run
+sys.exit(cli.main(["BR"]))
+"""
+
+
+def test_a_thread_that_cannot_be_joined_does_not_hold_the_process(tmp_path: Path) -> None:
+    """A worker that sits in a name look-up, say: the run that gave it up ends all the same."""
+    command = [sys.executable, "-c", STUCK]
+    assert subprocess.run(command, cwd=tmp_path, env=environment(), check=False, timeout=TIMEOUT).returncode == 6
+
+
+def test_a_bug_is_told_as_one(tmp_path: Path) -> None:
+    """An exception that nobody foresaw: exit 1, and one line with its traceback where the log goes."""
+    broken = STUCK.replace("threading.Thread(target=time.sleep, args=(600,)).start()", "raise ZeroDivisionError")
+    done = subprocess.run(
+        [sys.executable, "-c", broken],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        check=False,
+        timeout=TIMEOUT,
+    )
+    line = json.loads(done.stdout)
+    assert (done.returncode, line["event"], line["exception"][0]["exc_type"]) == (1, "bug", "ZeroDivisionError")
+
+
+BROKEN = """
+import sys
+from job import accept, cli
+
+accept.check = lambda *_: 1 / 0
+sys.exit(cli.main(["BR", "ZZ"]))
+"""
+
+
+def test_a_bug_in_one_item_costs_that_item(tmp_path: Path) -> None:
+    """The others go on, the traceback is told with the code, and the exit code says that it is a bug: 1, not 4."""
+    command = [sys.executable, "-c", BROKEN]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, check=False, timeout=TIMEOUT
+    )
+    done = Done(ended.returncode, ended.stdout, "")
+    (bug,) = done.named("bug")
+    assert (done.code, done.statuses) == (1, {"BR": "error", "ZZ": "not_found"})
+    assert (bug["code"], bug["exception"][0]["exc_type"]) == ("BR", "ZeroDivisionError")
+
+
+def test_a_list_that_cannot_be_read_on_is_told(tmp_path: Path) -> None:
+    """Where the disk with the codes fails: exit 5, and what the system said."""
+    done = flagjob("--codes-file", "/proc/self/mem", cwd=tmp_path)
+    assert (done.code, "Input/output error" in done.named("storage_error")[0]["problem"]) == (5, True)

@@ -1,0 +1,327 @@
+"""Every file is true, and the second run costs almost nothing: whole runs, one after the other."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import TIMEOUT, Done, environment, flagjob
+from images import GIF, HTML, numbered_gif
+from mirror import Mirror, mirror
+from scripted import Answer, Raw, Step
+
+NUMBER = 250
+CODES = [f"c{number}" for number in range(NUMBER)]
+
+
+def flags(version: int = 0, number: int = NUMBER) -> dict[str, bytes | Step]:
+    return {f"c{n}": numbered_gif(1000 * version + n) for n in range(number)}
+
+
+def run(origin: Mirror, root: Path, codes: Sequence[str] = CODES, /, **settings: str) -> Done:
+    (root / "codes").write_text("\n".join(codes))
+    return flagjob(cwd=root, settings={"FLAGJOB_URL": origin.url, "FLAGJOB_CODES_FILE": "codes", **settings})
+
+
+def published(root: Path, below: str = "downloads") -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (root / below).iterdir() if path.suffix == ".gif"}
+
+
+def changes(root: Path, below: str = "downloads") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (root / below / ".flagjob" / "changes.jsonl").read_bytes().splitlines()]
+
+
+def stats(root: Path) -> dict[str, tuple[int, int]]:
+    found = {path.name: path.stat() for path in (root / "downloads").iterdir() if path.suffix == ".gif"}
+    return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in found.items()}
+
+
+def test_a_run_that_changes_nothing_moves_almost_no_bytes(tmp_path: Path) -> None:
+    """250 conditional requests, 250 times 304, no body, no file touched, exit 0; then one change is one file."""
+    with mirror(flags()) as origin:
+        first = run(origin, tmp_path)
+        before, asked = stats(tmp_path), len(origin.server.requests)
+        second = run(origin, tmp_path)
+        assert (first.code, second.code) == (0, 0)
+        assert origin.asked(asked) == {"conditional": NUMBER, "plain": 0}
+        assert (second.summary["counts"]["unchanged"], second.summary["bytes"]) == (NUMBER, 0)
+        assert stats(tmp_path) == before
+
+        old, origin.files["c7"] = origin.files["c7"], numbered_gif(9999)
+        third = run(origin, tmp_path)
+    after = stats(tmp_path)
+    assert [name for name in after if after[name] != before[name]] == ["c7.gif"]
+    assert (third.summary["counts"]["unchanged"], third.summary["changed"]) == (NUMBER - 1, 1)
+    change, summary = changes(tmp_path)
+    assert (change["change"], change["code"], change["file"]) == ("changed", "C7", "c7.gif")
+    assert change["old_sha256"] != change["sha256"]
+    assert isinstance(old, bytes)
+    assert (summary["change"], summary["unchanged"], summary["changed"]) == ("summary", NUMBER - 1, 1)
+
+
+CUT = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + GIF)
+
+
+@pytest.mark.parametrize(
+    ("step", "reason", "code"),
+    [
+        (CUT, "truncated", 3),
+        (Answer(body=HTML), "bad_content", 3),
+        (Answer(), "empty", 3),
+        (Answer(206, body=GIF), "http_206", 4),
+        (Answer(body=numbered_gif(4)), "checksum", 3),
+    ],
+    ids=["cut", "html", "empty", "206", "digest"],
+)
+def test_a_refresh_that_goes_wrong_costs_no_good_copy(tmp_path: Path, step: Step, reason: str, code: int) -> None:
+    """The old file stays byte for byte, the item is an error with its reason, and what is known of it stays known."""
+    with mirror(flags(number=1)) as origin:
+        run(origin, tmp_path, ["c0"])
+        good = origin.files["c0"]
+        sums = {"FLAGJOB_CHECKSUMS": "sums"} if reason == "checksum" else {}
+        (tmp_path / "sums").write_bytes((tmp_path / "downloads" / "SHA256SUMS").read_bytes())
+        origin.files["c0"] = step
+        done = run(origin, tmp_path, ["c0"], FLAGJOB_MAX_ATTEMPTS="1", **sums)
+        (line,) = done.named("result")
+        assert (line["status"], line["reason"], done.code) == ("error", reason, code)
+        assert published(tmp_path) == {"c0.gif": good}
+        origin.files["c0"] = good
+        asked = len(origin.server.requests)
+        assert run(origin, tmp_path, ["c0"]).statuses == {"C0": "unchanged"}
+        assert origin.asked(asked) == {"conditional": 1, "plain": 0}
+
+
+def test_the_sums_hold_and_a_flipped_bit_is_found_and_repaired(tmp_path: Path) -> None:
+    """`sha256sum -c` passes; verify names the one bad file and exits 4; the next run fetches just that one."""
+    with mirror(flags(number=20)) as origin:
+        run(origin, tmp_path, CODES[:20])
+        downloads = tmp_path / "downloads"
+        check = ["sha256sum", "--check", "--strict", "--quiet", "SHA256SUMS"]
+        assert subprocess.run(check, cwd=downloads, check=False).returncode == 0
+        assert flagjob("verify", cwd=tmp_path).code == 0
+
+        path = downloads / "c7.gif"
+        when = path.stat()
+        path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
+        os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))  # as a disk flips bits: silently
+        found = flagjob("verify", cwd=tmp_path)
+        assert (found.code, [line["file"] for line in found.named("file")]) == (4, ["c7.gif"])
+        assert found.named("verify_finished")[0]["counts"]["changed"] == 1
+
+        asked = len(origin.server.requests)
+        run(origin, tmp_path, CODES[:20])
+        assert origin.asked(asked) == {"conditional": 19, "plain": 1}
+    assert flagjob("verify", cwd=tmp_path).code == 0
+
+
+def test_what_is_gone_stays_until_it_is_deleted(tmp_path: Path) -> None:
+    """A code that turned 404 keeps its file, told once; verify --delete removes it, and it is forgotten."""
+    with mirror(flags(number=2)) as origin:
+        run(origin, tmp_path, CODES[:2])
+        origin.files["c1"] = Answer(404)
+        assert run(origin, tmp_path, CODES[:2]).summary["gone"] == 1
+        assert (changes(tmp_path)[0]["change"], changes(tmp_path)[0]["code"]) == ("gone", "C1")
+        assert run(origin, tmp_path, CODES[:2]).summary["gone"] == 0
+    assert sorted(published(tmp_path)) == ["c0.gif", "c1.gif"]
+    looked, deleted = flagjob("verify", cwd=tmp_path), flagjob("verify", "--delete", cwd=tmp_path)
+    assert [(line["file"], line["finding"]) for line in looked.named("file")] == [("c1.gif", "gone")]
+    assert [(line["file"], line["finding"]) for line in deleted.named("file")] == [("c1.gif", "deleted")]
+    assert sorted(published(tmp_path)) == ["c0.gif"]
+    assert flagjob("verify", cwd=tmp_path).named("file") == []
+    assert "c1.gif" not in (tmp_path / "downloads" / "SHA256SUMS").read_text()
+
+
+def test_what_does_not_exist_is_not_asked_for_again_within_its_time(tmp_path: Path) -> None:
+    """EVERY twice with a day's belief in 404: the second run asks for none of the codes that do not exist."""
+    settings = {"FLAGJOB_NOT_FOUND_TTL": "86400"}
+    first = flagjob("-e", cwd=tmp_path, settings=settings)
+    second = flagjob("-e", cwd=tmp_path, settings=settings)
+    attempts = Counter((line["status"], line["attempts"]) for line in second.named("result"))
+    assert (first.code, second.code) == (0, 0)
+    assert attempts == {("unchanged", 1): 249, ("not_found", 0): 427}
+
+
+def test_another_origin_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
+    """Two origins' files must not mix by mistake; the built-in origin is one, whatever its port."""
+    assert (flagjob("BR", cwd=tmp_path).code, flagjob("BR", cwd=tmp_path).statuses) == (0, {"BR": "unchanged"})
+    with mirror({"br": GIF}) as origin:
+        refused = run(origin, tmp_path, ["br"])
+        assert (refused.code, refused.named("usage_error")[0]["setting"]) == (2, "FLAGJOB_URL")
+        assert "FLAGJOB_NEW_ORIGIN=accept" in refused.named("usage_error")[0]["message"]
+        assert origin.server.connections == 0
+        accepted = run(origin, tmp_path, ["br"], FLAGJOB_NEW_ORIGIN="accept")
+        assert (accepted.code, accepted.statuses) == (0, {"BR": "ok"})
+        assert run(origin, tmp_path, ["br"]).statuses == {"BR": "unchanged"}
+
+
+@pytest.mark.parametrize(("refresh", "conditional", "plain"), [("missing", 0, 1), ("always", 0, 3)])
+def test_files_that_are_there_are_treated_as_asked(tmp_path: Path, refresh: str, conditional: int, plain: int) -> None:
+    """Missing fetches only what is not there and whole; always fetches all, and still knows what is unchanged."""
+    with mirror(flags(number=3)) as origin:
+        run(origin, tmp_path, CODES[:3])
+        (tmp_path / "downloads" / "c1.gif").unlink()
+        asked = len(origin.server.requests)
+        done = run(origin, tmp_path, CODES[:3], FLAGJOB_REFRESH=refresh)
+        assert origin.asked(asked) == {"conditional": conditional, "plain": plain}
+    assert done.statuses == {"C0": "unchanged", "C1": "ok", "C2": "unchanged"}
+    assert len(published(tmp_path)) == 3
+
+
+def test_two_runs_at_once_end_in_the_same_state(tmp_path: Path) -> None:
+    """Kubernetes may start one job twice: every file is whole, every manifest line too."""
+    with mirror(flags()) as origin:
+        (tmp_path / "codes").write_text("\n".join(CODES))
+        command = [sys.executable, "-m", "job", "--codes-file", "codes", "--url", origin.url]
+        both = [subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE) for _ in range(2)]
+        for process in both:
+            process.communicate(timeout=TIMEOUT)
+        assert [process.returncode for process in both] == [0, 0]
+        third = run(origin, tmp_path)
+    assert (third.code, set(third.statuses.values()) <= {"ok", "unchanged"}) == (0, True)
+    assert third.summary["new"] == third.summary["changed"] == 0
+    assert published(tmp_path) == {f"{code}.gif": data for code, data in flags().items()}
+
+
+@pytest.fixture
+def shown(tmp_path: Path) -> Iterator[tuple[Mirror, Path]]:
+    """Publish a set of 250 flags."""
+    with mirror(flags()) as origin:
+        assert run(origin, tmp_path, FLAGJOB_PUBLISH="set").code == 0
+        yield origin, tmp_path
+
+
+SET = {"FLAGJOB_PUBLISH": "set", "FLAGJOB_MAX_CHANGED": "20%"}
+CURRENT = "downloads/current"
+
+
+def test_a_placeholder_for_everything_is_not_published(shown: tuple[Mirror, Path]) -> None:
+    """An origin that serves one valid picture for all codes: the old set stays, and it is told why."""
+    origin, root = shown
+    before = published(root, CURRENT)
+    origin.files.update(dict.fromkeys(CODES, GIF))
+    done = run(origin, root, CODES, **SET)
+    assert (done.code, done.summary["published"], done.summary["changed"]) == (4, False, NUMBER)
+    assert len(done.named("set_not_published")) == 1
+    assert published(root, CURRENT) == before
+    assert Counter(change["change"] for change in changes(root)) == {"changed": NUMBER, "summary": 1}
+
+    origin.files.update(flags())
+    asked = len(origin.server.requests)
+    assert run(origin, root, CODES, **SET).summary["counts"]["unchanged"] == NUMBER
+    assert origin.asked(asked) == {"conditional": NUMBER, "plain": 0}
+
+
+def test_a_set_with_an_error_is_not_published(shown: tuple[Mirror, Path]) -> None:
+    """One failure beyond the budget is enough; within it, the old copy of that file is in the new set."""
+    origin, root = shown
+    before = published(root, CURRENT)
+    origin.files.update({"c1": numbered_gif(8888), "c2": Answer(500)})
+    refused = run(origin, root, CODES, FLAGJOB_MAX_ATTEMPTS="1", **SET)
+    assert (refused.code, refused.summary["published"]) == (3, False)
+    assert published(root, CURRENT) == before
+    allowed = run(origin, root, CODES, FLAGJOB_MAX_ATTEMPTS="1", FLAGJOB_MAX_ERRORS="1", **SET)
+    assert (allowed.code, allowed.summary["published"]) == (0, True)
+    assert published(root, CURRENT) == {**before, "c1.gif": numbered_gif(8888)}
+
+
+def test_a_set_can_be_verified_and_rolled_back(shown: tuple[Mirror, Path]) -> None:
+    """The set before is shown again by one command, with what was known of it."""
+    origin, root = shown
+    first = published(root, CURRENT)
+    origin.files["c1"] = numbered_gif(8888)
+    assert run(origin, root, CODES, **SET).code == 0
+    assert published(root, CURRENT) != first
+    verified = flagjob("verify", cwd=root)
+    assert (verified.code, verified.named("verify_finished")[0]["counts"]["whole"]) == (0, NUMBER)
+    back = flagjob("rollback", cwd=root)
+    assert (back.code, back.named("rolled_back")[0]["event"]) == (0, "rolled_back")
+    assert published(root, CURRENT) == first
+    assert flagjob("verify", cwd=root).named("verify_finished")[0]["counts"]["whole"] == NUMBER
+    further = flagjob("rollback", cwd=root)
+    assert (further.code, len(further.named("storage_error"))) == (5, 1)
+
+
+def test_there_must_be_something_to_verify(tmp_path: Path) -> None:
+    """An empty directory, or a bucket, is told and not called well."""
+    empty, bucket = flagjob("verify", cwd=tmp_path), flagjob("verify", "--dest", "s3://bucket/x", cwd=tmp_path)
+    assert (empty.code, empty.named("usage_error")[0]["setting"]) == (2, "FLAGJOB_DEST")
+    assert (bucket.code, bucket.named("usage_error")[0]["setting"]) == (2, "FLAGJOB_DEST")
+
+
+def test_room_is_needed_before_the_first_request(tmp_path: Path) -> None:
+    """Where all workers together could fill the disk the run ends before it begins, and says what to change."""
+    with mirror(flags(number=1)) as origin:
+        done = run(origin, tmp_path, ["c0"], FLAGJOB_MAX_BYTES="1024GiB")
+        assert origin.server.connections == 0
+    assert (done.code, len(done.named("storage_error"))) == (5, 1)
+    assert "FLAGJOB_WORKERS x FLAGJOB_MAX_BYTES" in done.named("storage_error")[0]["problem"]
+
+
+def test_shards_share_the_codes_out(tmp_path: Path) -> None:
+    """Three runs, each with its own share: together they have every code once, and each its own manifest and sums."""
+    with mirror(flags(number=60)) as origin:
+        lines = []
+        for index in ("0", "1", "2"):
+            settings = {"JOB_COMPLETION_INDEX": index, "FLAGJOB_SHARD_COUNT": "3"}
+            done = run(origin, tmp_path, CODES[:60], **settings)
+            assert {(line["shard"], line["shards"]) for line in done.events} == {(int(index), 3)}
+            lines += done.named("result")
+        assert sorted(line["code"] for line in lines) == sorted(code.upper() for code in CODES[:60])
+        own = sorted(path.name for path in (tmp_path / "downloads" / ".flagjob").glob("manifest*.jsonl"))
+        assert own == [f"manifest-{index}-of-3.jsonl" for index in range(3)]
+        asked = len(origin.server.requests)
+        assert set(run(origin, tmp_path, CODES[:60]).statuses.values()) == {"unchanged"}
+        assert origin.asked(asked) == {"conditional": 60, "plain": 0}
+    assert len(list((tmp_path / "downloads").glob("SHA256SUMS*"))) == 4
+    assert flagjob("verify", cwd=tmp_path).code == 0
+
+
+def test_a_share_of_nothing_is_no_failure(tmp_path: Path) -> None:
+    """With more shards than codes some have none: exit 0, and a summary that says 0."""
+    codes = [flagjob("BR", "--shard-index", str(n), "--shard-count", "3", cwd=tmp_path) for n in range(3)]
+    assert [done.code for done in codes] == [0, 0, 0]
+    assert sorted(done.summary["codes"] for done in codes) == [0, 0, 1]
+
+
+def limited(root: Path, origin: Mirror, codes: Sequence[str]) -> Done:
+    """Run where no file may grow beyond 400 KiB: what the kernel then says is what a full disk says."""
+    (root / "codes").write_text("\n".join(codes))
+    job = f"ulimit -f 400; exec {sys.executable} -m job --codes-file codes --url {origin.url} --workers 2"
+    env, pipe = environment(), subprocess.PIPE
+    ended = subprocess.run(["bash", "-c", job], cwd=root, env=env, stdout=pipe, check=False, timeout=TIMEOUT)
+    return Done(ended.returncode, ended.stdout, "")
+
+
+@pytest.mark.parametrize(("number", "size"), [(1400, 0), (40, 500_000)], ids=["manifest", "file"])
+def test_a_disk_that_is_full_in_mid_run_ends_the_run(tmp_path: Path, number: int, size: int) -> None:
+    """Whether a file or the manifest cannot grow: exit 5, one clear error, a line for every code, no part of a file."""
+    files: dict[str, bytes | Step] = {f"c{n}": numbered_gif(n, size) for n in range(number)}
+    with mirror(files) as origin:
+        done = limited(tmp_path, origin, list(files))
+    assert (done.code, len(done.named("result")), len(done.named("storage_error"))) == (5, number, 1)
+    assert "File too large" in done.named("storage_error")[0]["problem"]
+    assert all(data == files[name.removesuffix(".gif")] for name, data in published(tmp_path).items())
+
+
+def test_a_set_that_cannot_be_shown_is_told(tmp_path: Path) -> None:
+    """Where something else is called `current` readers see nothing new, and the exit code is 5."""
+    (tmp_path / "downloads" / "current").mkdir(parents=True)
+    done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_PUBLISH": "set"})
+    assert (done.code, done.summary["published"], len(done.named("storage_error"))) == (5, False, 1)
+
+
+def test_a_file_that_verify_cannot_delete_is_told(tmp_path: Path) -> None:
+    """Exit 5 and one clear error, not a traceback."""
+    with mirror(flags(number=1)) as origin:
+        run(origin, tmp_path, ["c0"])
+        origin.files["c0"] = Answer(404)
+        run(origin, tmp_path, ["c0"])
+    (tmp_path / "downloads" / "c0.gif").unlink()
+    (tmp_path / "downloads" / "c0.gif").mkdir()
+    done = flagjob("verify", "--delete", cwd=tmp_path)
+    assert (done.code, len(done.named("storage_error"))) == (5, 1)
