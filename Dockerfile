@@ -1,0 +1,39 @@
+# The digest names the index of all platforms; moving to a newer one is a change of this line that shows in review.
+ARG PYTHON_IMAGE=python:3.13.15-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
+
+FROM ${PYTHON_IMAGE} AS build
+RUN python3 -m venv --without-pip /app
+COPY requirements.lock /
+# Behind a package mirror: --secret id=pip.conf,src=/etc/pip.conf, and id=pip.crt for its authority. No layer keeps secrets.
+RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
+    --mount=type=secret,id=pip.crt,target=/run/pip.crt \
+    python3 -m pip --python /app/bin/python3 install --no-cache-dir --no-compile --require-hashes --only-binary=:all: \
+    --requirement /requirements.lock
+COPY job /app/job
+
+FROM ${PYTHON_IMAGE}
+# SAFEPATH: what lies in the working directory, which is where downloads go, must never be imported.
+ENV PATH=/app/bin:$PATH \
+    PYTHONPATH=/app \
+    PYTHONSAFEPATH=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+COPY --from=build /app /app
+# Group 0 and group-writable: any user id may run this image, as some clusters give out their own.
+RUN --mount=type=bind,source=.ci/precompile.py,target=/precompile.py \
+    python3 /precompile.py && install -d -m 0775 -o 65532 -g 0 /data
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+ARG CREATED=1970-01-01T00:00:00Z
+LABEL org.opencontainers.image.title="flagjob" \
+      org.opencontainers.image.description="A headless batch job: a list of ids x a URL template -> whole, accepted files" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.licenses="MIT"
+ENV FLAGJOB_DEST=/data \
+    FLAGJOB_METRICS_ADDRESS=:9464 \
+    SOURCE_REVISION=${REVISION}
+USER 65532:65532
+WORKDIR /data
+ENTRYPOINT ["python3", "-m", "job"]

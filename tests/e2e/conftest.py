@@ -1,0 +1,42 @@
+"""What these tests share: the image, built once, and the rendered manifests."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2e.programs import ROOT, output, podman
+
+IMAGE = "localhost/flagjob:e2e"
+
+
+@pytest.fixture(scope="session")
+def image() -> Iterator[str]:
+    """Build the image; give its name."""
+    output("env", f"IMAGE={IMAGE}", ".ci/image-without-registry.sh")
+    yield IMAGE
+    podman("image", "rm", IMAGE)
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Render the base; give the file."""
+    path = tmp_path_factory.mktemp("rendered") / "base.yaml"
+    path.write_text(output("kubectl", "kustomize", str(ROOT / "k8s" / "base")))
+    return path
+
+
+@pytest.fixture(scope="session")
+def base(rendered: Path) -> list[object]:
+    """Give the documents of the rendered base."""
+    return list(yaml.safe_load_all(rendered.read_text()))
+
+
+@pytest.fixture
+def volume() -> Iterator[str]:
+    """Name a volume, empty and new; podman makes it at its first use as the image has /data."""
+    name = f"e2e-{uuid.uuid4().hex}"
+    yield name
+    podman("volume", "rm", "--force", name)

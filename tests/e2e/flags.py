@@ -1,0 +1,29 @@
+"""The flags that the built-in origin serves, read from the package that ships them."""
+
+import importlib.metadata
+from pathlib import Path
+
+POP20 = ["BD", "BR", "CD", "CN", "DE", "EG", "ET", "FR", "ID", "IN"]
+POP20 += ["IR", "JP", "MX", "NG", "PH", "PK", "RU", "TR", "US", "VN"]
+TRAILER = b";"
+"""The last byte of every GIF (GIF89a specification, section 27)."""
+
+
+def package_flags() -> dict[str, bytes]:
+    """Give every country's flag by its code in lower case."""
+    files = importlib.metadata.files("django-countries") or []
+    flags = [Path(str(file.locate())) for file in files if file.match("static/flags/??.gif")]
+    return {flag.stem: flag.read_bytes() for flag in flags if flag.stem.isalpha()}
+
+
+def distinct_gifs(count: int) -> dict[str, bytes]:
+    """Give that many whole GIF files by name, no two alike: flags, then copies, each with its code in a comment."""
+    flags = package_flags()
+    named = {**flags, **{f"copy-{number:03}": flags["br"] for number in range(count)}}
+    return {f"{code}.gif": with_comment(named[code], code) for code in list(named)[:count]}
+
+
+def with_comment(gif: bytes, text: str) -> bytes:
+    """Put a comment (GIF89a, section 24) before the trailer."""
+    assert gif.endswith(TRAILER)
+    return gif.removesuffix(TRAILER) + bytes([0x21, 0xFE, len(text)]) + text.encode() + b"\0" + TRAILER
