@@ -7,8 +7,9 @@ from enum import StrEnum
 from hashlib import blake2b, file_digest
 from pathlib import Path
 
+from job.disk import named
 from job.model import Entry, Status, Stored
-from job.store import OWN_DIRECTORY, named
+from job.store import OWN_DIRECTORY
 
 _SUMS = "SHA256SUMS"
 _KEY_BYTES = 14

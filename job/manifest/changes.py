@@ -8,7 +8,8 @@ from pathlib import Path
 
 import orjson
 
-from job.manifest.disk import LineFile, named
+from job.disk import named
+from job.manifest.disk import LineFile
 from job.manifest.history import Change
 from job.manifest.names import Shard
 from job.model import Stored

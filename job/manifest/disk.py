@@ -8,7 +8,7 @@ from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO
 
-from job.errors import StorageError
+from job.disk import named, refused, sync_directory
 
 _LOCK = "manifest.lock"
 _DRAFTS = "manifest-*.tmp"
@@ -17,19 +17,6 @@ _LINE_BYTES = 2048
 """Few lines are longer; those that are cost a second read."""
 _LONGEST_BYTES = 1024 * 1024
 """No line of ours is longer (libcurl takes 300 kB of headers): what is, is damage, and passed over in pieces."""
-
-
-@contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Turn what the operating system says into one clear message, with the path it is about."""
-    try:
-        yield
-    except OSError as error:
-        raise _told(path, error) from error
-
-
-def _told(path: Path, error: OSError) -> StorageError:
-    return StorageError(f"{path}: {error.strerror or error}")
 
 
 def first_line(path: Path) -> bytes:
@@ -64,14 +51,15 @@ class LineFile:
         with named(self.path):
             return os.fstat(self._descriptor).st_size
 
-    def append(self, line: bytes) -> None:
-        """Hand a line, without its end, to the kernel: from then on it outlives this process."""
+    def append(self, line: bytes) -> int:
+        """Hand a line, without its end, to the kernel, where it outlives this process; return where it ends there."""
         data = (b"\n" if self._torn else b"") + line + b"\n"
         self._torn = True
         with named(self.path):
             while data:
                 data = data[os.write(self._descriptor, data) :]  # a full disk takes a part, and then refuses
-        self._torn = False
+            self._torn = False
+            return os.lseek(self._descriptor, 0, os.SEEK_CUR)  # O_APPEND moves it to behind what was just written
 
     def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yield each whole line from a byte on, after its own offset and without its end."""
@@ -114,7 +102,7 @@ class LineFile:
         try:
             return os.pread(self._descriptor, size, offset)
         except OSError as error:  # `named` would take longer than the read
-            raise _told(self.path, error) from error
+            raise refused(self.path, error) from error
 
 
 @contextmanager
@@ -141,16 +129,6 @@ def sweep(directory: Path) -> None:
     with named(directory), _locked(directory, LOCK_EX | LOCK_NB) as held:
         for draft in directory.glob(_DRAFTS) if held else ():
             draft.unlink(missing_ok=True)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make the names in a directory durable; raise StorageError if that fails."""
-    with named(directory):
-        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 @contextmanager

@@ -8,10 +8,11 @@ from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from job.disk import named, sync_directory
 from job.errors import Fault, UsageError
 from job.manifest import history, lines, sums
 from job.manifest.changes import Changes, stamp
-from job.manifest.disk import first_line, named, replacing, sweep, sync_directory
+from job.manifest.disk import first_line, replacing, sweep
 from job.manifest.history import Change
 from job.manifest.journal import Journal, newest
 from job.manifest.names import Shard, manifests

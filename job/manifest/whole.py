@@ -4,8 +4,9 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+from job.disk import named
 from job.manifest import lines, sums
-from job.manifest.disk import LineFile, named
+from job.manifest.disk import LineFile
 from job.manifest.journal import Journal, newest
 from job.manifest.names import Shard, manifests
 from job.model import Entry

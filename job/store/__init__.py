@@ -1,7 +1,6 @@
 """Whole accepted files at the destination, or nothing."""
 
 from job.store.draft import Draft
-from job.store.errors import named
 from job.store.generations import Generations, GenerationStore
 from job.store.local import OWN_DIRECTORY, LocalStore
 from job.store.objects import ObjectStore
@@ -17,5 +16,4 @@ __all__ = [
     "ObjectStore",
     "Parts",
     "Patience",
-    "named",
 ]

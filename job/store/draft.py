@@ -2,13 +2,11 @@
 
 import fcntl
 import os
-from contextlib import suppress
 from hashlib import sha256
-from io import BytesIO
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import BinaryIO
 
-from job.store.errors import named
+from job.disk import named
 
 _HEAD_BYTES = 512
 _IN_MEMORY_BYTES = 64 * 1024
@@ -25,7 +23,7 @@ class Draft:
         self.head = b""
         self._path = path
         self._digest = sha256()
-        self._file: BinaryIO = BytesIO()
+        self._file: BytesIO | FileIO = BytesIO()
         self._on_disk = False
 
     @property
@@ -42,7 +40,8 @@ class Draft:
         if not self._on_disk and self.size > _IN_MEMORY_BYTES:
             self._roll_over()
         with named(self._path):
-            return self._file.write(data)
+            self._put(data)
+        return len(data)
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` bytes from where the last read ended."""
@@ -60,7 +59,6 @@ class Draft:
         if not self._on_disk:
             self._roll_over()
         with named(self._path):
-            self._file.flush()
             os.fsync(self._file.fileno())
             version = str(os.fstat(self._file.fileno()).st_mtime_ns)
             self._file.close()
@@ -71,8 +69,7 @@ class Draft:
 
     def close(self) -> None:
         """Throw away what was not published; may be called again."""
-        with suppress(OSError):  # a full disk may refuse the rest of the buffer once more
-            self._file.close()
+        self._file.close()
         if self._on_disk:
             self._path.unlink(missing_ok=True)
 
@@ -80,7 +77,13 @@ class Draft:
         self._file.seek(0)
         held = self._file.read()
         with named(self._path):
-            self._file = self._path.open("x+b")
+            self._file = self._path.open("x+b", buffering=0)  # a buffer costs calls of its own, and is never filled
             self._on_disk = True
             fcntl.flock(self._file, fcntl.LOCK_EX)  # until it is closed nobody may take it for a dead run's
-            self._file.write(held)
+            self._put(held)
+
+    def _put(self, data: bytes) -> None:
+        """Write all of it: a disk that is nearly full takes a part, and then refuses."""
+        rest = memoryview(data)
+        while rest:
+            rest = rest[self._file.write(rest) :]

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
+from job.disk import named, sync_directory
 from job.errors import StorageError
-from job.store.errors import named
-from job.store.local import OWN_DIRECTORY, SWEPT_SECONDS, LocalStore, sync_directory
+from job.store.local import OWN_DIRECTORY, SWEPT_SECONDS, LocalStore
 
 _PREPARED = ".new-"
 """How the name of a generation begins that is not published: hidden, and swept when its run is dead."""

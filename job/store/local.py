@@ -1,7 +1,6 @@
 """A local directory: a file under its final name is whole, and the last good copy survives any failure."""
 
 import fcntl
-import os
 import shutil
 import time
 from contextlib import closing, suppress
@@ -10,10 +9,10 @@ from secrets import token_hex
 from stat import S_ISREG
 from threading import Lock
 
+from job.disk import named, sync_directory
 from job.errors import StorageError
 from job.model import Body, Stored
 from job.store.draft import Draft
-from job.store.errors import named
 
 OWN_DIRECTORY = ".flagjob"
 """Where flagjob keeps what is its own, below the destination; no item's file can lie there."""
@@ -100,14 +99,4 @@ class LocalStore:
         with self._syncing:
             directories, self._unsynced = self._unsynced, set()
         for directory in directories:
-            with named(directory):
-                sync_directory(directory)
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            sync_directory(directory)

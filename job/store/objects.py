@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from secrets import token_hex
 
+from job.disk import named
 from job.errors import Fault, UsageError
 from job.model import Body, Stored
 from job.store.draft import Draft
-from job.store.errors import named
 from job.store.listing import Listing
 from job.store.local import OWN_DIRECTORY
 from job.store.parts import Parts

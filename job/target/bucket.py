@@ -9,8 +9,9 @@ from pathlib import Path
 from secrets import token_hex
 from time import monotonic
 
+from job.disk import named
 from job.model import Stored
-from job.store import OWN_DIRECTORY, ObjectStore, named
+from job.store import OWN_DIRECTORY, ObjectStore
 from job.target.face import SUMS, Share, Store, manifest_of
 
 _PUSHED_RESULTS = 1000
