@@ -31,16 +31,20 @@ class Run:
     def __init__(self, settings: Settings, stop: Stop, stdout: BinaryIO, *, terminal: bool) -> None:
         self._settings = settings
         self._stop = stop
-        self._sinks = Sinks(settings, stdout, terminal=terminal)
+        self._sinks = Sinks(settings, stop, stdout, terminal=terminal)
         self._tally = Tally()
         self._stack = ExitStack()
         self._storage_told = False
-        self.abandoned = 0
-        """How many items a thread still worked on when the run gave them up; joining it could take for ever."""
+        self._given_up = 0
+
+    @property
+    def abandoned(self) -> int:
+        """How many threads were still at work when the run gave them up; joining them could take for ever."""
+        return self._given_up + self._sinks.abandoned
 
     def execute(self) -> int:
         """Do all of it and return the exit code; raise UsageError before anything was attempted."""
-        with self._stack:
+        with self._sinks, self._stack:
             inputs = open_inputs(self._settings, self._stop, self._stack)
             if self._settings.dry_run:
                 return self._dry_run(inputs.items)
@@ -49,6 +53,7 @@ class Run:
                 target.open(accept_new_origin=self._settings.new_origin is NewOrigin.ACCEPT)
             except StorageError as error:
                 self._sinks.log.storage_failed(f"the destination cannot be written: {error}")
+                self._sinks.not_begun(Exit.STORAGE)
                 return Exit.STORAGE
             return self._drain(inputs, target)
 
@@ -64,13 +69,13 @@ class Run:
         began = time.monotonic()
         pool = self._pool(inputs, target)
         self._limit_time()
-        self._sinks.started(inputs, pool.workers, lambda: pool.pending, self._stack)
+        self._sinks.started(inputs, pool.workers, lambda: pool.pending)
         with self._sinks.bar(inputs.known):
             for result in pool.results(self._sinks.counted(inputs.items)):
                 self._tally.add(result)
                 self._sinks.result(result)
                 self._remember(result, target)
-        self.abandoned = pool.abandoned
+        self._given_up = pool.abandoned
         published, changes = self._close(target), target.manifest.counts
         code = self._code(changes)
         summary = Summary(

@@ -1,21 +1,24 @@
-"""All that is told of a run, while it goes on and at its end: log, metrics, bar, textfile, termination message."""
+"""All that is told of a run, while it goes on and at its end: log, bar, termination message, metrics by each way."""
 
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from job import __version__, progress
 from job.inputs import Inputs
 from job.log import RunLog, termination_message
-from job.metrics import Metrics
+from job.metrics import Endpoint, Metrics, Push
 from job.model import Item, Result, Status, Summary
 from job.retry import Retry
-from job.settings import LogFormat, LogResults, Settings
+from job.settings import Gateway, LogFormat, LogResults, Settings
+from job.settings.values import Address
+from job.stop import Stop
 
 _LOGGED = {
     LogResults.ALL: frozenset(Status),
@@ -23,16 +26,23 @@ _LOGGED = {
     LogResults.PROBLEMS: frozenset({Status.NOT_FOUND, Status.ERROR, Status.CANCELLED}),
 }
 
+_PUSH_SECONDS = 5.0
+
 
 class Sinks:
     """Where facts go. `retry`, `bug` and what `metrics` offers may be called by workers, all else by the main thread.
 
-    A sink that fails is told once and changes nothing else, but for the log: if nobody takes it, OSError comes out.
+    A sink that fails is told once and changes nothing else, but for the log: if nobody takes it, LogError comes out.
+    The `with` block is the run; after it the metrics are served for a while, if the settings say so.
     """
 
-    def __init__(self, settings: Settings, stdout: BinaryIO, *, terminal: bool) -> None:
+    def __init__(self, settings: Settings, stop: Stop, stdout: BinaryIO, *, terminal: bool) -> None:
         on_terminal = settings.log_format is LogFormat.AUTO and terminal
         self._settings = settings
+        self._stop = stop
+        self._endpoint: Endpoint | None = None
+        self.abandoned = 0
+        """How many threads still push when nobody waits for them any more; joining them could take for ever."""
         self._for_people = settings.log_format is LogFormat.CONSOLE or on_terminal
         self._bar_wanted = not settings.verbose and sys.stderr.isatty()
         self._bar: progress.Bar | None = None
@@ -48,13 +58,21 @@ class Sinks:
         )
         self.metrics = Metrics(__version__, os.environ.get("SOURCE_REVISION", "unknown"), settings.shard_count)
 
-    def started(self, inputs: Inputs, workers: int, pending: Callable[[], int], stack: ExitStack) -> None:
-        """Say what the run is about to do; begin to serve its metrics, which ends with `stack`."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._endpoint:
+            if kind is None:
+                self._endpoint.linger(self._settings.metrics_linger, lambda: self._stop.signalled)
+            self._endpoint.close()
+
+    def started(self, inputs: Inputs, workers: int, pending: Callable[[], int]) -> None:
+        """Say what the run is about to do; begin to serve its metrics."""
         self.metrics.started(time.time(), workers, pending)
         address = self._settings.metrics_address
         if address:
-            serve = self.metrics.serve
-            self._guarded(str(address), lambda: stack.callback(serve(address.host, address.port)))
+            self._guarded(str(address), lambda: self._serve(address))
         self.log.started(
             version=__version__,
             revision=self.metrics.revision,
@@ -110,15 +128,49 @@ class Sinks:
     def finished(self, summary: Summary) -> None:
         """Tell how the run ended: metrics and messages first, the last line of the log last."""
         text = progress.closing(summary)
-        self.metrics.finished(summary, time.time())
-        textfile, message = self._settings.metrics_file, self._settings.termination_log
-        if textfile:
-            self._guarded(textfile, lambda: self.metrics.write(Path(textfile)))
+        self._give_out(summary)
+        message = self._settings.termination_log
         if message:
             self._guarded(message, lambda: Path(message).write_bytes(termination_message(summary, text)))
+        self._push()
         self.log.finished(summary, text)
         if not self._for_people and sys.stderr.isatty():
             sys.stderr.write(f"{text}\n")
+
+    def not_begun(self, exit_code: int) -> None:
+        """Give out how a run ended that could not begin; the log has it already."""
+        self.metrics.started(time.time(), 0, lambda: 0)
+        self._give_out(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, exit_code, ""))
+        self._push()
+
+    def _serve(self, address: Address) -> None:
+        self._endpoint = self.metrics.serve(address.host, address.port)
+
+    def _give_out(self, summary: Summary) -> None:
+        """Make the metrics final, for whoever scrapes them and in the textfile."""
+        self.metrics.finished(summary, time.time())
+        textfile = self._settings.metrics_file
+        if self._endpoint:
+            self._endpoint.finish()
+        if textfile:
+            self._guarded(textfile, lambda: self.metrics.write(Path(textfile)))
+
+    def _push(self) -> None:
+        """Push the final metrics, in what is left of the grace after a signal or the deadline."""
+        gateway, began = self._settings.pushgateway_url, self._stop.grace_began
+        left = math.inf if began is None else began + self._settings.shutdown_grace - time.monotonic()
+        if gateway:
+            problem = self._pushed(gateway, min(_PUSH_SECONDS, left)) if left > 0 else "nothing was left of the grace"
+            if problem:
+                self.log.warning("metrics_push_failed", target=gateway.url, error=problem)
+
+    def _pushed(self, gateway: Gateway, seconds: float) -> str | None:
+        settings = self._settings
+        shard = settings.shard_index if settings.shard_count > 1 else None
+        push = Push(self.metrics.registry, gateway, shard, settings.ca_bundle)
+        problem = push.within(seconds)
+        self.abandoned += push.is_alive()
+        return problem
 
     def _guarded(self, target: str, act: Callable[[], object]) -> None:
         try:

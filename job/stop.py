@@ -1,8 +1,11 @@
 """Whether the run must end now, and why: asked by every thread, decided once."""
 
 from threading import Event
+from time import monotonic
 
 from job.errors import Reason, Stopped
+
+_GRACED = {Reason.SIGNAL, Reason.DEADLINE}
 
 
 class Stop:
@@ -15,6 +18,8 @@ class Stop:
     def __init__(self) -> None:
         self._event = Event()
         self._causes: list[tuple[Reason, int | None]] = []
+        self._signalled = False
+        self._grace_began: float | None = None
 
     @property
     def reason(self) -> Reason | None:
@@ -26,8 +31,22 @@ class Stop:
         """The number of the signal that ends the run, if one does."""
         return self._causes[0][1] if self._causes else None
 
+    @property
+    def grace_began(self) -> float | None:
+        """When a signal or the deadline first came, on the monotonic clock; the grace counts from then."""
+        return self._grace_began
+
+    @property
+    def signalled(self) -> bool:
+        """Whether a signal came, also to a run that ended already: nothing may be waited for any more."""
+        return self._signalled
+
     def request(self, reason: Reason, signal: int | None = None) -> None:
         """Ask the run to end, because of a signal if one is given; every wait ends at once."""
+        if signal is not None:
+            self._signalled = True
+        if self._grace_began is None and reason in _GRACED:
+            self._grace_began = monotonic()
         if not self._causes:
             self._causes.append((reason, signal))
             self._event.set()

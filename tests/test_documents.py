@@ -332,7 +332,8 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     script: Script = {"/br.gif": Answer(body=GIF), "/us.gif": [Answer(503, {"Retry-After": "0"}), Answer(body=GIF)]}
     with ScriptedServer(script) as server:
         url, taken = f"http://127.0.0.1:{server.port}/{{cc}}.gif", f"127.0.0.1:{server.port}"
-        everything = flagjob("BR", "US", "ZZ", "-v", "--url", url, "--metrics-address", taken, cwd=cwd)
+        sinks = ["--metrics-address", taken, "--pushgateway-url", f"http://{taken}"]
+        everything = flagjob("BR", "US", "ZZ", "-v", "--url", url, *sinks, cwd=cwd)
     others: list[Done] = [
         flagjob("BR", "--dest=builtin", cwd=cwd),
         flagjob("BR", "--dry-run", cwd=cwd),

@@ -1,16 +1,25 @@
 """The metrics: every series from the start, counted once, and out by each way."""
 
-import urllib.request
+import socket
+import struct
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector, CollectorRegistry
 
 from job.errors import OUTCOMES, HttpError, NetworkError, Reason
-from job.metrics import Metrics
+from job.metrics import Endpoint, Metrics
 from job.model import InvalidItem, Result, Status, Summary
 from job.retry import Retry
 
+TIMEOUT = 20
 RETRIED = {"429", "5xx", "timeout", "connection", "invalid"}
 
 
@@ -89,7 +98,7 @@ def test_retries_are_counted_by_group(reason: str, group: str) -> None:
     metrics = make()
     status = reason.removeprefix("http_")
     error = HttpError(int(status), "x") if status.isdigit() else NetworkError(reason, "x")
-    metrics.retry(Retry(1, 1.5, error))
+    metrics.retry(Retry(1, 4, 1.5, error))
     found = samples(metrics)
     assert found["flagjob_retries_total", (group,)] == 1
     assert found["flagjob_retry_wait_seconds_total", (group,)] == 1.5
@@ -142,30 +151,165 @@ def test_only_a_success_leaves_its_time() -> None:
     assert samples(good)["flagjob_last_run_duration_seconds", ()] == 2.5
 
 
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    """Give an endpoint on a free port of the loopback address."""
+    made = make().serve("127.0.0.1", 0)
+    yield made
+    made.close()
+
+
+def scrape(endpoint: Endpoint, path: str = "/metrics", method: str = "GET") -> bytes:
+    """Give what the endpoint answers."""
+    with closing(HTTPConnection("127.0.0.1", endpoint.port)) as connection:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.headers["Content-Length"] == str(len(body))
+        return body
+
+
+def awaited(endpoint: Endpoint) -> bool:
+    """Tell whether the final metrics were scraped already."""
+    return endpoint.linger(0, lambda: False)
+
+
 def test_the_endpoint_serves_the_run_and_the_process() -> None:
-    """A scrape has our series and the process's own; after stop the port is free."""
+    """A scrape has our series and the process's own; when it is closed the port is free."""
     metrics = make()
     metrics.started(0, 30, lambda: 0)
-    stop = metrics.serve("127.0.0.1", 0)
-    stop()
-    stop = metrics.serve("127.0.0.1", port := free_port())
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-            families = {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
-    finally:
-        stop()
+    with closing(metrics.serve("127.0.0.1", 0)) as endpoint:
+        families = {family.name: family for family in text_string_to_metric_families(scrape(endpoint).decode())}
     assert families["flagjob_workers"].samples[0].value == 30
     assert "process_resident_memory_bytes" in families
-    metrics.serve("127.0.0.1", port)()
+    metrics.serve("127.0.0.1", endpoint.port).close()
+
+
+def test_an_empty_host_is_every_address() -> None:
+    """`:9464` answers wherever this machine is asked."""
+    with closing(make().serve("", 0)) as endpoint:
+        assert b"flagjob_workers" in scrape(endpoint)
 
 
 def test_a_taken_port_is_told() -> None:
     """Whoever serves may say so; nothing else happens."""
     metrics = make()
-    stop = metrics.serve("127.0.0.1", port := free_port())
-    with pytest.raises(OSError, match="Address already in use"):
-        metrics.serve("127.0.0.1", port)
-    stop()
+    with closing(metrics.serve("127.0.0.1", 0)) as first, pytest.raises(OSError, match="Address already in use"):
+        metrics.serve("127.0.0.1", first.port)
+
+
+def test_an_address_of_the_newer_kind_is_taken_for_one() -> None:
+    """An IPv6 address is bound as such: that of documentation is nobody's, and not merely unknown."""
+    with pytest.raises(OSError) as caught:
+        make().serve("2001:db8::1", 0)
+    assert not isinstance(caught.value, socket.gaierror)
+
+
+def test_a_scrape_after_the_end_is_awaited(endpoint: Endpoint) -> None:
+    """Lingering ends when the final metrics were scraped, whoever scraped them before."""
+    scrape(endpoint)
+    before = awaited(endpoint)
+    endpoint.finish()
+    after = awaited(endpoint)
+    with ThreadPoolExecutor(1) as executor:
+        lingering = executor.submit(endpoint.linger, 600, lambda: False)
+        scrape(endpoint)
+        assert (before, after, lingering.result(TIMEOUT)) == (False, False, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "method"), [("/", "GET"), ("/favicon.ico", "GET"), ("/metrics/", "GET"), ("/metrics", "OPTIONS")]
+)
+def test_only_scrapes_count(endpoint: Endpoint, path: str, method: str) -> None:
+    """Who merely looks whether somebody is there has not scraped."""
+    endpoint.finish()
+    scrape(endpoint, path, method)
+    assert awaited(endpoint) is False
+
+
+class Slow(Collector):
+    """A collector that takes its time, and has much to tell then."""
+
+    def __init__(self) -> None:
+        self.asked, self.release = threading.Event(), threading.Event()
+
+    def collect(self) -> Iterator[Metric]:
+        """Wait to be released."""
+        self.asked.set()
+        self.release.wait(TIMEOUT)
+        yield Metric("much", "x" * (16 << 20), "gauge")
+
+
+def test_a_scrape_that_began_before_the_end_does_not_count() -> None:
+    """What it brings may be older than the end, however late it comes."""
+    metrics, slow = make(), Slow()
+    with closing(metrics.serve("127.0.0.1", 0)) as endpoint, ThreadPoolExecutor(1) as executor:
+        metrics.registry.register(slow)  # which asks it once
+        slow.asked.clear()
+        early = executor.submit(scrape, endpoint)
+        slow.asked.wait(TIMEOUT)
+        endpoint.finish()
+        slow.release.set()
+        assert b"much" in early.result(TIMEOUT)
+        assert awaited(endpoint) is False
+        scrape(endpoint)
+        assert endpoint.linger(600, lambda: False) is True
+
+
+def test_a_scraper_that_leaves_does_not_count(capfd: pytest.CaptureFixture[str]) -> None:
+    """Only what was written to its last byte was scraped; standard error stays for people."""
+    metrics, slow = make(), Slow()
+    slow.release.set()
+    metrics.registry.register(slow)
+    with closing(metrics.serve("127.0.0.1", 0)) as endpoint:
+        endpoint.finish()
+        with socket.create_connection(("127.0.0.1", endpoint.port)) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with socket.create_connection(("127.0.0.1", endpoint.port)) as client:
+            client.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+            client.recv(1)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gone = threading.Event()
+        while any(thread.name.startswith("Thread") for thread in threading.enumerate()):
+            gone.wait(0.01)
+        assert awaited(endpoint) is False
+    assert capfd.readouterr() == ("", "")
+
+
+class Broken(Collector):
+    """A collector that fails."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Fail where there is something to collect."""
+        raise ZeroDivisionError
+
+
+def test_scrapes_leave_standard_error_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """A good one is no news, and a failed one is the scraper's; it does not count."""
+    metrics, registry = make(), CollectorRegistry(auto_describe=False)
+    registry.register(Broken())
+    with closing(metrics.serve("127.0.0.1", 0)) as good, closing(Endpoint(registry, "127.0.0.1", 0)) as bad:
+        bad.finish()
+        assert b"flagjob_workers" in scrape(good)
+        assert scrape(bad).startswith(b"A server error occurred")
+        assert awaited(bad) is False
+    assert capfd.readouterr() == ("", "")
+
+
+def test_lingering_ends_in_time(endpoint: Endpoint) -> None:
+    """Where nobody scrapes, the bound ends it, or who is called away; before the end there is nothing to wait for."""
+    calls: list[bool] = []
+
+    def called_away() -> bool:
+        calls.append(True)
+        return len(calls) == 3
+
+    assert endpoint.linger(600, called_away) is False
+    assert calls == []
+    endpoint.finish()
+    assert (endpoint.linger(0.01, lambda: False), endpoint.linger(600, called_away)) == (False, False)
+    assert len(calls) == 3
 
 
 def test_the_textfile_is_what_node_exporter_reads(tmp_path: Path) -> None:
@@ -177,11 +321,3 @@ def test_the_textfile_is_what_node_exporter_reads(tmp_path: Path) -> None:
     assert 'flagjob_downloads_total{status="ok"} 1.0' in text
     assert "process_" not in text
     assert [path.name for path in tmp_path.iterdir()] == ["flagjob.prom"]
-
-
-def free_port() -> int:
-    import socket  # noqa: PLC0415  (only here)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port

@@ -14,6 +14,7 @@ from job.model import Budget, FileType, Refresh
 from job.settings import (
     ROWS,
     Executor,
+    Gateway,
     LogFormat,
     LogResults,
     NewOrigin,
@@ -44,6 +45,9 @@ IN_A_DIRECTORY = "must be a file in a directory that exists"
 MALFORMED = "must be a URL with a host, and if it names a port, one from 1 to 65535"
 PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
 NO_USER = "must hold no user and password: put an Authorization line into FLAGJOB_HEADERS_FILE"
+ASCII = "must be a URL in ASCII, with other characters percent-encoded"
+NO_QUERY = "must have no query and no fragment: ? in a password is %3F, # is %23"
+IN_PATH = "must have no @ in its path: / in a password is %2F"
 HTTP = "must begin with http:// or https:// and name a host"
 RATE = "must be a number of requests a second, up to 1000000, or 0 for no limit"
 PROXY = "must be a proxy's URL, such as http://proxy.example.org:3128"
@@ -89,7 +93,7 @@ REJECTED = [
         "url",
         "https://example.org/\u00e9/{cc}",
         "'https://example.org/\u00e9/{cc}'",
-        "must be a URL in ASCII, with other characters percent-encoded",
+        ASCII,
     ),
     ("url", f"https://me:{SECRET}@example.org/{{cc}}", "'https://***@example.org/{cc}'", NO_USER),
     ("url", f"https://me:{SECRET}/@example.org/{{cc}}", "'https://***@example.org/{cc}'", MALFORMED),
@@ -137,6 +141,8 @@ REJECTED = [
     ("item_timeout", "2d", "'2d'", f"must be a time from 0.1 to 86400 {TIME}"),
     ("deadline", "1 week", "'1 week'", f"must be a time from 1 to 864000 {TIME}"),
     ("shutdown_grace", "2h", "'2h'", f"must be a time from 0.1 to 3600 {TIME}"),
+    ("origin_patience", "-1", "'-1'", f"must be a time from 0 to 86400 {TIME}"),
+    ("origin_patience", "25h", "'25h'", f"must be a time from 0 to 86400 {TIME}"),
     ("max_bytes", "0", "'0'", SIZE),
     ("max_bytes", "0.5", "'0.5'", SIZE),
     ("max_bytes", "1.001TiB", "'1.001TiB'", SIZE),
@@ -191,8 +197,24 @@ REJECTED = [
     ("metrics_address", ":\u00b2", "':\u00b2'", ADDRESS),
     ("metrics_address", "::1:9464", "'::1:9464'", ADDRESS),
     ("metrics_address", "http://localhost:9464", "'http://localhost:9464'", ADDRESS),
+    ("metrics_linger", "-1", "'-1'", f"must be a time from 0 to 3600 {TIME}"),
+    ("metrics_linger", "61m", "'61m'", f"must be a time from 0 to 3600 {TIME}"),
     ("metrics_file", "/nowhere/flagjob.prom", "'/nowhere/flagjob.prom'", IN_A_DIRECTORY),
     ("metrics_file", "/tmp", "'/tmp'", IN_A_DIRECTORY),  # noqa: S108  (a directory that is there)
+    ("pushgateway_url", "gateway:9091", "'***'", HTTP),
+    ("pushgateway_url", "gateway", "'***'", HTTP),
+    ("pushgateway_url", "ftp://gateway", "'ftp://gateway'", HTTP),
+    ("pushgateway_url", f"http://me:{SECRET}@", "'http://***@'", HTTP),
+    ("pushgateway_url", "http://gateway:0", "'http://gateway:0'", MALFORMED),
+    ("pushgateway_url", "http://gateway:65536", "'http://gateway:65536'", MALFORMED),
+    ("pushgateway_url", "http://gateway:port", "'http://gateway:port'", MALFORMED),
+    ("pushgateway_url", "http://[::1", "'http://[::1'", MALFORMED),
+    ("pushgateway_url", f"http://me:{SECRET}/@gateway", "'http://***@gateway'", MALFORMED),
+    ("pushgateway_url", "http://me:9091/@gateway", "'http://***@gateway'", IN_PATH),
+    ("pushgateway_url", f"http://gateway?{SECRET}", "'http://gateway?***'", NO_QUERY),
+    ("pushgateway_url", f"http://me:9091#{SECRET}@gateway", "'http://***@gateway'", NO_QUERY),
+    ("pushgateway_url", "http://gate way", "'http://gate way'", ASCII),
+    ("pushgateway_url", f"http://me:{SECRET}\u00e9@gateway", "'http://***@gateway'", ASCII),
     ("log_format", "yaml", "'yaml'", "must be one of auto, json, console"),
     ("log_level", "warn", "'warn'", "must be one of debug, info, warning, error"),
     ("log_results", "none", "'none'", "must be one of all, changed, problems"),
@@ -217,6 +239,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "item_timeout": ("1d", 86400.0),
     "deadline": ("10d", 864000.0),
     "shutdown_grace": ("1h", 3600.0),
+    "origin_patience": ("10m", 600.0),
     "max_bytes": ("1kB", 1000),
     "accept": ("any,gif", (FileType.ANY, FileType.GIF)),
     "redirect_hosts": ("cdn.example.org", ("cdn.example.org",)),
@@ -234,7 +257,9 @@ GOOD: dict[str, tuple[str, object]] = {
     "headers_file": ("/dev/null", "/dev/null"),
     "ca_bundle": ("/", "/"),
     "metrics_address": (":9464", Address("", 9464)),
+    "metrics_linger": ("1m", 60.0),
     "metrics_file": ("flagjob.prom", "flagjob.prom"),
+    "pushgateway_url": ("http://gateway:9091", Gateway("http://gateway:9091")),
     "log_format": ("json", LogFormat.JSON),
     "log_level": ("Debug", LogLevel.DEBUG),
     "log_results": ("changed", LogResults.CHANGED),
@@ -279,7 +304,10 @@ def test_every_setting_has_rejected_values() -> None:
 @pytest.mark.parametrize("name", [row.name for row in ROWS if row.name not in {"codes", "user_agent"}])
 def test_empty_options(name: str) -> None:
     """An empty option is a fault: unlike an empty variable, nobody gives one by accident."""
-    assert [fault.partition(": ")[0] for fault in faults(FLAGS[name], "")] in ([f"{FLAGS[name]} ''"], ["--url '***'"])
+    assert [fault.partition(": ")[0] for fault in faults(FLAGS[name], "")] in (
+        [f"{FLAGS[name]} ''"],
+        [f"{FLAGS[name]} '***'"],
+    )
 
 
 @pytest.fixture
@@ -332,6 +360,7 @@ def test_defaults() -> None:
     assert (found.refresh, found.not_found_ttl, found.new_origin) == (Refresh.CONDITIONAL, 0, NewOrigin.REFUSE)
     assert (found.publish, found.keep, found.max_changed) == (Publish.EACH, 3, Budget(1, is_share=True))
     assert (found.shard_index, found.shard_count, found.checksums, found.sums) == (0, 1, None, {})
+    assert (found.origin_patience, found.metrics_linger, found.pushgateway_url) == (0, 0, None)
     assert (found.url, found.server, found.codes, found.codes_file, found.redirect_hosts) == (
         None,
         None,
@@ -473,7 +502,7 @@ def test_services(service: str, protocol: str) -> None:
 def test_a_port_that_nobody_injected() -> None:
     """A bare number in a name that Kubernetes could inject was meant as a setting, and is a fault."""
     assert faults(FLAGJOB_METRICS_PORT="9464") == [
-        "FLAGJOB_METRICS_PORT '9464': is no setting of flagjob; did you mean FLAGJOB_METRICS_FILE?"
+        "FLAGJOB_METRICS_PORT '9464': is no setting of flagjob; did you mean FLAGJOB_METRICS_LINGER?"
     ]
     assert faults(FLAGJOB_SERVICE_PORT="9464 or so") == [
         "FLAGJOB_SERVICE_PORT '9464 or so': is no setting of flagjob; did you mean FLAGJOB_SERVER?"
@@ -527,6 +556,37 @@ def test_a_secret_from_a_file(tmp_path: Path) -> None:
     """The URL may come from a file, with or without a byte order mark and a line's end."""
     for content in (URL, f"\ufeff{URL}\r\n"):
         assert load([], {"FLAGJOB_URL_FILE": file(tmp_path / "url", content)}).url == UrlTemplate.parse(URL)
+
+
+@pytest.mark.parametrize(
+    ("text", "gateway"),
+    [
+        ("HTTPS://Gateway.example.org/", Gateway("https://Gateway.example.org")),
+        ("http://[::1]:9091/prefix//", Gateway("http://[::1]:9091/prefix")),
+        (f"http://me:{SECRET}@gateway:1", Gateway("http://gateway:1", "me", SECRET)),
+        ("http://me%40home:a%2Fb%3A:c@d@gateway", Gateway("http://gateway", "me@home", "a/b::c@d")),
+        ("http://me@gateway:65535", Gateway("http://gateway:65535", "me")),
+    ],
+)
+def test_a_gateway(text: str, gateway: Gateway) -> None:
+    """A Pushgateway's URL may have a prefix, and user and password, which nothing shows that is printed."""
+    found = load([], {"FLAGJOB_PUSHGATEWAY_URL": text})
+    assert found.pushgateway_url == gateway
+    assert set(found.secrets) == {word for word in (gateway.user, gateway.password) if word}
+    assert [word for word in (SECRET, "a/b", "me@") if word in f"{found.changed} {gateway}"] == []
+
+
+def test_a_gateway_from_a_file(tmp_path: Path) -> None:
+    """A Pushgateway's URL may come from a secret file; what is wrong with that shows nothing of it."""
+    path = file(tmp_path / "gateway", f"http://me:{SECRET}@gateway:9091\n")
+    found = load([], {"FLAGJOB_PUSHGATEWAY_URL_FILE": path})
+    assert found.pushgateway_url == Gateway("http://gateway:9091", "me", SECRET)
+    assert found.changed == {"pushgateway_url": "http://***@gateway:9091"}
+    assert load([], {"FLAGJOB_PUSHGATEWAY_URL_FILE": "", "FLAGJOB_PUSHGATEWAY_URL": " "}).pushgateway_url is None
+    wrong = file(tmp_path / "wrong", f"http://me:{SECRET}@gateway:0")
+    assert faults(FLAGJOB_PUSHGATEWAY_URL_FILE=wrong) == [
+        f"FLAGJOB_PUSHGATEWAY_URL_FILE 'http://***@gateway:0': {MALFORMED}"
+    ]
 
 
 def test_the_order_of_sources(tmp_path: Path) -> None:

@@ -46,6 +46,28 @@ def test_the_first_cause_counts(first: tuple[Reason, int | None], second: tuple[
     assert (stop.reason, stop.signal) == first
 
 
+@pytest.mark.parametrize("reason", [Reason.SIGNAL, Reason.DEADLINE])
+def test_the_grace_counts_from_the_first_call(reason: Reason) -> None:
+    """A signal or the deadline begins the grace, once; a full disk does not."""
+    stop = stopped(Reason.STORAGE)
+    before, began = stop.grace_began, monotonic()
+    stop.request(reason, 15 if reason is Reason.SIGNAL else None)
+    first = stop.grace_began
+    stop.request(Reason.SIGNAL, 15)
+    assert (before, stop.grace_began) == (None, first)
+    assert first is not None
+    assert began <= first <= monotonic()
+
+
+def test_a_signal_is_noticed_however_late() -> None:
+    """A run that ends for another reason already still hears that nobody wants to wait for it."""
+    stop = stopped(Reason.DEADLINE)
+    before = stop.signalled
+    stop.request(Reason.SIGNAL, 15)
+    stop.request(Reason.STORAGE)
+    assert (before, stop.signalled, Stop().signalled) == (False, True, False)
+
+
 def test_a_check_raises_once_the_run_must_end() -> None:
     """Work that is not begun yet is not begun."""
     with pytest.raises(Stopped) as caught:

@@ -1,5 +1,6 @@
 """Reads environment and arguments once, checks all of it, freezes it."""
 
+from job.settings.gateway import Gateway
 from job.settings.reader import help_text, load
 from job.settings.row import PREFIX
 from job.settings.table import ROWS, Executor, LogFormat, LogResults, NewOrigin, Order, Publish, Server, Settings
@@ -11,6 +12,7 @@ __all__ = [
     "PREFIX",
     "ROWS",
     "Executor",
+    "Gateway",
     "LogFormat",
     "LogResults",
     "NewOrigin",

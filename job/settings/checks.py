@@ -9,7 +9,9 @@ from urllib.parse import urlsplit
 
 from job.errors import Fault
 from job.settings import mask
+from job.settings.gateway import Gateway
 from job.settings.values import BUCKETS
+from job.template import UrlTemplate
 
 _CLUSTERS = ("KUBERNETES_SERVICE_HOST", "CLOUD_RUN_JOB", "AWS_BATCH_JOB_ID")
 _PROXIES = [form for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for form in (name, name.lower())]
@@ -176,14 +178,17 @@ def _header_problem(name: str, earlier: Mapping[str, str]) -> str | None:
     return "repeats an earlier line's name" if name.lower() in map(str.lower, earlier) else None
 
 
-def secrets(url: Given | None, headers: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
-    """Find the texts that must never be printed: values of secret headers, a template's query, proxies' passwords."""
+def secrets(parsed: Mapping[str, object], headers: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
+    """Find what must never be printed: secret headers, a template's query, passwords of gateway and proxies."""
     for value in headers.values():
         yield value
         yield from value.split()[1:]  # what follows a scheme, as in `Bearer TOKEN`
-    query = urlsplit(url.text).query if url else ""
+    url, gateway = parsed["url"], parsed["pushgateway_url"]
+    query = urlsplit(url.text).query if isinstance(url, UrlTemplate) else ""
     yield query
     yield from (value for part in query.split("&") if "{" not in (value := part.partition("=")[2]))
+    if isinstance(gateway, Gateway):
+        yield from (gateway.user, gateway.password)
     for variable in _PROXIES:
         user, _, _ = environ.get(variable, "").rpartition("@")
         yield from user.partition("://")[2].split(":", 1) if "://" in user else user.split(":", 1)

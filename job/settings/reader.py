@@ -97,7 +97,7 @@ class _Reader:
             verbose=self._arguments.verbose,
             secret_headers=headers,
             sums=sums,
-            secrets=tuple(filter(None, checks.secrets(sound.get("url"), headers, self._environ))),
+            secrets=tuple(filter(None, checks.secrets(parsed, headers, self._environ))),
             changed=self._changed(),
             **parsed,
         )

@@ -7,6 +7,7 @@ from enum import StrEnum
 from job import __version__
 from job.model import Budget, FileType, Refresh
 from job.settings import mask, values
+from job.settings.gateway import Gateway, gateway
 from job.settings.row import rows_of, setting
 from job.template import UrlTemplate
 
@@ -142,6 +143,9 @@ class Settings:
     shutdown_grace: float = setting(
         values.seconds(0.1, 3600), "8", "time for all that happens after a signal or the deadline", metavar="TIME"
     )
+    origin_patience: float = setting(
+        values.seconds(0, 86400), "0", "how long a dead origin is probed before the run ends", metavar="TIME"
+    )
     max_bytes: int = setting(values.size, "5MiB", "largest file", metavar="SIZE")
     accept: tuple[FileType, ...] | None = setting(
         values.several(FileType),
@@ -204,8 +208,22 @@ class Settings:
     metrics_address: values.Address | None = setting(
         values.address, None, "where to serve /metrics during the run, as :9464", metavar="[HOST]:PORT"
     )
+    metrics_linger: float = setting(
+        values.seconds(0, 3600),
+        "0",
+        "how long /metrics is served after the end, until one scrape came",
+        metavar="TIME",
+    )
     metrics_file: str | None = setting(
         values.path, None, "textfile for node_exporter, written at the end", metavar="PATH"
+    )
+    pushgateway_url: Gateway | None = setting(
+        gateway,
+        None,
+        "Pushgateway that gets the metrics at the end, as http://localhost:9091",
+        metavar="URL",
+        secret=True,
+        shown=mask.url,
     )
     log_format: LogFormat = setting(
         values.choice(LogFormat), "auto", "json, console, or auto: console on a terminal", metavar="FORMAT"

@@ -1,39 +1,26 @@
-"""Counters in a registry of their own, and their ways out: a scraped endpoint, a textfile."""
+"""What a run counts, and the textfile of it."""
 
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Thread
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
-    ProcessCollector,
     disable_created_metrics,
-    make_wsgi_app,
     write_to_textfile,
 )
-from prometheus_client.exposition import ThreadingWSGIServer
 
 from job.errors import OUTCOMES, outcome
+from job.metrics.endpoint import Endpoint
 from job.model import Item, Result, Status, Summary
 from job.retry import Retry
 
 _ITEM_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ATTEMPT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_POLL_SECONDS = 0.05
-"""How soon the endpoint notices that the run is over."""
 _RETRIED = ("429", "5xx", "timeout", "connection", "invalid")
-
-
-class _Quiet(WSGIRequestHandler):
-    """A handler that logs no scrapes: standard error is for people."""
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class's name)
-        """Say nothing."""
 
 
 class Metrics:
@@ -110,25 +97,9 @@ class Metrics:
         if summary.exit_code == 0:
             self._gauge("last_success_timestamp_seconds", "When the last successful run ended.").set(timestamp)
 
-    def serve(self, host: str, port: int) -> Callable[[], None]:
-        """Answer /metrics, with the process's own metrics beside the run's, and return what ends that.
-
-        Raises OSError where the address is taken or is not ours.
-        """
-        scraped = CollectorRegistry()
-        scraped.register(self.registry)
-        ProcessCollector(registry=scraped)
-        app, everywhere = make_wsgi_app(scraped), "0.0.0.0"  # noqa: S104  (":9464" asks for it)
-        server = make_server(host or everywhere, port, app, ThreadingWSGIServer, _Quiet)
-        thread = Thread(target=server.serve_forever, args=(_POLL_SECONDS,), name="metrics", daemon=True)
-        thread.start()
-
-        def stop() -> None:
-            server.shutdown()
-            server.server_close()
-            thread.join()
-
-        return stop
+    def serve(self, host: str, port: int) -> Endpoint:
+        """Answer /metrics from now on; raises OSError where the address is taken or is not ours."""
+        return Endpoint(self.registry, host, port)
 
     def write(self, path: Path) -> None:
         """Write the textfile for node_exporter, atomically; raise OSError where that fails."""
