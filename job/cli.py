@@ -36,9 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:  # a list of codes that cannot be read on, say
         _log_for_failures().storage_failed(f"this machine failed: {error}")
         return Exit.STORAGE
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is a bug, and is told as one)
-        _log_for_failures().bug(error)
-        return Exit.BUG
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Tell of a machine without room for another thread or byte, for which Python has no OSError; else of a bug."""
+    log = _log_for_failures()
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        log.storage_failed(f"this machine is short of something: {error!r}")
+        return Exit.STORAGE
+    log.bug(error)
+    return Exit.BUG
 
 
 def _page(command: str, words: Sequence[str]) -> str:

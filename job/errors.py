@@ -41,6 +41,8 @@ class Reason(StrEnum):
     CHECKSUM = "checksum"
     INVALID_CODE = "invalid_code"
     STORAGE = "storage"
+    ORIGIN_DOWN = "origin_down"
+    UNIFORM_REFUSAL = "uniform_refusal"
     DEADLINE = "deadline"
     SIGNAL = "signal"
     INTERNAL = "internal"
@@ -100,6 +102,8 @@ class AttemptError(FlagjobError):
     """The last answer's status, or None where no answer came."""
     retry_after: float | None = None
     """Seconds that the origin asked us to wait (RFC 9110, 10.2.3), if it did."""
+    excused = False
+    """No fault of the item: everyone waits for the origin, and then it is tried again."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from queue import Empty, SimpleQueue
+from threading import Event
 from time import monotonic
 
 from job.model import Item, Result
@@ -16,6 +17,12 @@ _GIVE_UP_SECONDS = 1.0
 
 
 def _ignore(_item: Item, _future: "Future[Result]") -> None: ...
+
+
+def _ignore_text(_problem: str) -> None: ...
+
+
+def _ignore_counts(_in_flight: int, _waiting: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -32,12 +39,16 @@ class Pool:
     """Says how an item ended that was never begun, or could not be waited for."""
     workers: int
     stop: Stop
-    drain_seconds: float
-    """How long after a stop the items in flight may still take to end by themselves."""
+    drain_seconds: Callable[[], float]
+    """How long the items in flight may still take to end by themselves; asked after a stop."""
     interrupt: Callable[[], None]
     """Breaks what is still in flight then; what even that does not end within a second is given up."""
     as_submitted: bool = False
     """Results in the order of the items (as `executor.map` gives them), not as they complete."""
+    on_shortage: Callable[[str], None] = _ignore_text
+    """Told when the system gives fewer threads than there are workers; it must stop the run."""
+    on_drain: Callable[[int, int], None] = _ignore_counts
+    """Told at a stop how many items are in flight, and how many were waiting for a worker and now are cancelled."""
     on_scheduled: Callable[[Item, "Future[Result]"], None] = _ignore
     on_done: Callable[[Item, "Future[Result]"], None] = _ignore
     abandoned: int = 0
@@ -55,6 +66,7 @@ class Pool:
         source = iter(items)
         executor = ThreadPoolExecutor(self.workers, thread_name_prefix="flagjob")
         try:
+            self._staff(executor)
             self._fill(executor, source)
             while self._to_do and not self.stop.reason:
                 yield from self._completed()
@@ -63,6 +75,17 @@ class Pool:
             yield from map(self.cancelled, source)
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
+
+    def _staff(self, executor: ThreadPoolExecutor) -> None:
+        """Start every thread at once: one that the system refused later would take the item along that needed it."""
+        ready = Event()
+        try:
+            for _ in range(self.workers):
+                executor.submit(ready.wait)
+        except RuntimeError as error:
+            self.on_shortage(f"this machine does not allow {self.workers} threads: {error}")
+        finally:
+            ready.set()
 
     def _fill(self, executor: ThreadPoolExecutor, source: Iterator[Item]) -> None:
         """Keep every worker busy and as many items waiting, and no more."""
@@ -91,9 +114,10 @@ class Pool:
 
     def _drain(self) -> Iterator[Result]:
         """After a stop: cancel what waits, let what runs end within its time, and give up on the rest."""
-        for future in self._to_do:
-            future.cancel()
-        yield from self._await(self.drain_seconds)
+        waiting = sum(future.cancel() for future in self._to_do)
+        if self.stop.reason:
+            self.on_drain(len(self._to_do) - waiting, waiting)
+        yield from self._await(self.drain_seconds())
         if self._to_do:
             self.interrupt()
         yield from self._await(_GIVE_UP_SECONDS)

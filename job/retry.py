@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from math import inf
+from time import monotonic
 from typing import TypeVar, cast
 
 import tenacity
@@ -20,16 +22,20 @@ _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=10)
 """Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"), in seconds."""
 _JITTER = tenacity.wait_random(0, 1)
 """On top of a Retry-After, so that waiting items do not come back all at once, in seconds."""
+_PROBES = tenacity.wait_exponential_jitter(initial=1, max=30, jitter=1)
+"""Between probes of an origin that is away, in seconds."""
 _DNS_ATTEMPTS = 2
 """A name that does not resolve is looked up once more, not as often as a busy server is asked."""
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How long one item is worth trying: attempts in all, and seconds from the first attempt's start."""
+    """How long one item is worth trying: attempts that count, and seconds from the first attempt's start."""
 
     max_attempts: int
     item_timeout_seconds: float
+    ends_at: float = inf
+    """When the run ends, by the monotonic clock: nobody waits for what would come after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +44,21 @@ class Retry:
 
     attempt: int
     """The attempt that failed, from 1."""
+    max_attempts: int
+    """How many there may be in all; one more for each that was excused."""
     wait_seconds: float
+    """Not counting what the gate adds."""
     error: AttemptError
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What an item does not answer for alone."""
+
+    excused_seconds: Callable[[], float] = lambda: 0.0
+    """How long so far it waited for what all items share: that is not its time."""
+    may_retry: Callable[[], bool] = lambda: True
+    """Asked when all else speaks for another try: it pays for that out of the run's budget, or says no."""
 
 
 def call(
@@ -48,27 +67,40 @@ def call(
     *,
     sleep: Callable[[float], None],
     on_retry: Callable[[Retry], None],
-    excused: Callable[[], float] = lambda: 0.0,
+    account: Account = Account(),
 ) -> T:
     """Call `attempt` until it succeeds or is not worth another try, and raise its last error.
 
-    `sleep` takes seconds, and may raise to end the waiting. `excused` says how many seconds so far were spent on
-    what all items share, and do not count as this one's. Thread-safe: one tenacity controller a call
-    (a shared one keeps its statistics in one place for all threads).
+    `sleep` takes seconds, and may raise to end the waiting. An error that is excused costs nothing, and is tried again
+    at once. Thread-safe: one tenacity controller a call (a shared one keeps its statistics in one place for all).
     """
+    enough = _Enough(policy, account)
+
+    def tell(state: tenacity.RetryCallState) -> None:
+        error, most = _error(state), policy.max_attempts + enough.excused_attempts
+        on_retry(Retry(state.attempt_number, most, state.upcoming_sleep, error))
+
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_worth_retrying),
-        stop=tenacity.stop_any(
-            tenacity.stop_after_attempt(policy.max_attempts),
-            _OutOfTime(policy.item_timeout_seconds, excused),
-            _LookedUpEnough(),
-        ),
+        stop=enough,
         wait=_wait,
         sleep=sleep,
-        before_sleep=lambda state: on_retry(Retry(state.attempt_number, state.upcoming_sleep, _error(state))),
+        before_sleep=tell,
         reraise=True,
     )
     return retrying(attempt)
+
+
+def probe_wait_seconds(probe: int) -> float:
+    """Return how long to wait before a probe, counted from 1, of an origin that is away."""
+    state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
+    state.attempt_number = probe
+    return _PROBES(state)
+
+
+def jitter_seconds() -> float:
+    """Return what is added to a pause that an origin asked for."""
+    return _JITTER(tenacity.RetryCallState(tenacity.Retrying(), None, (), {}))
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
@@ -92,29 +124,42 @@ def _seconds_until(text: str, now: datetime) -> float:
 def _worth_retrying(error: BaseException) -> bool:
     if not isinstance(error, AttemptError):
         return False
-    return error.retryable and (error.retry_after or 0.0) <= MAX_RETRY_AFTER_SECONDS
+    return error.retryable and (error.excused or (error.retry_after or 0.0) <= MAX_RETRY_AFTER_SECONDS)
 
 
-class _OutOfTime(tenacity.stop.stop_base):
-    """The next wait would end beyond the item's time, as `tenacity.stop_before_delay`, but for what is excused."""
+class _Enough(tenacity.stop.stop_base):
+    """Whether an item that failed has had its attempts, or its time, or the run its retries."""
 
-    def __init__(self, seconds: float, excused: Callable[[], float]) -> None:
-        self._seconds = seconds
-        self._excused = excused
+    def __init__(self, policy: Policy, account: Account) -> None:
+        self._policy = policy
+        self._account = account
+        self.excused_attempts = 0
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
-        spent = (retry_state.seconds_since_start or 0.0) - self._excused()
-        return spent + retry_state.upcoming_sleep >= self._seconds
+        if _error(retry_state).excused:
+            self.excused_attempts += 1
+            return False
+        return self._tried_enough(retry_state) or self._out_of_time(retry_state) or not self._account.may_retry()
 
+    def _tried_enough(self, state: tenacity.RetryCallState) -> bool:
+        most = self._policy.max_attempts
+        if _error(state).reason == Reason.DNS:
+            most = min(most, _DNS_ATTEMPTS)
+        return state.attempt_number - self.excused_attempts >= most
 
-class _LookedUpEnough(tenacity.stop.stop_base):
-    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
-        return _error(retry_state).reason == Reason.DNS and retry_state.attempt_number >= _DNS_ATTEMPTS
+    def _out_of_time(self, state: tenacity.RetryCallState) -> bool:
+        """Tell whether the next wait would end beyond a limit, as `tenacity.stop_before_delay` does."""
+        spent = (state.seconds_since_start or 0.0) - self._account.excused_seconds()
+        if spent + state.upcoming_sleep >= self._policy.item_timeout_seconds:
+            return True
+        return monotonic() + state.upcoming_sleep >= self._policy.ends_at
 
 
 def _wait(state: tenacity.RetryCallState) -> float:
-    asked = _error(state).retry_after
-    return _BACKOFF(state) if asked is None else asked + _JITTER(state)
+    error = _error(state)
+    if error.excused:
+        return 0.0
+    return _BACKOFF(state) if error.retry_after is None else error.retry_after + _JITTER(state)
 
 
 def _error(state: tenacity.RetryCallState) -> AttemptError:

@@ -8,9 +8,9 @@ from typing import BinaryIO
 
 from job import accept
 from job.download import Downloader, Hooks, Terms
-from job.errors import Reason, StorageError
+from job.errors import AttemptError, Reason, StorageError
 from job.fetch import Fetcher, Wire
-from job.gate import Gate
+from job.gate import Gate, News
 from job.inputs import Inputs, open_inputs
 from job.manifest import Change
 from job.model import Item, Result, Summary, WorkItem
@@ -22,7 +22,10 @@ from job.sinks import Sinks
 from job.stop import Stop
 from job.target import Target, target_of
 from job.transport import CurlAdapter
-from job.verdict import Exit, Tally, exit_code, outcome
+from job.verdict import Exit, Refusals, Tally, exit_code, outcome
+
+_ENOUGH_REFUSALS = 100
+_HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
 
 
 class Run:
@@ -68,6 +71,7 @@ class Run:
     def _drain(self, inputs: Inputs, target: Target) -> int:
         began = time.monotonic()
         pool = self._pool(inputs, target)
+        refusals = Refusals(max(_ENOUGH_REFUSALS, 2 * pool.workers))
         self._limit_time()
         self._sinks.started(inputs, pool.workers, lambda: pool.pending)
         with self._sinks.bar(inputs.known):
@@ -75,6 +79,7 @@ class Run:
                 self._tally.add(result)
                 self._sinks.result(result)
                 self._remember(result, target)
+                self._judge(refusals.add(result), target)
         self._given_up = pool.abandoned
         published, changes = self._close(target), target.manifest.counts
         code = self._code(changes)
@@ -102,6 +107,13 @@ class Run:
             target.told()
         except StorageError as error:
             self._storage_failed(f"the manifest cannot be written: {error}")
+
+    def _judge(self, refused: str | None, target: Target) -> None:
+        """End a run that is refused everything, unless the user allows that: a wrong path is wrong a million times."""
+        if refused and not self._stop.reason and self._code(target.manifest.counts) == Exit.PERMANENT:
+            self._stop.request(Reason.UNIFORM_REFUSAL)
+            outcomes = self._tally.items
+            self._sinks.log.error("uniform_refusal", reason=refused, outcomes=outcomes, hint=_HINT)
 
     def _close(self, target: Target) -> bool:
         """Make everything durable; publish a set only if every budget holds."""
@@ -145,17 +157,64 @@ class Run:
             new_body=target.store.new_body, max_bytes=settings.max_bytes, attempt_timeout=settings.attempt_timeout
         )
         download = self._downloader(inputs, target, adapter)
-        sequential = settings.executor is Executor.SEQUENTIAL
         return Pool(
             task=self._sinks.metrics.tracked(download),
             cancelled=download.cancelled,
-            workers=1 if sequential else max(1, min(settings.workers, inputs.known or settings.workers)),
+            workers=self._workers(inputs),
             stop=self._stop,
-            drain_seconds=settings.shutdown_grace / 2,
+            drain_seconds=self._drain_seconds,
             interrupt=adapter.interrupt,
-            as_submitted=sequential or settings.order is Order.SUBMITTED,
+            as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
+            on_shortage=self._storage_failed,
+            on_drain=self._interrupted,
             on_scheduled=self._sinks.log.scheduled,
             on_done=self._sinks.log.done,
+        )
+
+    def _interrupted(self, in_flight: int, cancelled: int) -> None:
+        """Tell of an end that comes from outside; all others were told by what found them."""
+        stop, number = self._stop, self._stop.signal
+        if stop.reason in {Reason.SIGNAL, Reason.DEADLINE}:
+            name = Exit(128 + number).name if number else None
+            facts = {"reason": stop.reason, "signal": name, "in_flight": in_flight, "cancelled": cancelled}
+            self._sinks.log.warning("interrupted", **facts)
+
+    def _drain_seconds(self) -> float:
+        """Half the grace for what is in flight; nothing for what waits for an origin that is not there."""
+        return 0.0 if self._stop.reason is Reason.ORIGIN_DOWN else self._settings.shutdown_grace / 2
+
+    def _workers(self, inputs: Inputs) -> int:
+        settings = self._settings
+        if settings.executor is Executor.SEQUENTIAL:
+            return 1
+        return max(1, min(settings.workers, inputs.known or settings.workers))
+
+    def _gate(self, inputs: Inputs) -> Gate:
+        settings = self._settings
+        return Gate(
+            settings.rate_limit,
+            workers=self._workers(inputs),
+            patience=settings.origin_patience,
+            fruitless=settings.item_timeout,
+            news=self._news(inputs.template.origin),
+        )
+
+    def _news(self, host: str) -> News:
+        """Say who is told of what happens at the gate: the log; and an origin that is given up ends the run."""
+        log = self._sinks.log
+
+        def paused(error: AttemptError, seconds: float) -> None:
+            log.warning("host_paused", host=host, until_s=round(seconds, 3), reason=error.reason, error=str(error))
+
+        def down(error: AttemptError) -> None:
+            self._stop.request(Reason.ORIGIN_DOWN)
+            log.error("origin_down", host=host, reason=error.reason, error=str(error))
+
+        return News(
+            paused=paused,
+            down=down,
+            back=lambda: log.info("origin_back", host=host),
+            spent=lambda: log.warning("retry_budget_spent", host=host, hint="more fails than is worth retrying"),
         )
 
     def _downloader(self, inputs: Inputs, target: Target, adapter: CurlAdapter) -> Downloader:
@@ -180,8 +239,8 @@ class Run:
                 settings.sums,
                 RefreshPolicy(settings.refresh, settings.not_found_ttl),
             ),
-            policy=Policy(settings.max_attempts, settings.item_timeout),
-            gate=Gate(settings.rate_limit),
+            policy=Policy(settings.max_attempts, settings.item_timeout, time.monotonic() + settings.deadline),
+            gate=self._gate(inputs),
             stop=self._stop,
             hooks=Hooks(attempt=sinks.metrics.attempt, retry=sinks.retry, bug=sinks.bug),
         )

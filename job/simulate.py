@@ -85,7 +85,7 @@ def simulate(plan: Plan, stop: Stop, out: TextIO) -> bool:
         cancelled=cancelled,
         workers=plan.workers,
         stop=stop,
-        drain_seconds=0,
+        drain_seconds=lambda: 0.0,
         interrupt=lambda: None,
         as_submitted=True,
     )

@@ -119,7 +119,7 @@ class Sinks:
     def retry(self, code: str, retry: Retry) -> None:
         """Tell that an item is tried again."""
         self.metrics.retry(retry)
-        self.log.retry(code, retry, self._settings.max_attempts)
+        self.log.retry(code, retry)
 
     def bug(self, code: str, error: Exception) -> None:
         """Tell of an exception that nobody foresaw."""

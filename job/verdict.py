@@ -53,6 +53,35 @@ class Tally:
         return sum(self.counts.values())
 
 
+_OURS = {Reason.INTERNAL, Reason.STORAGE}
+
+
+class Refusals:
+    """Whether an origin has refused every item so far, all in the same way. Belongs to the main thread."""
+
+    def __init__(self, enough: int) -> None:
+        self._enough = enough
+        self._reason: str | None = None
+        self.count = 0
+        """Refusals of one kind with nothing else between; less than 0 once anything else was seen."""
+
+    def add(self, result: Result) -> str | None:
+        """Take a result; return the one reason once it stands for as many items as are enough to go by."""
+        if result.reason == Reason.INVALID_CODE or self.count < 0:
+            return None  # what was never asked for says nothing of the origin
+        reason = _lasting_refusal(result)
+        self._reason = self._reason or reason
+        self.count = self.count + 1 if reason and reason == self._reason else -1
+        return self._reason if self.count >= self._enough else None
+
+
+def _lasting_refusal(result: Result) -> str | None:
+    """Return why an origin refused an item that it will refuse again."""
+    refused = result.status in {Status.ERROR, Status.NOT_FOUND} and result.answered
+    heals = result.retryable or result.speculative or result.reason in _OURS
+    return result.reason if refused and not heals else None
+
+
 def exit_code(tally: Tally, stop: Stop, *, errors: Budget, not_found: Budget, too_many_changed: bool = False) -> int:
     """Return the exit code: the first that fits of the rules below, else 0.
 
@@ -63,9 +92,11 @@ def exit_code(tally: Tally, stop: Stop, *, errors: Budget, not_found: Budget, to
     rules = (
         (stop.signal, 128 + (stop.signal or 0)),  # POSIX shells' way to tell of a signal
         (stop.reason is Reason.STORAGE, Exit.STORAGE),
+        (stop.reason is Reason.ORIGIN_DOWN, Exit.ORIGIN_DOWN),
         (tally.attempted and not tally.answered and not tally.internal, Exit.ORIGIN_DOWN),
         (stop.reason is Reason.DEADLINE, Exit.DEADLINE),
         (tally.internal, Exit.BUG),
+        (stop.reason is Reason.UNIFORM_REFUSAL, Exit.PERMANENT),
         (too_many_errors and tally.retryable, Exit.RETRYABLE),
         (too_many_errors or not not_found.allows(missing, tally.items), Exit.PERMANENT),
         (too_many_changed, Exit.PERMANENT),  # the set is not published; somebody must look at it

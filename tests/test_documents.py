@@ -1,17 +1,20 @@
 """The documents cannot drift: what they say of names, numbers and words is compared with the code."""
 
 import ast
+import itertools
 import json
 import pkgutil
 import re
 import shlex
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from command import TIMEOUT, Done, flagjob, started
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # (it has no types)
 from prometheus_client.metrics_core import Metric
-from scripted import Answer, Script, ScriptedServer
+from scripted import Answer, Request, Script, ScriptedServer, Stall, Step
 from test_architecture import DOORS, FILES, RANK, imported_by, owner
 
 from job import __version__
@@ -37,7 +40,8 @@ TOOLS: dict[str, type] = {"serve": ServeOptions, "simulate": SimulateOptions}
 UPKEEP = {"verify": {"--delete"}, "rollback": set()}
 """The commands that take the job's options, and those of their own."""
 SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *sorted((ROOT / "k8s").rglob("*.*"))]
-GIF = b"GIF89a-of-a-kind"
+GIF, HTML = b"GIF89a-of-a-kind", b"<!DOCTYPE html>"
+SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("events.schema.json").read_text("utf-8")))
 RUN_FIELDS = {"timestamp", "level", "event", "run_id", "shard", "shards"}
 RUNS = pytest.mark.timeout(240)
 """Against hanging: the first of the tests that need `lines` waits for a dozen runs."""
@@ -254,7 +258,7 @@ def deserved(reason: str) -> str:
     codes = []
     for signal in (2, 15) if reason == Reason.SIGNAL else (None,):
         stop = Stop()
-        if reason in {Reason.STORAGE, Reason.DEADLINE, Reason.SIGNAL}:
+        if reason in {Reason.STORAGE, Reason.DEADLINE, Reason.SIGNAL, Reason.ORIGIN_DOWN, Reason.UNIFORM_REFUSAL}:
             stop.request(Reason(reason), signal)
         codes.append(exit_code(tally, stop, errors=Budget(), not_found=Budget()))
     return ", ".join(map(str, map(int, codes)))
@@ -324,6 +328,39 @@ def kept(cwd: Path) -> list[Done]:
     return [*runs, back, flagjob("verify", *sets, cwd=cwd)]
 
 
+def troubled(cwd: Path) -> list[Done]:
+    """Ask origins that refuse everything, send no flags, break down and come back, or are not there at all."""
+    flags, count = [f"c{n}" for n in range(120)], itertools.count()
+
+    def broken_at_first(_request: Request) -> Step:
+        return Answer(500) if next(count) < 20 else Answer(body=GIF)
+
+    stalled: dict[str, Step] = {"/stall/br.gif": Stall(), "/stall/us.gif": Answer(body=GIF)}
+    page, breaking = Answer(body=HTML), dict.fromkeys((f"/back/{flag}.gif" for flag in flags), broken_at_first)
+    with ScriptedServer({**{f"/page/{flag}.gif": page for flag in flags}, **breaking, **stalled}) as server:
+        runs = [
+            (server.url("/none/{cc}.gif"), 120),
+            (server.url("/page/{cc}.gif"), 60),
+            (server.url("/back/{cc}.gif"), 20),
+            ("http://127.0.0.1:1/{cc}.gif", 20),
+        ]
+        with ThreadPoolExecutor() as pool:
+            late = ["BR", "US", "--url", server.url("/stall/{cc}.gif"), "--dest=late", "--shutdown-grace=1"]
+            words = [["--url", url, f"--dest=trouble{n}", *flags[:most]] for n, (url, most) in enumerate(runs)]
+            words = [*words, [*late, "--deadline=2"]]
+            done = pool.map(lambda line: flagjob(*line, "--origin-patience=3", cwd=cwd), words)
+            return [*done, terminated(late, server, cwd)]
+
+
+def terminated(words: list[str], server: ScriptedServer, cwd: Path) -> Done:
+    """Send SIGTERM to a run that has one of two answers, or is about to get it."""
+    with started(*words, cwd=cwd, settings={"FLAGJOB_TERMINATION_LOG": str(cwd / "message")}) as process:
+        server.wait_for(len(server.requests) + 2)
+        process.terminate()
+        stdout, stderr = process.communicate(timeout=TIMEOUT)
+    return Done(process.returncode, stdout, stderr.decode())
+
+
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     """Make runs log what they can, down to a taken port, wrong input and no directory; ask a served origin, too."""
@@ -340,7 +377,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
         flagjob("--workers=0", cwd=cwd),
         flagjob("--dest=file", cwd=cwd),
     ]
-    others += kept(cwd)
+    others += kept(cwd) + troubled(cwd)
     with started("serve", "--port", "0", cwd=cwd) as process:
         assert process.stdout
         first = process.stdout.readline()
@@ -355,6 +392,34 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
 def test_every_event_can_be_seen(lines: list[dict[str, object]]) -> None:
     """Every event of the table but that of a bug appears in these runs."""
     assert {line["event"] for line in lines} == set(events()) - {"bug"}
+
+
+@RUNS
+def test_the_schema_of_events(lines: list[dict[str, object]]) -> None:
+    """Every line that was logged, of good and bad runs, is as the JSON Schema of its event has it."""
+    for line in lines:
+        SCHEMA.evolve(schema={"$ref": f"#/$defs/{line['event']}"}).validate(line)
+    assert {line["exit_code"] for line in lines if line["event"] == "run_finished"} == {0, 3, 4, 6, 7, 143}
+    ends = [line for line in lines if line["event"] == "interrupted"]
+    assert sorted((line["reason"], line["signal"], line["in_flight"]) for line in ends) == [
+        ("deadline", None, 1),
+        ("signal", "SIGTERM", 1),
+    ]
+
+
+@RUNS
+def test_the_schema_knows_no_more_than_the_table() -> None:
+    """Events and fields of the schema are those of the document; a line that has others is none of ours."""
+    listed = [reference["$ref"].removeprefix("#/$defs/") for reference in SCHEMA.schema["oneOf"]]
+    assert sorted(listed) == sorted(events())
+    for event in set(listed) - {"settings"}:
+        found = SCHEMA.schema["$defs"][event]
+        required, _, optional = re.sub(r"\([^)]*\)", "", events()[event][1]).partition(", and, ")
+        assert set(found["properties"]) - RUN_FIELDS == {*names(required), *names(optional)}
+        assert set(found["required"]) - RUN_FIELDS == set(names(required))
+        assert found["properties"]["level"]["enum"] == events()[event][0].split(", ")
+    reasons_known = re.compile(SCHEMA.schema["$defs"]["reason"]["pattern"])
+    assert all(reasons_known.fullmatch(reason) for reason in [*Reason, "http_404", "http_999"])
 
 
 @RUNS
@@ -394,9 +459,9 @@ def test_the_map() -> None:
     assert {module: set(names(row[3])) for module, row in rows.items()} == doors
 
 
-@pytest.mark.parametrize("package", ["store", "manifest", "target"])
+@pytest.mark.parametrize("package", ["gate", "store", "manifest", "target"])
 def test_the_parts_of_packages(package: str) -> None:
-    """Below the map stand all parts of the packages that keep files."""
+    """Below the map stand all parts of the larger packages."""
     parts = re.findall(rf"^- `{package}`: (.*(?:\n  .*)*)", section("CONTRIBUTING.md", "The map"), re.MULTILINE)
     assert {path.stem for path in (JOB / package).glob("[!_]*.py")} <= set(names(parts[0]))
 

@@ -10,7 +10,7 @@ from images import GIF, HTML
 
 from job.download import Downloader, Hooks, Terms
 from job.errors import ContentError, HttpError, NetworkError, NotFoundError, PathError, Reason, StorageError
-from job.gate import Gate
+from job.gate import Gate, News, Ticket
 from job.model import (
     Body,
     Entry,
@@ -234,14 +234,57 @@ def test_every_attempt_passes_the_gate_on_the_runs_time() -> None:
     class Slow(Gate):
         entered = 0
 
-        def enter(self, sleep: Callable[[float], None]) -> float:
+        def enter(self, sleep: Callable[[float], None]) -> Ticket:
             sleep(0)
             self.entered += 1
-            return 1000.0  # far more than the item's 60 seconds
+            return Ticket(waited_seconds=1000.0)  # far more than the item's 60 seconds
 
-    gate = Slow(0)
+    gate = Slow()
     result = downloader(Script([HTML, HTML, GIF]), gate=gate)(BR)
     assert (result.status, result.attempts, gate.entered) == (Status.OK, 3, 3)
+
+
+def test_an_answer_that_asks_all_to_wait_costs_no_attempt() -> None:
+    """Three attempts, and five times 429 with Retry-After before: the file arrives all the same."""
+    stop = Unhurried()
+    times = iter(range(10_000))
+    gate = Gate(fruitless=1e6, clock=lambda: 10.0 * next(times))  # each look finds the pause over
+    script = Script([*[HttpError(429, "slow down", retry_after=1)] * 5, HTML, HTML, GIF])
+    result = downloader(script, stop, gate)(BR)
+    assert (result.status, result.attempts) == (Status.OK, 8)
+
+
+def test_a_run_without_retries_left_ends_items_at_their_first_failure() -> None:
+    """Where most things fail, trying everything again makes it worse."""
+    gate = Gate()
+    while gate.may_retry():
+        pass
+    result = downloader(Script([HTML, GIF]), gate=gate)(BR)
+    assert (result.status, result.reason, result.attempts) == (Status.ERROR, "bad_content", 1)
+
+
+def test_an_origin_that_is_not_there_is_noticed() -> None:
+    """Twenty items that nobody answers open the breaker; what the last attempt failed of is told with the item."""
+    stop = Unhurried()
+    news = News(down=lambda _: stop.request(Reason.ORIGIN_DOWN))
+    script = Script([NetworkError(Reason.CONNECTION, "refused")])
+    download = downloader(script, stop, Gate(news=news))
+    results = [download(BR) for _ in range(7)]
+    assert [result.reason for result in results] == ["connection"] * 6 + ["origin_down"]
+    assert (results[6].status, results[6].attempts, results[6].error) == (Status.CANCELLED, 2, "refused")
+
+
+def test_a_bug_teaches_the_gate_nothing() -> None:
+    """The gate hears of every end, also of one that nobody foresaw, or a probe would never be over."""
+    script, told = Script([ZeroDivisionError("oops")]), []
+
+    class Listening(Gate):
+        def left(self, ticket: Ticket, error: BaseException | None) -> bool:
+            told.append(repr(error))
+            return super().left(ticket, error)
+
+    downloader(script, gate=Listening())(BR)
+    assert told == ["ZeroDivisionError('oops')"]
 
 
 @pytest.mark.parametrize("item", [BR, InvalidItem("cn?x")])

@@ -27,6 +27,8 @@ MEANING = {
     Reason.STORAGE: (False, "invalid"),
     Reason.DEADLINE: (False, "invalid"),
     Reason.SIGNAL: (False, "invalid"),
+    Reason.ORIGIN_DOWN: (False, "invalid"),
+    Reason.UNIFORM_REFUSAL: (False, "invalid"),
     Reason.INTERNAL: (False, "invalid"),
 }
 """Whether a reason may pass by waiting, and what its attempts are counted as."""

@@ -99,6 +99,28 @@ def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path) -> None:
     assert facts == [("BR", server.url("/br/BR.gif"), "br.gif"), ("c?n", None, None)]
 
 
+def test_a_wrong_path_is_not_asked_for_three_hundred_times(tmp_path: Path) -> None:
+    """After a hundred times 404 and nothing else the run ends: exit 4, one cause, a line for each code all the same."""
+    codes = [f"c{n}" for n in range(300)]
+    with ScriptedServer({}) as server:
+        done = flagjob(*codes, cwd=tmp_path, settings={"FLAGJOB_URL": server.url("/wrong/{cc}.gif")})
+    (cause,) = done.named("uniform_refusal")
+    assert (done.code, done.summary["outcome"], cause["reason"], cause["outcomes"]) == (4, "permanent", "http_404", 100)
+    assert 100 <= len(server.requests) <= 160  # those that were under way or waited for a worker may still be sent
+    ends = Counter((line["status"], line["reason"]) for line in done.named("result"))
+    missing, cancelled = ends["not_found", "http_404"], ends["cancelled", "uniform_refusal"]
+    assert (missing, cancelled) == (len(server.requests), 300 - missing)
+
+
+def test_whoever_allows_everything_to_be_missing_gets_it_asked_for(tmp_path: Path) -> None:
+    """A budget that holds is no reason to stop."""
+    codes = [f"c{n}" for n in range(130)]
+    settings = {"FLAGJOB_MAX_NOT_FOUND": "100%"}
+    with ScriptedServer({}) as server:
+        done = flagjob(*codes, cwd=tmp_path, settings={**settings, "FLAGJOB_URL": server.url("/{cc}.gif")})
+    assert (done.code, len(server.requests), done.named("uniform_refusal")) == (0, 130, [])
+
+
 @pytest.mark.parametrize("source", ["arguments", "FLAGJOB_CODES", "FLAGJOB_CODES_FILE", "stdin"])
 def test_codes_come_from_wherever_they_are(tmp_path: Path, source: str) -> None:
     """Arguments, a variable, a file, or standard input."""
@@ -249,8 +271,11 @@ def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
             lines = []
             for line in process.stdout:
                 lines.append(json.loads(line))
-                release.set()
+                if lines[-1]["event"] == "interrupted":
+                    release.set()
             assert process.wait(TIMEOUT) == 143
+    (told,) = [line for line in lines if line["event"] == "interrupted"]
+    assert (told["signal"], told["in_flight"], told["cancelled"]) == ("SIGTERM", 5, 5)
     results = Counter(line["status"] for line in lines if line["event"] == "result")
     assert (sum(results.values()), set(results), len(server.requests)) == (100, {"ok", "cancelled"}, 5)
     assert (lines[-1]["outcome"], lines[-1]["exit_code"]) == ("sigterm", 143)

@@ -69,7 +69,7 @@ def test_the_level_of_a_result_follows_its_status(status: str, level: str) -> No
 
 def test_a_retry_line_says_what_failed_and_how_long_it_waits() -> None:
     """Attempt, of how many, the wait, the reason and the status."""
-    found = event(lambda log: log.retry("IN", Retry(1, 0.81234, HttpError(503, "busy")), 4))
+    found = event(lambda log: log.retry("IN", Retry(1, 4, 0.81234, HttpError(503, "busy"))))
     facts = {"code": "IN", "attempt": 1, "max_attempts": 4, "wait_s": 0.812, "reason": "http_503", "http_status": 503}
     assert facts.items() <= found.items()
     assert (found["event"], found["level"]) == ("retry", "warning")
@@ -235,7 +235,7 @@ def test_people_read_the_seeds_words() -> None:
         log.result(Result(Status.NOT_FOUND, None, "ZZ"))
         log.result(FAILED)
         log.result(Result(Status.ERROR, None, "c\x1bn", reason="invalid_code"))
-        log.retry("IN", Retry(1, 0.8, HttpError(503, "HTTP error 503 - Busy")), 4)
+        log.retry("IN", Retry(1, 4, 0.8, HttpError(503, "HTTP error 503 - Busy")))
         log.scheduled(InvalidItem("BR"), Future())
         log.done(InvalidItem("BR"), Future())
         log.usage([Fault("--workers", "many", "must be a whole number")])

@@ -29,7 +29,7 @@ def make(task: Callable[[Item], Result], *, workers: int = 3, stop: Stop | None 
         cancelled=lambda item: Result(Status.CANCELLED, None, item.code, reason=stop.reason),
         workers=workers,
         stop=stop,
-        drain_seconds=BOUND,
+        drain_seconds=lambda: BOUND,
         interrupt=lambda: None,
     )
     for name, value in more.items():
@@ -155,7 +155,7 @@ def test_what_does_not_end_by_itself_is_interrupted() -> None:
         broken.wait(BOUND)
         return Result(Status.CANCELLED, None, item.code, attempts=1)
 
-    pool = make(task, stop=stop, drain_seconds=0.0, interrupt=broken.set)
+    pool = make(task, stop=stop, drain_seconds=lambda: 0.0, interrupt=broken.set)
     assert [result.attempts for result in pool.results([item(0)])] == [1]
     assert pool.abandoned == 0
 
@@ -169,7 +169,7 @@ def test_what_cannot_be_interrupted_is_given_up() -> None:
         release.wait(BOUND)
         return ok(item)
 
-    pool = make(task, stop=stop, drain_seconds=0.0)
+    pool = make(task, stop=stop, drain_seconds=lambda: 0.0)
     results = list(pool.results([item(0)]))
     release.set()
     assert [result.status for result in results] == [Status.CANCELLED]
@@ -236,3 +236,68 @@ def test_a_bug_in_the_task_is_not_swallowed() -> None:
 
     with pytest.raises(LookupError, match="C0"):
         list(make(task, workers=1).results(map(item, range(9))))
+
+
+class Crowded(threading.Thread):
+    """A thread that a machine with room for two more refuses to start."""
+
+    room = 2
+
+    def start(self) -> None:
+        """Start, while there is room."""
+        if Crowded.room == 0:
+            raise RuntimeError("can't start new thread")
+        Crowded.room -= 1
+        super().start()
+
+
+def test_too_few_threads_end_the_run_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No item is lost with a thread that could not be started: each is cancelled (no limit binds root)."""
+    monkeypatch.setattr(Crowded, "room", 2)
+    monkeypatch.setattr(threading, "Thread", Crowded)
+    stop, told = Stop(), list[str]()
+    done: list[Item] = []
+
+    def short(problem: str) -> None:
+        told.append(problem)
+        stop.request(Reason.STORAGE)
+
+    def task(item: Item) -> Result:
+        done.append(item)
+        return ok(item)
+
+    results = list(make(task, workers=5, stop=stop, on_shortage=short).results(map(item, range(20))))
+    assert [(result.status, result.reason) for result in results] == [(Status.CANCELLED, Reason.STORAGE)] * 20
+    assert told == ["this machine does not allow 5 threads: can't start new thread"]
+    assert done == []
+
+
+def test_a_stop_tells_how_many_are_in_flight_and_how_many_are_not_begun() -> None:
+    """Of a window of six, three have a worker; the other three are cancelled at once."""
+    stop, begun, released = Stop(), threading.Barrier(4), threading.Event()
+    told: list[tuple[int, int]] = []
+
+    def tell(in_flight: int, waiting: int) -> None:
+        told.append((in_flight, waiting))
+        released.set()
+
+    def task(item: Item) -> Result:
+        begun.wait(BOUND)
+        released.wait(BOUND)
+        return ok(item)
+
+    def interrupt_soon() -> None:
+        begun.wait(BOUND)
+        stop.request(Reason.SIGNAL)
+
+    threading.Thread(target=interrupt_soon).start()
+    results = list(make(task, stop=stop, on_drain=tell).results(map(item, range(9))))
+    assert [result.status for result in results].count(Status.OK) == 3
+    assert told == [(3, 3)]
+
+
+def test_a_run_that_ends_by_itself_has_nothing_to_tell() -> None:
+    """Nobody stopped it: nothing is in flight, nothing was cancelled."""
+    told: list[tuple[int, int]] = []
+    list(make(ok, on_drain=lambda *counts: told.append(counts)).results(map(item, range(9))))
+    assert told == []

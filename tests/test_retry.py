@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from threading import Barrier, Thread
+from time import monotonic
 
 import pytest
 from hypothesis import example, given, settings
@@ -21,7 +22,15 @@ from job.errors import (
     Stopped,
     StorageError,
 )
-from job.retry import MAX_RETRY_AFTER_SECONDS, Policy, Retry, retry_after_seconds
+from job.retry import (
+    MAX_RETRY_AFTER_SECONDS,
+    Account,
+    Policy,
+    Retry,
+    jitter_seconds,
+    probe_wait_seconds,
+    retry_after_seconds,
+)
 
 BOUND = 20
 NOW = datetime(2024, 2, 29, 12, 0, 0, tzinfo=UTC)
@@ -212,7 +221,7 @@ def test_every_retry_is_told_before_its_pause() -> None:
         calls.slept.append(seconds)
 
     calls.run(sleep=sleep)
-    assert calls.retries == [Retry(1, calls.slept[0], first), Retry(2, calls.slept[1], second)]
+    assert calls.retries == [Retry(1, 4, calls.slept[0], first), Retry(2, 4, calls.slept[1], second)]
     assert told_before == [1, 2]
 
 
@@ -319,3 +328,77 @@ def test_any_date_within_a_year_is_obeyed(seconds: int) -> None:
     """A date is worth as much as the seconds until then."""
     date = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
     assert retry_after_seconds(date, NOW) == retry_after_seconds(str(seconds), NOW) == seconds
+
+
+def excused(error: HttpError) -> HttpError:
+    error.excused = True
+    return error
+
+
+def test_an_excused_failure_costs_no_attempt_and_no_pause_of_its_own() -> None:
+    """Everyone waits at the gate instead: five refusals leave an item its two attempts, and are told as such."""
+    free, paid = excused(busy(7)), busy(None)
+    calls = Calls(*[free] * 5, paid, "file")
+    assert calls.run(attempts=2) == "file"
+    assert calls.slept[:5] == [0.0] * 5
+    assert [(event.attempt, event.max_attempts) for event in calls.retries] == [(n, 2 + min(n, 5)) for n in range(1, 7)]
+
+
+def test_an_excused_failure_outlasts_the_items_time() -> None:
+    """An origin that is waited for is no item's fault, however long that takes."""
+    assert Calls(excused(busy(7)), "file").run(item_timeout=0.0) == "file"
+
+
+def test_an_excused_failure_may_ask_for_more_than_a_minute() -> None:
+    """It is the gate that decides how long an origin is waited for."""
+    assert Calls(excused(busy(3600)), "file").run() == "file"
+
+
+def test_an_excused_failure_that_no_retry_heals_ends_its_item() -> None:
+    """A bad certificate stays bad, whatever else goes on."""
+    bad = NetworkError(Reason.TLS, "expired")
+    bad.excused = True
+    calls = Calls(bad)
+    assert (calls.failure(), calls.attempts) == (bad, 1)
+
+
+def test_the_runs_budget_is_asked_last_and_once_a_retry() -> None:
+    """What is not tried again for another reason costs the run nothing."""
+    asked: list[None] = []
+
+    def may_retry() -> bool:
+        asked.append(None)
+        return len(asked) < 3
+
+    account = Account(may_retry=may_retry)
+    for calls, policy in ((Calls(NotFoundError(404, "no")), Policy(4, 1e6)), (Calls(TIMEOUT), Policy(1, 1e6))):
+        with pytest.raises(AttemptError):
+            retry.call(calls.attempt, policy, sleep=calls.slept.append, on_retry=calls.retries.append, account=account)
+    assert asked == []
+    calls = Calls(TIMEOUT)
+    with pytest.raises(NetworkError):
+        retry.call(calls.attempt, Policy(9, 1e6), sleep=calls.slept.append, on_retry=lambda _: None, account=account)
+    assert (calls.attempts, len(asked)) == (3, 3)
+
+
+def test_no_pause_begins_that_the_run_would_not_outlive() -> None:
+    """With half a second left and a second asked for, the item ends now, and with its own reason."""
+    calls = Calls(busy(1.0))
+    with pytest.raises(HttpError):
+        retry.call(
+            calls.attempt, Policy(4, 1e6, monotonic() + 0.5), sleep=calls.slept.append, on_retry=calls.retries.append
+        )
+    assert (calls.attempts, calls.slept) == (1, [])
+
+
+def test_probes_wait_longer_each_time_up_to_half_a_minute() -> None:
+    """One second, two, four ... and never more than thirty-one."""
+    waits = [probe_wait_seconds(probe) for probe in range(1, 12)]
+    assert all(2 ** (n - 1) <= wait <= 2 ** (n - 1) + 1 for n, wait in enumerate(waits[:5], 1))
+    assert all(wait <= 31 for wait in waits)
+
+
+def test_a_pauses_jitter_is_less_than_a_second() -> None:
+    """Enough to part the shards, not enough to matter."""
+    jitters = [jitter_seconds() for _ in range(100)]
+    assert 0 <= min(jitters) < max(jitters) <= 1

@@ -8,7 +8,7 @@ import pytest
 from job.errors import Reason
 from job.model import Budget, Result, Status
 from job.stop import Stop
-from job.verdict import Exit, Tally, exit_code, outcome
+from job.verdict import Exit, Refusals, Tally, exit_code, outcome
 
 NOTHING = Budget()
 ONE = Budget(1)
@@ -25,6 +25,7 @@ BUSY = Result(Status.ERROR, None, "CN", reason="http_503", retryable=True, answe
 FORBIDDEN = Result(Status.ERROR, None, "CN", reason="http_403", answered=True, http_status=403, attempts=1)
 REFUSED = Result(Status.ERROR, None, "CN", reason=Reason.CONNECTION, retryable=True, attempts=4)
 BAD_CERTIFICATE = Result(Status.ERROR, None, "CN", reason=Reason.TLS, attempts=1)
+TOO_LARGE = Result(Status.ERROR, None, "CN", reason=Reason.TOO_LARGE, answered=True, http_status=200, attempts=1)
 INVALID = Result(Status.ERROR, None, "C%", reason=Reason.INVALID_CODE)
 BUG = Result(Status.ERROR, None, "CN", reason=Reason.INTERNAL, answered=True, http_status=200, attempts=1)
 EARLY_BUG = Result(Status.ERROR, None, "CN", reason=Reason.INTERNAL, attempts=1)
@@ -57,6 +58,8 @@ SIGTERM = (Reason.SIGNAL, signal.SIGTERM)
 SIGINT = (Reason.SIGNAL, signal.SIGINT)
 STORAGE = (Reason.STORAGE, None)
 DEADLINE = (Reason.DEADLINE, None)
+DOWN = (Reason.ORIGIN_DOWN, None)
+UNIFORM = (Reason.UNIFORM_REFUSAL, None)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,10 @@ DEADLINE = (Reason.DEADLINE, None)
         ([OK, GUESSED, GUESSED], None, 0),
         ([], None, 0),
         # each rule alone
+        ([OK, NOT_BEGUN], DOWN, 6),
+        ([FORBIDDEN, NOT_BEGUN], UNIFORM, 4),
+        ([FORBIDDEN, BUG, NOT_BEGUN], UNIFORM, 1),
+        ([FORBIDDEN, BUSY, NOT_BEGUN], UNIFORM, 4),
         ([OK, NOT_BEGUN], SIGINT, 130),
         ([OK, NOT_BEGUN], SIGTERM, 143),
         ([OK, FULL_DISK, NOT_BEGUN], STORAGE, 5),
@@ -196,3 +203,29 @@ def test_exit_codes_are_the_ones_that_operators_know() -> None:
         "SIGINT": 130,
         "SIGTERM": 143,
     }
+
+
+def refused(*results: Result) -> list[str | None]:
+    """Give what is said after each result, three being enough."""
+    refusals = Refusals(3)
+    return [refusals.add(result) for result in results]
+
+
+@pytest.mark.parametrize("result", [FORBIDDEN, MISSING, TOO_LARGE])
+def test_refusals_of_one_kind_are_told_when_there_are_enough(result: Result) -> None:
+    """A token that is refused three times, and nothing else happened; then with every further one."""
+    assert refused(*[result] * 4) == [None, None, result.reason, result.reason]
+
+
+@pytest.mark.parametrize(
+    "other", [OK, UNCHANGED, MISSING, GUESSED, BUSY, REFUSED, BAD_CERTIFICATE, BUG, FULL_DISK, NOT_BEGUN]
+)
+def test_anything_else_ends_the_watch(other: Result) -> None:
+    """Where anything went another way the origin does not refuse everything, now or later."""
+    assert refused(FORBIDDEN, other, *[FORBIDDEN] * 9) == [None] * 11
+    assert refused(*[FORBIDDEN] * 3, other, *[FORBIDDEN] * 9)[3:] == [None] * 10
+
+
+def test_what_was_never_asked_for_is_passed_over() -> None:
+    """Words in the list that are no codes say nothing of the origin."""
+    assert refused(INVALID, FORBIDDEN, INVALID, FORBIDDEN, INVALID, FORBIDDEN) == [None] * 5 + ["http_403"]

@@ -36,6 +36,8 @@ class _Progress:
     received_bytes: int = 0
     excused_seconds: float = 0.0
     """Spent at the gate: the origin's pace is no fault of an item."""
+    fault: str | None = None
+    """What the last attempt failed of."""
 
     def saw(self, http_status: int | None) -> None:
         """Note the last attempt's status, None where no answer came."""
@@ -76,7 +78,7 @@ class Downloader:
         try:
             ended = self._ended(item, progress)
         except Exception as error:  # noqa: BLE001  (a bug costs one item, not the run)
-            ended = self._failed(item, error)
+            ended = self._failed(item, error, progress)
         return Result(
             ended.status,
             ended.data,
@@ -98,10 +100,10 @@ class Downloader:
         cancelled = Result(Status.CANCELLED, None, item.code, reason=self.stop.reason)
         return replace(cancelled, url=item.url, file=item.file) if isinstance(item, WorkItem) else cancelled
 
-    def _failed(self, item: WorkItem, error: Exception) -> _Ended:
+    def _failed(self, item: WorkItem, error: Exception, progress: _Progress) -> _Ended:
         """Say what an exception means for its item, and for the run."""
         if isinstance(error, Stopped):
-            return _Ended(Status.CANCELLED, reason=error.reason)
+            return _Ended(Status.CANCELLED, reason=error.reason, error=progress.fault)
         if isinstance(error, AttemptError):
             return _Ended(error.status, reason=error.reason, retryable=error.retryable, error=str(error))
         if isinstance(error, StorageError):
@@ -124,7 +126,7 @@ class Downloader:
             self.policy,
             sleep=self.stop.sleep,
             on_retry=lambda event: self.hooks.retry(item.code, event),
-            excused=lambda: progress.excused_seconds,
+            account=retry.Account(lambda: progress.excused_seconds, self.gate.may_retry),
         )
 
     def _known(self, item: WorkItem) -> refresh.Known:
@@ -142,8 +144,21 @@ class Downloader:
         return stored if self.destination.has(stored) else None
 
     def _attempt(self, item: WorkItem, progress: _Progress) -> _Ended:
-        """Try once, and tell the hook how it went."""
-        progress.excused_seconds += self.gate.enter(self.stop.sleep)
+        """Try once, when the gate lets it, and tell the gate how it went."""
+        ticket = self.gate.enter(self.stop.sleep)
+        progress.excused_seconds += ticket.waited_seconds
+        try:
+            ended = self._tried(item, progress)
+        except BaseException as error:
+            excused = self.gate.left(ticket, error)
+            if isinstance(error, AttemptError):
+                error.excused = excused
+            raise
+        self.gate.left(ticket, None)
+        return ended
+
+    def _tried(self, item: WorkItem, progress: _Progress) -> _Ended:
+        """Send a request, and tell the hook how it went."""
         self.stop.check()
         progress.attempts += 1
         began = monotonic()
@@ -159,6 +174,7 @@ class Downloader:
             progress.saw(error.http_status)
             if isinstance(error, NetworkError):
                 self.stop.check()  # the stop itself may have broken the transfer
+            progress.fault = str(error)
             raise
         finally:
             self.hooks.attempt(reason, monotonic() - began, progress.received_bytes)

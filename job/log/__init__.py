@@ -126,13 +126,13 @@ class RunLog:
             **problem,
         )
 
-    def retry(self, code: str, retry: Retry, max_attempts: int) -> None:
+    def retry(self, code: str, retry: Retry) -> None:
         """Say that an attempt failed, and how long the next one waits."""
         self._log.warning(
             "retry",
             code=code,
             attempt=retry.attempt,
-            max_attempts=max_attempts,
+            max_attempts=retry.max_attempts,
             wait_s=round(retry.wait_seconds, 3),
             reason=retry.error.reason,
             http_status=retry.error.http_status,

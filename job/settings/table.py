@@ -131,7 +131,7 @@ class Settings:
     max_attempts: int = setting(values.whole(1, 100), "4", "tries for an item", metavar="N")
     connect_timeout: float = setting(values.seconds(0.1, 3600), "5", "time for a connection", metavar="TIME")
     read_timeout: float = setting(
-        values.seconds(1, 3600), "10", "silence that ends an attempt (up to 3 s late)", metavar="TIME"
+        values.seconds(1, 3600), "10", "silence that ends an attempt (up to 7 s late)", metavar="TIME"
     )
     attempt_timeout: float = setting(
         values.seconds(0.1, 86400), "30", "time for an attempt, name look-up to last byte", metavar="TIME"

@@ -189,9 +189,9 @@ def share(text: str) -> float:
 def span(text: str) -> tuple[float, float]:
     """One time, or two with a dash between: the least and the most."""
     parse = seconds(0, 3600)
-    low, _, high = text.partition("-")
+    low, dash, high = text.partition("-")
     try:
-        found = parse(low), parse(high or low)
+        found = parse(low), parse(high if dash else low)
     except ValueError:
         found = 1, 0
     if found[0] > found[1]:

@@ -56,7 +56,7 @@ class CurlAdapter(BaseAdapter):
         """Give the answer to a GET request without a body.
 
         `timeout` is in seconds: connecting (name, TCP, TLS), and silence, counted from the start until a byte of a body
-        came; the latter in whole seconds, two at least, and noticed up to 3 s late. `verify` is True for certifi's
+        came; the latter in whole seconds, two at least, and noticed up to 7 s late. `verify` is True for certifi's
         authorities, or the path of a file or directory of others.
         Raises subclasses of requests' RequestException by their meaning, those above among them; an OSError unchanged
         when this machine failed (`new_body`, writing, no descriptors left); ValueError for what this adapter does not
