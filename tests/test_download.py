@@ -254,6 +254,15 @@ def test_an_answer_that_asks_all_to_wait_costs_no_attempt() -> None:
     assert (result.status, result.attempts) == (Status.OK, 8)
 
 
+def test_an_item_that_alone_is_refused_for_ever_ends() -> None:
+    """It holds up all others each time: after twenty excuses its attempts count."""
+    times = iter(range(10_000))
+    gate = Gate(fruitless=1e6, clock=lambda: 10.0 * next(times))
+    script = Script([HttpError(429, "slow down", retry_after=1)])
+    result = downloader(script, gate=gate)(BR)
+    assert (result.status, result.reason, result.attempts) == (Status.ERROR, "http_429", 23)
+
+
 def test_a_run_without_retries_left_ends_items_at_their_first_failure() -> None:
     """Where most things fail, trying everything again makes it worse."""
     gate = Gate()

@@ -134,6 +134,13 @@ def test_a_retry_after_holds_everyone(status: int) -> None:
     assert site.told == [("paused", f"http_{status}", 7)]
 
 
+def test_a_retry_after_of_nothing_is_no_pause() -> None:
+    """0 seconds, or a date in the past: nobody is held back, and nobody excused."""
+    site = Site()
+    assert site.ends(busy(0), busy(0, 503)) == [False, False]
+    assert (site.enter().waited_seconds, site.told) == (0, [])
+
+
 def test_pauses_of_many_shards_do_not_end_together() -> None:
     """Something random is added to what was asked for."""
     site = Site(jitter=0.4)
@@ -269,7 +276,7 @@ def test_a_429_without_a_time_is_no_answer_either() -> None:
     assert site.told[-1] == ("down", "http_429")
 
 
-@pytest.mark.parametrize("error", [REFUSED, BROKEN, NetworkError(Reason.TLS, "expired"), busy(None, 503)])
+@pytest.mark.parametrize("error", [REFUSED, BROKEN, NetworkError(Reason.TLS, "expired"), busy(None, 503), busy(0, 503)])
 def test_as_many_failures_in_a_row_as_workers_give_the_origin_up(error: AttemptError) -> None:
     """The thirtieth of thirty is told, and no other one."""
     site = Site()

@@ -23,6 +23,8 @@ from job.model import (
 from job.stop import Stop
 
 _VALIDATOR_MAX = 512
+_MOST_EXCUSES = 20
+"""An item that alone is refused again and again must not hold up all the others for ever."""
 
 
 @dataclass(slots=True)
@@ -36,6 +38,8 @@ class _Progress:
     received_bytes: int = 0
     excused_seconds: float = 0.0
     """Spent at the gate: the origin's pace is no fault of an item."""
+    excuses: int = 0
+    """Failures that were no fault of the item."""
     fault: str | None = None
     """What the last attempt failed of."""
 
@@ -152,7 +156,8 @@ class Downloader:
         except BaseException as error:
             excused = self.gate.left(ticket, error)
             if isinstance(error, AttemptError):
-                error.excused = excused
+                error.excused = excused and progress.excuses < _MOST_EXCUSES
+                progress.excuses += excused
             raise
         self.gate.left(ticket, None)
         return ended

@@ -201,7 +201,7 @@ class Gate:
 def _asks_all_to_wait(error: AttemptError) -> bool:
     """Tell an answer with a pause that is worth waiting for."""
     wait = error.retry_after
-    return error.http_status in _PAUSING and wait is not None and wait <= MAX_RETRY_AFTER_SECONDS
+    return error.http_status in _PAUSING and wait is not None and 0 < wait <= MAX_RETRY_AFTER_SECONDS
 
 
 def _is_failure(error: AttemptError) -> bool:
@@ -209,4 +209,4 @@ def _is_failure(error: AttemptError) -> bool:
     if isinstance(error, NetworkError):
         return True
     status = error.http_status or 0
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or (status in _PAUSING and error.retry_after is not None)
+    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or (status in _PAUSING and (error.retry_after or 0) > 0)
