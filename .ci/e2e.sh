@@ -7,9 +7,23 @@ python=$(realpath --no-symlinks "$1")
 shift
 
 .ci/containers.sh >/dev/null
-command -v nginx >/dev/null || {
+missing=()
+command -v nginx >/dev/null || missing+=(nginx)
+command -v promtool >/dev/null || missing+=(prometheus)
+command -v prometheus-pushgateway >/dev/null || missing+=(prometheus-pushgateway)
+command -v docker-compose >/dev/null || missing+=(docker-compose)
+if ((${#missing[@]})); then # the tests start what they need themselves: at this run level no package starts its service
     apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends nginx
-} >&2
+    RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}"
+fi >&2
 python3 -m pip --python "$python" install --quiet --require-hashes --no-deps --requirement requirements-e2e.lock
-PATH=$(dirname "$python"):$PATH exec "$python" -m pytest -m e2e --timeout 600 tests/e2e "$@"
+
+programs=$(dirname "$python")
+checkov=$programs/../checkov
+if ! cmp --quiet requirements-checkov.lock "$checkov/installed.lock"; then
+    "$python" -m venv --clear --without-pip "$checkov"
+    python3 -m pip --python "$checkov/bin/python" install --quiet --require-hashes --no-deps --only-binary=:all: \
+        --requirement requirements-checkov.lock
+    cp requirements-checkov.lock "$checkov/installed.lock"
+fi
+PATH=$programs:$PATH:$checkov/bin exec "$python" -m pytest -m e2e --timeout 600 tests/e2e "$@"

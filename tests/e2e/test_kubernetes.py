@@ -1,148 +1,210 @@
-"""The Kubernetes base: valid, restricted, within its own limits, and about settings that exist."""
+"""The base, every overlay and every example of the guide: valid, restricted, within limits, of settings that exist."""
 
-import ipaddress
+import itertools
+import math
 import re
 import urllib.parse
 from pathlib import Path
 
 import pytest
 
+from e2e.manifests import COMPONENTS, EXAMPLES, JOB, OVERLAYS, POD, Manifests, composed, render, workshop
 from e2e.pod_security import violations
 from e2e.programs import ROOT, flagjob, run
 from e2e.tree import branch, each, number, pick, text
 
 pytestmark = pytest.mark.e2e
-TEMPLATE = "spec.jobTemplate.spec.template"
+VERSIONS = ["1.31", "1.33", "1.37"]
+"""The oldest for the base, the oldest for shards (1.31 has their fields as beta), the newest with schemas."""
+OPERATOR = "monitoring.coreos.com/v1"
 BACK_OFF_SECONDS = 10
 """What a Job waits before its first retry, doubled each time (kubernetes.io, Jobs, "Pod backoff failure policy")."""
+ALL_FAILED = {"FailJob": [2, 4]}
+EACH_ALONE = {"FailJob": [2], "FailIndex": [4]}
 
 
-def only(base: list[object], kind: str, name: str) -> object:
-    """Give the one document of a kind whose name begins so (ConfigMaps end in a hash)."""
-    (found,) = (each for each in base if pick(each, "kind") == kind and text(each, "metadata.name").startswith(name))
-    return found
+@pytest.fixture(scope="module")
+def k8s(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give a copy of k8s/ with the guide's examples."""
+    return workshop(tmp_path_factory.mktemp("kustomize"))
 
 
-@pytest.fixture(scope="session")
-def cronjob(base: list[object]) -> object:
-    """Give the CronJob."""
-    return only(base, "CronJob", "flagjob")
+@pytest.fixture(scope="module", params=[*OVERLAYS, *EXAMPLES])
+def manifests(request: pytest.FixtureRequest, k8s: Path) -> Manifests:
+    """Render the base, each overlay and each of the guide's examples."""
+    return render(k8s, str(request.param))
 
 
-@pytest.fixture(scope="session")
-def settings(base: list[object]) -> dict[str, str]:
-    """Give the settings that the pod gets."""
-    data = branch(only(base, "ConfigMap", "flagjob-env"), "data")
-    return {name: str(value) for name, value in data.items()}
+def refused(version: str, directory: Path, *manifests: Manifests) -> list[str]:
+    """Give what the API server of that version would say against these manifests, the operator's own kinds apart."""
+    files = [directory / f"{one.name}.yaml" for one in manifests]
+    for path, one in zip(files, manifests, strict=True):
+        path.write_text(one.rendered)
+    checked = run("kubernetes-validate", "--strict", "--quiet", "-k", version, *map(str, files))
+    said = [line for line in checked.stdout.splitlines() if f"api version {OPERATOR} " not in line]
+    assert said or checked.returncode == 0, checked.stderr
+    return said
 
 
-def test_base_holds_all_that_a_run_needs(base: list[object]) -> None:
-    """One `kubectl apply` makes the namespace, the rights, the data and the schedule."""
-    kinds = sorted(text(document, "kind") for document in base)
-    expected = ["ConfigMap", "ConfigMap", "CronJob", "Namespace", "NetworkPolicy", "PersistentVolumeClaim"]
-    assert kinds == [*expected, "ServiceAccount"]
+@pytest.mark.parametrize("version", VERSIONS)
+def test_manifests_are_valid(manifests: Manifests, version: str, tmp_path: Path) -> None:
+    """The API server of that version knows every field."""
+    assert refused(version, tmp_path, manifests) == []
 
 
-@pytest.mark.parametrize("version", ["1.31", "1.33", "1.37"])
-def test_base_is_valid(rendered: Path, version: str) -> None:
-    """The API server of that version knows every field of the base."""
-    checked = run("kubernetes-validate", "--strict", "--quiet", "-k", version, str(rendered))
-    assert (checked.returncode, checked.stdout) == (0, "")
+def test_components_combine(k8s: Path, tmp_path: Path) -> None:
+    """Every choice of components in any order, over the base or the monitoring, is valid, restricted and in time."""
+    sizes = range(1, len(COMPONENTS) + 1)
+    choices = [chosen for size in sizes for chosen in itertools.permutations(COMPONENTS, size)]
+    made = [composed(k8s, below, some) for below in ("../../base", "../monitoring") for some in choices]
+    assert refused("1.33", tmp_path, *made) == []
+    for one in made:
+        assert [violations(pod) for pod in one.pods] == [[]], one.name
+        assert needed_seconds(one) <= number(one.cronjob, f"{JOB}.activeDeadlineSeconds"), one.name
+
+
+def test_order_of_components_does_not_matter(k8s: Path) -> None:
+    """Components in the opposite order make the same documents."""
+    pair = ("object-store", "sharded")
+    straight, reverse = (composed(k8s, "../monitoring", some) for some in (pair, pair[::-1]))
+    assert straight.documents == reverse.documents
 
 
 def test_manifests_are_tidy() -> None:
     """Yamllint finds nothing to say against the manifests."""
-    checked = run("yamllint", "--strict", "--config-file", ".ci/yamllint.yaml", "k8s")
+    checked = run("yamllint", "--strict", "--config-file", ".ci/yamllint.yaml", "k8s", ".ci")
     assert (checked.returncode, checked.stdout) == (0, "")
 
 
-def test_pod_is_restricted(cronjob: object) -> None:
-    """A namespace that enforces the restricted profile admits the pod."""
-    assert violations(pick(cronjob, f"{TEMPLATE}.spec")) == []
+def checkov(k8s: Path, directory: Path, *arguments: str) -> str:
+    """Let checkov judge the base, each overlay and each of the guide's examples; give what it says."""
+    for name in [*OVERLAYS, *EXAMPLES]:
+        (directory / f"{name}.yaml").write_text(render(k8s, name).rendered)
+    return run("checkov", "--config-file", ".ci/checkov.yaml", "--directory", str(directory), *arguments).stdout
 
 
-def test_namespace_enforces_the_profile(base: list[object]) -> None:
-    """The base's own namespace is such a one."""
-    labels = branch(only(base, "Namespace", "flagjob"), "metadata.labels")
+def test_checkov_has_nothing_to_add(k8s: Path, tmp_path: Path) -> None:
+    """Checkov finds only what .ci/checkov.yaml gives a reason for."""
+    assert re.fullmatch(
+        r"\s*kubernetes scan results:\s+Passed checks: \d{3,}, Failed checks: 0, Skipped checks: 0\s*",
+        checkov(k8s, tmp_path),
+    )
+
+
+def test_skips_have_reasons_and_are_needed(k8s: Path, tmp_path: Path) -> None:
+    """Each check that .ci/checkov.yaml skips stands beside its reason, and would find something."""
+    _, _, skips = (ROOT / ".ci" / "checkov.yaml").read_text().partition("skip-check:\n")
+    explained = [re.fullmatch(r"  - (CKV2?_K8S_\d+) # .{30,}", line) for line in skips.splitlines()]
+    names = [match[1] for match in explained if match]
+    found = re.findall(r"^Check: (\w+):", checkov(k8s, tmp_path, "--skip-check", "none"), flags=re.MULTILINE)
+    assert (sorted(set(found)), len(names)) == (sorted(names), len(explained))
+
+
+def test_pods_are_restricted(manifests: Manifests) -> None:
+    """A namespace that enforces the restricted profile admits every pod."""
+    assert [violations(pod) for pod in manifests.pods] == [[]] * len(manifests.pods)
+
+
+def test_namespace_enforces_the_profile(manifests: Manifests) -> None:
+    """The namespace is made too, and is such a one; nothing lies elsewhere."""
+    labels = branch(manifests.named("Namespace"), "metadata.labels")
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    others = [one for one in manifests.documents if pick(one, "kind") != "Namespace"]
+    assert {text(one, "metadata.namespace") for one in others} == {"flagjob"}
 
 
-def test_job_outlasts_its_retries(cronjob: object, settings: dict[str, str]) -> None:
-    """The Job's deadline spans every try at its full length and the waits between them; a day spans the Job."""
-    retries = number(cronjob, "spec.jobTemplate.spec.backoffLimit")
-    grace = number(cronjob, f"{TEMPLATE}.spec.terminationGracePeriodSeconds")
-    back_off = sum(BACK_OFF_SECONDS * 2**retry for retry in range(retries))
-    needed = (retries + 1) * (int(settings["FLAGJOB_DEADLINE"]) + grace) + back_off
-    assert needed <= number(cronjob, "spec.jobTemplate.spec.activeDeadlineSeconds") < 86_400
+def needed_seconds(manifests: Manifests) -> int:
+    """Give how long the Job takes if every try takes its full time."""
+    job, settings = branch(manifests.cronjob, JOB), manifests.settings
+    waves = math.ceil(number(job, "completions") / number(job, "parallelism"))
+    retries = number(job, "backoffLimitPerIndex" if "backoffLimitPerIndex" in job else "backoffLimit")
+    grace = number(manifests.cronjob, f"{POD}.terminationGracePeriodSeconds")
+    run_seconds = int(settings["FLAGJOB_DEADLINE"]) + int(settings.get("FLAGJOB_METRICS_LINGER", 0)) + grace
+    back_off = BACK_OFF_SECONDS * ((1 << retries) - 1)
+    return waves * ((retries + 1) * run_seconds + back_off)
 
 
-def test_fatal_exit_codes_come_first(cronjob: object) -> None:
-    """A wrong setting ends the Job even in a pod that is being evicted; an eviction costs no try."""
-    first, second = each(cronjob, "spec.jobTemplate.spec.podFailurePolicy.rules")
-    assert (pick(first, "action"), pick(first, "onExitCodes.values")) == ("FailJob", [2, 4])
-    assert pick(second, "action") == "Ignore"
-    assert [pick(condition, "type") for condition in each(second, "onPodConditions")] == ["DisruptionTarget"]
+def test_job_outlasts_its_retries(manifests: Manifests) -> None:
+    """The Job's deadline spans every wave, every try at its full length and the waits between; a day spans the Job."""
+    assert needed_seconds(manifests) <= number(manifests.cronjob, f"{JOB}.activeDeadlineSeconds") < 86_400
+
+
+def test_patience_ends_before_the_run(manifests: Manifests) -> None:
+    """A run that waits for a dead origin still ends by itself, with the exit code that says so."""
+    assert 60 < int(manifests.settings["FLAGJOB_ORIGIN_PATIENCE"]) < int(manifests.settings["FLAGJOB_DEADLINE"])
+
+
+def test_pod_has_time_to_stop(manifests: Manifests) -> None:
+    """Kubernetes waits longer for a stopped pod than the run takes for its grace, which is 8 seconds unless set."""
+    grace = float(manifests.settings.get("FLAGJOB_SHUTDOWN_GRACE", "8"))
+    assert grace < number(manifests.cronjob, f"{POD}.terminationGracePeriodSeconds")
+
+
+def test_fatal_exit_codes_come_first(manifests: Manifests) -> None:
+    """What no retry heals ends the Job, or the shard, even in a pod that is being evicted; an eviction costs no try."""
+    *fatal, last = each(manifests.cronjob, f"{JOB}.podFailurePolicy.rules")
+    indexed = pick(manifests.cronjob, f"{JOB}.completionMode") == "Indexed"
+    actions = {text(rule, "action"): pick(rule, "onExitCodes.values") for rule in fatal}
+    assert (list(actions), actions) == (list(expected := EACH_ALONE if indexed else ALL_FAILED), expected)
+    condition = {"type": "DisruptionTarget", "status": "True"}
+    assert last == {"action": "Ignore", "onPodConditions": [condition]}
+
+
+def test_only_the_origin_can_be_reached(manifests: Manifests) -> None:
+    """Each pod is under a NetworkPolicy for both directions."""
+    ruled = [
+        pick(one, "spec.podSelector.matchLabels")
+        for one in manifests.kind("NetworkPolicy")
+        if pick(one, "spec.policyTypes") == ["Ingress", "Egress"]
+    ]
+    labels = [pick(manifests.cronjob, f"{JOB}.template.metadata.labels")]
+    labels += [pick(one, "spec.template.metadata.labels") for one in manifests.kind("Deployment")]
+    for pod in labels:
+        assert isinstance(pod, dict)
+        assert any(isinstance(rule, dict) and rule.items() <= pod.items() for rule in ruled), pod
 
 
 def test_settings_exist() -> None:
-    """Every FLAGJOB_ name anywhere in k8s/ is a setting of the program."""
-    files = [path for path in (ROOT / "k8s").rglob("*") if path.is_file()]
-    named = {name for path in files for name in re.findall(r"FLAGJOB_\w+", path.read_text())}
+    """Every FLAGJOB_ name anywhere in k8s/ and in the guide is a setting of the program."""
+    files = [ROOT / "docs" / "kubernetes.md", *(path for path in (ROOT / "k8s").rglob("*") if path.is_file())]
+    named = {name for path in files for name in re.findall(r"FLAGJOB_[A-Z_]+", path.read_text())}
     options = re.findall(r"--([a-z][a-z-]+)", flagjob({}, "--help").stdout)
-    assert named - {f"FLAGJOB_{option.replace('-', '_').upper()}" for option in options} == set()
+    settings = {f"FLAGJOB_{option.replace('-', '_').upper()}" for option in options}
+    assert named - settings - {"FLAGJOB_URL_FILE"} == set()
 
 
-def test_settings_are_accepted(base: list[object], settings: dict[str, str], tmp_path: Path) -> None:
-    """The program finds no fault in the base's settings and its list of codes, and takes the URL from them."""
-    codes = tmp_path / "codes.txt"
-    codes.write_text(str(branch(only(base, "ConfigMap", "flagjob-codes"), "data")["codes.txt"]))
-    local = {"FLAGJOB_CODES_FILE": str(codes), "FLAGJOB_DEST": str(tmp_path)}
-    done = flagjob({**settings, **local, "KUBERNETES_SERVICE_HOST": "192.0.2.1"}, "--dry-run")
+def test_settings_are_accepted(manifests: Manifests, tmp_path: Path) -> None:
+    """The program finds no fault in the settings and the list of codes, and takes the URL from them."""
+    codes, headers = tmp_path / "codes.txt", tmp_path / "headers"
+    codes.write_text(str(branch(manifests.named("ConfigMap", "flagjob-codes"), "data")["codes.txt"]))
+    headers.write_text("X-Token: secret\n")
+    local = {"FLAGJOB_CODES_FILE": str(codes)}
+    if "FLAGJOB_HEADERS_FILE" in manifests.settings:
+        local["FLAGJOB_HEADERS_FILE"] = str(headers)
+    if manifests.settings["FLAGJOB_DEST"].startswith("/"):
+        local["FLAGJOB_DEST"] = str(tmp_path)
+    platform = {"KUBERNETES_SERVICE_HOST": "192.0.2.1"}
+    if pick(manifests.cronjob, f"{JOB}.completionMode") == "Indexed":
+        platform["JOB_COMPLETION_INDEX"] = str(number(manifests.cronjob, f"{JOB}.completions") - 1)
+    done = flagjob({**manifests.settings, **local, **platform}, "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert settings["FLAGJOB_URL"].replace("{cc}", "br") in done.stdout
+    assert manifests.settings["FLAGJOB_URL"].partition("{cc}")[0] in done.stdout
 
 
-def test_url_is_a_public_origin(settings: dict[str, str]) -> None:
-    """The base downloads from a real site over TLS, never from the built-in origin by omission."""
-    url = urllib.parse.urlsplit(settings["FLAGJOB_URL"])
+def test_url_is_a_public_origin(manifests: Manifests) -> None:
+    """Files come from a real site over TLS, never from the built-in origin by omission."""
+    url = urllib.parse.urlsplit(manifests.settings["FLAGJOB_URL"])
     assert (url.scheme, "{cc}" in url.path) == ("https", True)
     assert not re.search(r"(^|\.)(example|invalid|local|localhost|test)(\.(com|net|org))?$", url.netloc)
+    assert "FLAGJOB_SERVER" not in manifests.settings
 
 
-def test_settings_agree_with_the_pod(cronjob: object, settings: dict[str, str]) -> None:
-    """Codes and destination are paths that the pod mounts."""
-    (container,) = each(cronjob, f"{TEMPLATE}.spec.containers")
-    mounts = {text(mount, "mountPath") for mount in each(container, "volumeMounts")}
-    assert {settings["FLAGJOB_DEST"], str(Path(settings["FLAGJOB_CODES_FILE"]).parent)} <= mounts
-    (port,) = each(container, "ports")
+def test_settings_agree_with_the_pod(manifests: Manifests) -> None:
+    """Codes, secret headers and a destination that is a directory are paths that the pod mounts."""
+    mounts = {text(mount, "mountPath") for mount in each(manifests.container, "volumeMounts")}
+    settings = manifests.settings
+    files = [settings[name] for name in ("FLAGJOB_CODES_FILE", "FLAGJOB_HEADERS_FILE") if name in settings]
+    directories = [dest for dest in [settings["FLAGJOB_DEST"]] if "://" not in dest]
+    assert {*directories, *(str(Path(file).parent) for file in files)} <= mounts
+    (port,) = each(manifests.container, "ports")
     assert settings["FLAGJOB_METRICS_ADDRESS"] == f":{number(port, 'containerPort')}"
-
-
-@pytest.mark.parametrize(
-    ("address", "reachable"),
-    [
-        ("1.1.1.1", True),
-        ("2606:4700::1111", True),
-        ("10.96.0.1", False),
-        ("100.100.100.200", False),
-        ("169.254.169.254", False),
-        ("172.20.0.1", False),
-        ("192.168.0.1", False),
-        ("fd00:ec2::254", False),
-        ("fe80::1", False),
-    ],
-)
-def test_only_public_addresses_are_reachable(base: list[object], address: str, reachable: bool) -> None:  # noqa: FBT001
-    """A redirect to a private or link-local address, such as a cloud's metadata, finds no way out of the pod."""
-    policy = only(base, "NetworkPolicy", "flagjob")
-    target = ipaddress.ip_address(address)
-    web = [rule for rule in each(policy, "spec.egress") if {"port": 443, "protocol": "TCP"} in each(rule, "ports")]
-    blocks = [pick(peer, "ipBlock") for rule in web for peer in each(rule, "to")]
-    open_to = [
-        block
-        for block in blocks
-        if target in ipaddress.ip_network(text(block, "cidr"))
-        and not any(target in ipaddress.ip_network(str(cut)) for cut in each(block, "except"))
-    ]
-    assert bool(open_to) is reachable
-    assert pick(policy, "spec.ingress") in ([], None)

@@ -1,0 +1,109 @@
+"""The Kubernetes base by itself: what it holds, and whom its pod can reach."""
+
+import ipaddress
+
+import pytest
+
+from e2e.manifests import JOB, POD, Manifests, render
+from e2e.programs import ROOT
+from e2e.tree import branch, each, pick, text
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def base() -> Manifests:
+    """Render the base."""
+    return render(ROOT / "k8s", "base")
+
+
+def test_base_holds_all_that_a_run_needs(base: Manifests) -> None:
+    """One `kubectl apply` makes the namespace, the rights, the data and the schedule."""
+    kinds = sorted(text(document, "kind") for document in base.documents)
+    expected = ["ConfigMap", "ConfigMap", "CronJob", "Namespace", "NetworkPolicy", "PersistentVolumeClaim"]
+    assert kinds == [*expected, "ServiceAccount"]
+
+
+def test_schedule_has_one_writer_and_never_ends(base: Manifests) -> None:
+    """Runs begin off the full hour in a named zone, one at a time, and missed starts do not end the schedule."""
+    spec = branch(base.cronjob, "spec")
+    assert {name: value for name, value in spec.items() if name != "jobTemplate"} == {
+        "schedule": "17 4 * * *",
+        "timeZone": "Etc/UTC",
+        "concurrencyPolicy": "Forbid",
+        "startingDeadlineSeconds": 3600,
+        "successfulJobsHistoryLimit": 1,
+        "failedJobsHistoryLimit": 1,
+    }
+
+
+def test_job_leaves_its_pods_and_then_itself(base: Manifests) -> None:
+    """A failed pod stays for its log, none begins before the last has ended, and after two days all of it is gone."""
+    job = branch(base.cronjob, JOB)
+    expected = {"backoffLimit": 2, "podReplacementPolicy": "Failed", "ttlSecondsAfterFinished": 172_800}
+    assert {name: job[name] for name in expected} == expected
+    assert pick(base.cronjob, f"{POD}.restartPolicy") == "Never"
+
+
+def test_user_is_the_images_own(base: Manifests) -> None:
+    """The pod runs as the user to whom the image gives its files, and the volume is that group's."""
+    expected = {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "fsGroup": 65532,
+        "fsGroupChangePolicy": "OnRootMismatch",
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert branch(base.cronjob, f"{POD}.securityContext") == expected
+
+
+def test_pod_knows_nothing_of_the_cluster(base: Manifests) -> None:
+    """The pod has no token for the API server, and no variables of the namespace's Services."""
+    names = ("automountServiceAccountToken", "enableServiceLinks")
+    assert [pick(base.cronjob, f"{POD}.{name}") for name in names] == [False, False]
+    assert pick(base.named("ServiceAccount"), "automountServiceAccountToken") is False
+
+
+def test_memory_is_limited_and_the_processor_is_not(base: Manifests) -> None:
+    """A burst of seconds is not throttled; memory and scratch space are bounded; all three are asked for."""
+    assert pick(base.container, "resources") == {
+        "requests": {"cpu": "100m", "memory": "96Mi", "ephemeral-storage": "64Mi"},
+        "limits": {"memory": "256Mi", "ephemeral-storage": "256Mi"},
+    }
+
+
+def test_failure_tells_its_story(base: Manifests) -> None:
+    """`kubectl describe` shows the summary, or, where the program could not write one, the end of the log."""
+    assert pick(base.container, "terminationMessagePolicy") == "FallbackToLogsOnError"
+    assert pick(base.container, "terminationMessagePath") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "reachable"),
+    [
+        ("1.1.1.1", True),
+        ("2606:4700::1111", True),
+        ("10.96.0.1", False),
+        ("100.100.100.200", False),
+        ("169.254.169.254", False),
+        ("172.20.0.1", False),
+        ("192.168.0.1", False),
+        ("fd00:ec2::254", False),
+        ("fe80::1", False),
+    ],
+)
+def test_only_public_addresses_are_reachable(base: Manifests, address: str, reachable: bool) -> None:  # noqa: FBT001  (a parameter of a table)
+    """A redirect to a private or link-local address, such as a cloud's metadata, finds no way out of the pod."""
+    policy = base.named("NetworkPolicy")
+    target = ipaddress.ip_address(address)
+    web = [rule for rule in each(policy, "spec.egress") if {"port": 443, "protocol": "TCP"} in each(rule, "ports")]
+    blocks = [pick(peer, "ipBlock") for rule in web for peer in each(rule, "to")]
+    open_to = [
+        block
+        for block in blocks
+        if target in ipaddress.ip_network(text(block, "cidr"))
+        and not any(target in ipaddress.ip_network(str(cut)) for cut in each(block, "except"))
+    ]
+    assert bool(open_to) is reachable
+    assert pick(policy, "spec.ingress") in ([], None)
