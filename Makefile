@@ -2,12 +2,13 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+COMPOSE ?= docker compose
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check format lock image e2e clean
+.PHONY: help run test coverage check format lock image stack e2e clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -43,9 +44,13 @@ lock: $(VENV)/.installed ## renew the lock files: names, versions and hashes
 	$(COMPILE) --upgrade pyproject.toml --extra origin --extra objects -o requirements.lock
 	$(COMPILE) --upgrade pyproject.toml --extra origin --extra objects --group dev -c requirements.lock -o requirements-dev.lock
 	$(COMPILE) --upgrade requirements-e2e.in -c requirements-dev.lock -o requirements-e2e.lock
+	$(COMPILE) --upgrade requirements-checkov.in -o requirements-checkov.lock
 
 image: ## build the container image, with docker or podman
 	.ci/image.sh
+
+stack: ## run it every minute, watched by Prometheus and Grafana (docker compose; Ctrl-C ends it)
+	$(COMPOSE) --file stack/compose.yaml up --build
 
 e2e: $(VENV)/.installed ## try the image, the manifests and real servers (installs what it needs; Debian, root)
 	.ci/e2e.sh $(BIN)/python
