@@ -110,7 +110,9 @@ def _simulate(words: Sequence[str]) -> int:
     stop = Stop()
     _heed_signals(stop)
     done = simulate(Plan(options.tasks, options.workers, options.latency, options.rate), stop, sys.stdout)
-    return Exit.OK if done else 128 + (stop.signal or 0)
+    if done:
+        return Exit.OK
+    return 128 + stop.signal if stop.signal else Exit.STORAGE
 
 
 _DELETE = "--delete"

@@ -8,6 +8,7 @@ from queue import Empty, SimpleQueue
 from threading import Event
 from time import monotonic
 
+from job.errors import Reason
 from job.model import Item, Result
 from job.stop import Stop
 
@@ -46,7 +47,7 @@ class Pool:
     as_submitted: bool = False
     """Results in the order of the items (as `executor.map` gives them), not as they complete."""
     on_shortage: Callable[[str], None] = _ignore_text
-    """Told when the system gives fewer threads than there are workers; it must stop the run."""
+    """Told when the system gives fewer threads than there are workers, which stops the run."""
     on_drain: Callable[[int, int], None] = _ignore_counts
     """Told at a stop how many items are in flight, and how many were waiting for a worker and now are cancelled."""
     on_scheduled: Callable[[Item, "Future[Result]"], None] = _ignore
@@ -83,6 +84,7 @@ class Pool:
             for _ in range(self.workers):
                 executor.submit(ready.wait)
         except RuntimeError as error:
+            self.stop.request(Reason.STORAGE)
             self.on_shortage(f"this machine does not allow {self.workers} threads: {error}")
         finally:
             ready.set()

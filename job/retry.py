@@ -34,6 +34,8 @@ class Policy:
 
     max_attempts: int
     item_timeout_seconds: float
+    patience_seconds: float = MAX_RETRY_AFTER_SECONDS
+    """How long it may be asked to wait, in all, before that counts as its own failure."""
     ends_at: float = inf
     """When the run ends, by the monotonic clock: nobody waits for what would come after."""
 
@@ -57,7 +59,7 @@ class Account:
 
     excused_seconds: Callable[[], float] = lambda: 0.0
     """How long so far it waited for what all items share: that is not its time."""
-    may_retry: Callable[[], bool] = lambda: True
+    may_retry: Callable[[AttemptError], bool] = lambda _: True
     """Asked when all else speaks for another try: it pays for that out of the run's budget, or says no."""
 
 
@@ -83,7 +85,7 @@ def call(
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_worth_retrying),
         stop=enough,
-        wait=_wait,
+        wait=enough.wait,
         sleep=sleep,
         before_sleep=tell,
         reraise=True,
@@ -93,14 +95,19 @@ def call(
 
 def probe_wait_seconds(probe: int) -> float:
     """Return how long to wait before a probe, counted from 1, of an origin that is away."""
-    state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
-    state.attempt_number = probe
-    return _PROBES(state)
+    return _PROBES(_after(probe))
 
 
 def jitter_seconds() -> float:
     """Return what is added to a pause that an origin asked for."""
-    return _JITTER(tenacity.RetryCallState(tenacity.Retrying(), None, (), {}))
+    return _JITTER(_after(1))
+
+
+def _after(attempts: int) -> tenacity.RetryCallState:
+    """Return a state that tells tenacity's waits how often was tried."""
+    state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
+    state.attempt_number = attempts
+    return state
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
@@ -139,7 +146,20 @@ class _Enough(tenacity.stop.stop_base):
         if _error(retry_state).excused:
             self.excused_attempts += 1
             return False
-        return self._tried_enough(retry_state) or self._out_of_time(retry_state) or not self._account.may_retry()
+        return (
+            self._tried_enough(retry_state)
+            or self._out_of_time(retry_state)
+            or not self._account.may_retry(_error(retry_state))
+        )
+
+    def wait(self, state: tenacity.RetryCallState) -> float:
+        """Return how long to wait before the next try, in seconds; of an excused one the gate knows."""
+        error = _error(state)
+        if error.excused:
+            return 0.0
+        if error.retry_after is None:
+            return _BACKOFF(_after(state.attempt_number - self.excused_attempts))
+        return error.retry_after + _JITTER(state)
 
     def _tried_enough(self, state: tenacity.RetryCallState) -> bool:
         most = self._policy.max_attempts
@@ -153,13 +173,6 @@ class _Enough(tenacity.stop.stop_base):
         if spent + state.upcoming_sleep >= self._policy.item_timeout_seconds:
             return True
         return monotonic() + state.upcoming_sleep >= self._policy.ends_at
-
-
-def _wait(state: tenacity.RetryCallState) -> float:
-    error = _error(state)
-    if error.excused:
-        return 0.0
-    return _BACKOFF(state) if error.retry_after is None else error.retry_after + _JITTER(state)
 
 
 def _error(state: tenacity.RetryCallState) -> AttemptError:

@@ -8,23 +8,25 @@ from typing import BinaryIO
 
 from job import accept
 from job.download import Downloader, Hooks, Terms
-from job.errors import AttemptError, Reason, StorageError
+from job.errors import Reason, StorageError
 from job.fetch import Fetcher, Wire
-from job.gate import Gate, News
+from job.gate import Gate, Limits
 from job.inputs import Inputs, open_inputs
 from job.manifest import Change
 from job.model import Item, Result, Summary, WorkItem
 from job.pool import Pool
 from job.refresh import Policy as RefreshPolicy
-from job.retry import Policy
+from job.retry import MAX_RETRY_AFTER_SECONDS, Policy
 from job.settings import Executor, NewOrigin, Order, Publish, Settings
 from job.sinks import Sinks
 from job.stop import Stop
 from job.target import Target, target_of
 from job.transport import CurlAdapter
-from job.verdict import Exit, Refusals, Tally, exit_code, outcome
+from job.verdict import Exit, Refusals, Tally, exit_code, is_over_budget, outcome
 
 _ENOUGH_REFUSALS = 100
+_LAST_SECOND = 1.0
+"""Who waits for an origin until the run's deadline gives up a second before, and so can say why."""
 _HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
 
 
@@ -39,6 +41,8 @@ class Run:
         self._stack = ExitStack()
         self._storage_told = False
         self._given_up = 0
+        self._ends_at = time.monotonic() + settings.deadline
+        self._patience = max(settings.item_timeout, MAX_RETRY_AFTER_SECONDS)
 
     @property
     def abandoned(self) -> int:
@@ -79,7 +83,7 @@ class Run:
                 self._tally.add(result)
                 self._sinks.result(result)
                 self._remember(result, target)
-                self._judge(refusals.add(result), target)
+                self._judge(refusals.add(result), inputs.known)
         self._given_up = pool.abandoned
         published, changes = self._close(target), target.manifest.counts
         code = self._code(changes)
@@ -108,12 +112,14 @@ class Run:
         except StorageError as error:
             self._storage_failed(f"the manifest cannot be written: {error}")
 
-    def _judge(self, refused: str | None, target: Target) -> None:
+    def _judge(self, refused: str | None, known: int | None) -> None:
         """End a run that is refused everything, unless the user allows that: a wrong path is wrong a million times."""
-        if refused and not self._stop.reason and self._code(target.manifest.counts) == Exit.PERMANENT:
+        settings, tally = self._settings, self._tally
+        items = max(tally.items, known or 0)
+        budgets = {"errors": settings.max_errors, "not_found": settings.max_not_found}
+        if refused and not self._stop.reason and is_over_budget(tally, items, **budgets):
             self._stop.request(Reason.UNIFORM_REFUSAL)
-            outcomes = self._tally.items
-            self._sinks.log.error("uniform_refusal", reason=refused, outcomes=outcomes, hint=_HINT)
+            self._sinks.log.error("uniform_refusal", reason=refused, outcomes=tally.items, hint=_HINT)
 
     def _close(self, target: Target) -> bool:
         """Make everything durable; publish a set only if every budget holds."""
@@ -146,7 +152,7 @@ class Run:
 
     def _limit_time(self) -> None:
         """Stop the run at its deadline, wherever the main thread may wait then."""
-        timer = Timer(self._settings.deadline, self._stop.request, [Reason.DEADLINE])
+        timer = Timer(self._ends_at - time.monotonic(), self._stop.request, [Reason.DEADLINE])
         timer.daemon = True
         timer.start()
         self._stack.callback(timer.cancel)
@@ -191,31 +197,14 @@ class Run:
 
     def _gate(self, inputs: Inputs) -> Gate:
         settings = self._settings
-        return Gate(
-            settings.rate_limit,
+        limits = Limits(
+            rate=settings.rate_limit,
             workers=self._workers(inputs),
             patience=settings.origin_patience,
-            fruitless=settings.item_timeout,
-            news=self._news(inputs.template.origin),
+            fruitless=2 * self._patience,  # an item that is refused alone has given up by then
+            ends_at=self._ends_at - _LAST_SECOND,
         )
-
-    def _news(self, host: str) -> News:
-        """Say who is told of what happens at the gate: the log; and an origin that is given up ends the run."""
-        log = self._sinks.log
-
-        def paused(error: AttemptError, seconds: float) -> None:
-            log.warning("host_paused", host=host, until_s=round(seconds, 3), reason=error.reason, error=str(error))
-
-        def down(error: AttemptError) -> None:
-            self._stop.request(Reason.ORIGIN_DOWN)
-            log.error("origin_down", host=host, reason=error.reason, error=str(error))
-
-        return News(
-            paused=paused,
-            down=down,
-            back=lambda: log.info("origin_back", host=host),
-            spent=lambda: log.warning("retry_budget_spent", host=host, hint="more fails than is worth retrying"),
-        )
+        return Gate(limits, self._sinks.news(inputs.template.origin))
 
     def _downloader(self, inputs: Inputs, target: Target, adapter: CurlAdapter) -> Downloader:
         settings, sinks = self._settings, self._sinks
@@ -239,7 +228,7 @@ class Run:
                 settings.sums,
                 RefreshPolicy(settings.refresh, settings.not_found_ttl),
             ),
-            policy=Policy(settings.max_attempts, settings.item_timeout, time.monotonic() + settings.deadline),
+            policy=Policy(settings.max_attempts, settings.item_timeout, self._patience, self._ends_at),
             gate=self._gate(inputs),
             stop=self._stop,
             hooks=Hooks(attempt=sinks.metrics.attempt, retry=sinks.retry, bug=sinks.bug),

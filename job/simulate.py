@@ -7,7 +7,7 @@ from time import monotonic, strftime
 from typing import TextIO
 
 from job.errors import Stopped
-from job.gate import Gate
+from job.gate import Gate, Limits
 from job.model import Item, Result, Status, WorkItem
 from job.pool import Pool
 from job.stop import Stop
@@ -60,7 +60,7 @@ class _Timeline:
 
 def simulate(plan: Plan, stop: Stop, out: TextIO) -> bool:
     """Print the expectation, the timeline and how long it took; return whether every task was done."""
-    timeline, gate, began = _Timeline(out), Gate(plan.rate), monotonic()
+    timeline, gate, began = _Timeline(out), Gate(Limits(rate=plan.rate)), monotonic()
     show = timeline.show if plan.tasks <= _MOST_DRAWN else lambda *_: None
 
     def loiter(item: Item) -> Result:
@@ -86,6 +86,7 @@ def simulate(plan: Plan, stop: Stop, out: TextIO) -> bool:
         workers=plan.workers,
         stop=stop,
         drain_seconds=lambda: 0.0,
+        on_shortage=timeline.show,
         interrupt=lambda: None,
         as_submitted=True,
     )

@@ -11,6 +11,8 @@ from secrets import token_hex
 from typing import BinaryIO, Self
 
 from job import __version__, progress
+from job.errors import AttemptError, Reason
+from job.gate import News
 from job.inputs import Inputs
 from job.log import RunLog, termination_message
 from job.metrics import Endpoint, Metrics, Push
@@ -27,6 +29,9 @@ _LOGGED = {
 }
 
 _PUSH_SECONDS = 5.0
+_FASTEST = 1e6
+"""More than any run can send: an infinite pace is no JSON."""
+_SPENT = "too much fails: the run's retries are spent, and until files come again an item ends at its first failure"
 
 
 class Sinks:
@@ -120,6 +125,27 @@ class Sinks:
         """Tell that an item is tried again."""
         self.metrics.retry(retry)
         self.log.retry(code, retry)
+
+    def news(self, host: str) -> News:
+        """Return who is told of what happens at the gate: the log; an origin that is given up ends the run."""
+        log = self.log
+
+        def paused(error: AttemptError, seconds: float) -> None:
+            log.warning("host_paused", host=host, until_s=round(seconds, 3), reason=error.reason, error=str(error))
+
+        def down(error: AttemptError) -> None:
+            try:
+                log.error("origin_down", host=host, reason=error.reason, error=str(error))
+            finally:
+                self._stop.request(Reason.ORIGIN_DOWN)
+
+        return News(
+            paused=paused,
+            resumed=lambda pace: log.info("host_resumed", host=host, requests_per_s=round(min(pace, _FASTEST), 3)),
+            back=lambda: log.info("origin_back", host=host),
+            down=down,
+            spent=lambda: log.warning("retry_budget_spent", host=host, hint=_SPENT),
+        )
 
     def bug(self, code: str, error: Exception) -> None:
         """Tell of an exception that nobody foresaw."""

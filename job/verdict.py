@@ -54,6 +54,7 @@ class Tally:
 
 
 _OURS = {Reason.INTERNAL, Reason.STORAGE}
+_GONE = {"http_404", "http_410"}
 
 
 class Refusals:
@@ -67,19 +68,26 @@ class Refusals:
 
     def add(self, result: Result) -> str | None:
         """Take a result; return the one reason once it stands for as many items as are enough to go by."""
-        if result.reason == Reason.INVALID_CODE or self.count < 0:
-            return None  # what was never asked for says nothing of the origin
+        guessed = result.speculative and result.status is Status.NOT_FOUND
+        if self.count < 0 or guessed or not result.attempts:
+            return None  # what was never asked for, and what nobody expects to be there, says nothing of the origin
         reason = _lasting_refusal(result)
         self._reason = self._reason or reason
-        self.count = self.count + 1 if reason and reason == self._reason else -1
+        alike = reason in _GONE if self._reason in _GONE else reason == self._reason
+        self.count = self.count + 1 if reason and alike else -1
         return self._reason if self.count >= self._enough else None
 
 
 def _lasting_refusal(result: Result) -> str | None:
     """Return why an origin refused an item that it will refuse again."""
     refused = result.status in {Status.ERROR, Status.NOT_FOUND} and result.answered
-    heals = result.retryable or result.speculative or result.reason in _OURS
-    return result.reason if refused and not heals else None
+    return result.reason if refused and not result.retryable and result.reason not in _OURS else None
+
+
+def is_over_budget(tally: Tally, items: int, *, errors: Budget, not_found: Budget) -> bool:
+    """Tell whether more failed than the user allows of so many items."""
+    missing = tally.counts[Status.NOT_FOUND] - tally.expected_missing
+    return not (errors.allows(tally.counts[Status.ERROR], items) and not_found.allows(missing, items))
 
 
 def exit_code(tally: Tally, stop: Stop, *, errors: Budget, not_found: Budget, too_many_changed: bool = False) -> int:
@@ -87,8 +95,8 @@ def exit_code(tally: Tally, stop: Stop, *, errors: Budget, not_found: Budget, to
 
     A bug is told before what is over budget, or it would hide behind failures that are nobody's fault.
     """
-    failed, missing = tally.counts[Status.ERROR], tally.counts[Status.NOT_FOUND] - tally.expected_missing
-    too_many_errors = not errors.allows(failed, tally.items)
+    too_many_errors = not errors.allows(tally.counts[Status.ERROR], tally.items)
+    over_budget = is_over_budget(tally, tally.items, errors=errors, not_found=not_found)
     rules = (
         (stop.signal, 128 + (stop.signal or 0)),  # POSIX shells' way to tell of a signal
         (stop.reason is Reason.STORAGE, Exit.STORAGE),
@@ -98,7 +106,7 @@ def exit_code(tally: Tally, stop: Stop, *, errors: Budget, not_found: Budget, to
         (tally.internal, Exit.BUG),
         (stop.reason is Reason.UNIFORM_REFUSAL, Exit.PERMANENT),
         (too_many_errors and tally.retryable, Exit.RETRYABLE),
-        (too_many_errors or not not_found.allows(missing, tally.items), Exit.PERMANENT),
+        (over_budget, Exit.PERMANENT),
         (too_many_changed, Exit.PERMANENT),  # the set is not published; somebody must look at it
     )
     return next((code for holds, code in rules if holds), Exit.OK)

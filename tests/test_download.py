@@ -1,5 +1,6 @@
 """One item: whatever happens to it, it ends as exactly one Result."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -10,7 +11,7 @@ from images import GIF, HTML
 
 from job.download import Downloader, Hooks, Terms
 from job.errors import ContentError, HttpError, NetworkError, NotFoundError, PathError, Reason, StorageError
-from job.gate import Gate, News, Ticket
+from job.gate import Gate, Limits, News, Ticket
 from job.model import (
     Body,
     Entry,
@@ -104,7 +105,7 @@ def downloader(
         memory=script,
         terms=terms or Terms((FileType.GIF,)),
         policy=Policy(max_attempts=3, item_timeout_seconds=60),
-        gate=gate or Gate(0),
+        gate=gate or Gate(Limits()),
         stop=stop or Unhurried(),
         hooks=Hooks(attempt=script.attempt, retry=script.retry, bug=script.bug),
     )
@@ -234,39 +235,54 @@ def test_every_attempt_passes_the_gate_on_the_runs_time() -> None:
     class Slow(Gate):
         entered = 0
 
-        def enter(self, sleep: Callable[[float], None]) -> Ticket:
+        def enter(self, sleep: Callable[[float], None], *, again: bool = False) -> Ticket:
             sleep(0)
             self.entered += 1
-            return Ticket(waited_seconds=1000.0)  # far more than the item's 60 seconds
+            return Ticket(again, waited_seconds=1000.0)  # far more than the item's 60 seconds
 
-    gate = Slow()
+    gate = Slow(Limits())
     result = downloader(Script([HTML, HTML, GIF]), gate=gate)(BR)
     assert (result.status, result.attempts, gate.entered) == (Status.OK, 3, 3)
 
 
+def leaping(limits: Limits) -> Gate:
+    """Give a gate whose clock leaps on by ten seconds each time that it is looked at: every pause is over."""
+    times = itertools.count(step=10)
+    return Gate(limits, clock=lambda: float(next(times)))
+
+
 def test_an_answer_that_asks_all_to_wait_costs_no_attempt() -> None:
     """Three attempts, and five times 429 with Retry-After before: the file arrives all the same."""
-    stop = Unhurried()
-    times = iter(range(10_000))
-    gate = Gate(fruitless=1e6, clock=lambda: 10.0 * next(times))  # each look finds the pause over
     script = Script([*[HttpError(429, "slow down", retry_after=1)] * 5, HTML, HTML, GIF])
-    result = downloader(script, stop, gate)(BR)
+    result = downloader(script, gate=leaping(Limits(fruitless=1e6)))(BR)
     assert (result.status, result.attempts) == (Status.OK, 8)
 
 
-def test_an_item_that_alone_is_refused_for_ever_ends() -> None:
-    """It holds up all others each time: after twenty excuses its attempts count."""
-    times = iter(range(10_000))
-    gate = Gate(fruitless=1e6, clock=lambda: 10.0 * next(times))
-    script = Script([HttpError(429, "slow down", retry_after=1)])
+def test_an_item_that_alone_is_refused_while_others_are_answered_ends() -> None:
+    """It holds up all others each time: as many excuses as it has attempts, and then its attempts count."""
+    gate = leaping(Limits())
+
+    def others_are_answered() -> None:
+        gate.left(gate.enter(lambda _: None), None)
+
+    script = Script([HttpError(429, "slow down", retry_after=1)], on_get=others_are_answered)
     result = downloader(script, gate=gate)(BR)
-    assert (result.status, result.reason, result.attempts) == (Status.ERROR, "http_429", 23)
+    assert (result.status, result.reason, result.attempts) == (Status.ERROR, "http_429", 6)
+
+
+def test_an_item_that_was_refused_for_longer_than_its_time_ends() -> None:
+    """From then on its attempts count; whether the origin is away is another question."""
+    script = Script([HttpError(429, "slow down", retry_after=1)])
+    download = downloader(script, gate=leaping(Limits(fruitless=1e6)))
+    result = replace(download, policy=Policy(3, 60, patience_seconds=0.0))(BR)
+    assert (result.status, result.reason, result.retryable) == (Status.ERROR, "http_429", True)
+    assert result.attempts == 4  # the first refusal was excused
 
 
 def test_a_run_without_retries_left_ends_items_at_their_first_failure() -> None:
     """Where most things fail, trying everything again makes it worse."""
-    gate = Gate()
-    while gate.may_retry():
+    gate = Gate(Limits())
+    while gate.may_retry(ContentError(Reason.BAD_CONTENT, "a page")):
         pass
     result = downloader(Script([HTML, GIF]), gate=gate)(BR)
     assert (result.status, result.reason, result.attempts) == (Status.ERROR, "bad_content", 1)
@@ -277,10 +293,10 @@ def test_an_origin_that_is_not_there_is_noticed() -> None:
     stop = Unhurried()
     news = News(down=lambda _: stop.request(Reason.ORIGIN_DOWN))
     script = Script([NetworkError(Reason.CONNECTION, "refused")])
-    download = downloader(script, stop, Gate(news=news))
-    results = [download(BR) for _ in range(7)]
-    assert [result.reason for result in results] == ["connection"] * 6 + ["origin_down"]
-    assert (results[6].status, results[6].attempts, results[6].error) == (Status.CANCELLED, 2, "refused")
+    download = downloader(script, stop, Gate(Limits(), news))
+    results = [download(BR) for _ in range(10)]
+    assert [result.reason for result in results] == ["connection"] * 9 + ["origin_down"]
+    assert (results[9].status, results[9].attempts, results[9].error) == (Status.CANCELLED, 1, "refused")
 
 
 def test_a_bug_teaches_the_gate_nothing() -> None:
@@ -292,7 +308,7 @@ def test_a_bug_teaches_the_gate_nothing() -> None:
             told.append(repr(error))
             return super().left(ticket, error)
 
-    downloader(script, gate=Listening())(BR)
+    downloader(script, gate=Listening(Limits()))(BR)
     assert told == ["ZeroDivisionError('oops')"]
 
 

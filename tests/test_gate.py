@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from job.errors import AttemptError, ContentError, HttpError, NetworkError, NotFoundError, Reason, StorageError
-from job.gate import Gate, News, Ticket
+from job.gate import Gate, Limits, News, Ticket
 
 REFUSED = NetworkError(Reason.CONNECTION, "connection refused")
 BROKEN = HttpError(500, "HTTP error 500")
@@ -26,21 +26,17 @@ class Site:
         self.now = 1000.0
         self.slept: list[float] = []
         self.told: list[tuple[object, ...]] = []
+        self.paces: list[float] = []
         news = News(
             paused=lambda error, seconds: self.told.append(("paused", error.reason, pytest.approx(seconds))),
+            resumed=self.paces.append,
             back=lambda: self.told.append(("back",)),
             down=lambda error: self.told.append(("down", error.reason)),
             spent=lambda: self.told.append(("spent",)),
         )
-        self.gate = Gate(
-            rate,
-            workers=WORKERS,
-            patience=settings.get("patience", 0.0),
-            fruitless=settings.get("fruitless", 90.0),
-            news=news,
-            clock=lambda: self.now,
-            jitter=lambda: settings.get("jitter", 0.0),
-        )
+        jitter = settings.pop("jitter", 0.0)
+        limits = Limits(rate=rate, workers=WORKERS, **settings)
+        self.gate = Gate(limits, news, clock=lambda: self.now, jitter=lambda: jitter)
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
@@ -49,9 +45,9 @@ class Site:
     def enter(self) -> Ticket:
         return self.gate.enter(self.sleep)
 
-    def ends(self, *errors: BaseException | None) -> list[bool]:
+    def ends(self, *errors: BaseException | None, again: bool = False) -> list[bool]:
         """Send a request for each, one after the other; tell which failures were excused."""
-        return [self.gate.left(self.enter(), error) for error in errors]
+        return [self.gate.left(self.gate.enter(self.sleep, again=again), error) for error in errors]
 
     def burst(self, *errors: BaseException | None) -> list[bool]:
         """Send them all at once, then let them end in this order."""
@@ -100,10 +96,11 @@ def test_threads_share_one_pace() -> None:
     def enter() -> None:
         ready.wait(10)
         ticket = gate.enter(lambda _: None)
+        assert ticket.slot
         with lock:
             slots.append(ticket.slot)
 
-    gate = Gate(10, clock=lambda: next(times) / 1e3)
+    gate = Gate(Limits(rate=10), clock=lambda: next(times) / 1e3)
     threads = [threading.Thread(target=enter) for _ in range(30)]
     for thread in threads:
         thread.start()
@@ -115,7 +112,7 @@ def test_threads_share_one_pace() -> None:
 
 def test_who_may_not_wait_is_not_held() -> None:
     """What the sleep raises comes out: a stop ends the wait."""
-    gate = Gate(0.001)
+    gate = Gate(Limits(rate=0.001))
     gate.enter(lambda _: None)
 
     def stopped(_seconds: float) -> None:
@@ -134,10 +131,18 @@ def test_a_retry_after_holds_everyone(status: int) -> None:
     assert site.told == [("paused", f"http_{status}", 7)]
 
 
-def test_a_retry_after_of_nothing_is_no_pause() -> None:
+@pytest.mark.parametrize("seconds", [0, None])
+def test_a_429_that_says_no_time_holds_everyone_a_moment(seconds: float | None) -> None:
+    """It is slowed down as for any other, but the item pays: nothing was asked for that it could obey."""
+    site = Site(jitter=0.2)
+    assert site.ends(busy(seconds)) == [False]
+    assert site.enter().waited_seconds == pytest.approx(0.7)
+
+
+def test_a_503_that_says_no_time_is_no_pause() -> None:
     """0 seconds, or a date in the past: nobody is held back, and nobody excused."""
     site = Site()
-    assert site.ends(busy(0), busy(0, 503)) == [False, False]
+    assert site.ends(busy(0, 503), busy(None, 503)) == [False, False]
     assert (site.enter().waited_seconds, site.told) == (0, [])
 
 
@@ -180,59 +185,106 @@ def test_who_waits_already_waits_for_the_longer_pause_too() -> None:
 
 
 def test_after_a_pause_the_pace_is_half_of_what_was_answered() -> None:
-    """Of a burst of thirty an origin answered twenty: ten a second are let in, then more and more."""
+    """Of a burst of thirty an origin answered twenty: ten a second are let in, soon nearly twenty, later more."""
     site = Site()
     site.burst(*[None] * 20, *[busy(1)] * 10)
     times = site.starts(120)
-    assert times[:3] == [1.0, 1.1, pytest.approx(1.2, abs=0.01)]
+    assert (times[:2], site.paces) == ([1.0, 1.1], [10])
     gaps = [after - before for before, after in pairwise(times)]
     assert all(later < earlier + 0.002 for earlier, later in pairwise(gaps))
-    assert times[-1] == pytest.approx(9, abs=1)  # twice the pace after 7.3 s
+    assert times[70] == pytest.approx(5, abs=0.2)  # after four seconds it is where it was
+    assert 1 / gaps[70] == pytest.approx(20, abs=0.5)
+    assert 1 / gaps[-1] == pytest.approx(22, abs=2)
 
 
 def test_answers_that_were_under_way_still_count() -> None:
-    """What the origin answers after it refused somebody tells as much of what it bears."""
+    """What the origin answers after it refused somebody tells as much of what it bears, also if others wait already."""
     site = Site()
-    site.burst(*[busy(1)] * 10, *[None] * 20)
-    assert site.starts(2) == [1.0, 1.1]
+    tickets = [site.enter() for _ in range(31)]
+    site.gate.left(tickets[0], busy(1))
+
+    def sleep(seconds: float) -> None:
+        for ticket in tickets[1:21]:
+            site.gate.left(ticket, None)
+        del tickets[1:21]
+        site.sleep(seconds)
+
+    site.gate.enter(sleep)
+    assert site.paces == [10]
 
 
 def test_a_second_refusal_halves_the_pace_that_was_allowed() -> None:
-    """Ten a second was too much, too: five, whatever the growth in between."""
+    """Ten a second, grown to some sixteen, was too much, too."""
     site = Site()
     site.burst(*[None] * 20, *[busy(1)] * 10)
-    site.starts(1)
     site.starts(20)
-    pace = site.enter()
-    site.gate.left(pace, busy(1))
-    first, second = site.starts(2)
-    assert second - first == pytest.approx(1 / 5.5, abs=0.03)
+    site.ends(busy(1), None)
+    assert site.paces == [10, pytest.approx(8, abs=1)]
 
 
 def test_a_pace_without_meaning_is_not_halved_on_and_on() -> None:
     """A pace that grew far beyond what is really sent is cut to what was sent."""
     site = Site()
     site.burst(*[None] * 20, *[busy(1)] * 10)
-    for _ in range(30):  # one a second, while hundred a second would be let in
+    for _ in range(30):  # one a second, while a hundred would be let in
         site.now += 1
         site.ends(None)
-    site.ends(busy(1))
-    first, second = site.starts(2)
-    assert second - first == pytest.approx(1, abs=0.1)
+    site.ends(busy(1), None)
+    assert site.paces[1] == pytest.approx(0.5, abs=0.1)
+
+
+def test_refusals_alone_do_not_slow_it_further() -> None:
+    """An origin that is busy for a minute is not asked once an hour after that."""
+    site = Site()
+    site.burst(*[None] * 20, *[busy(1)] * 10)
+    site.ends(*[busy(1)] * 20)
+    site.ends(None)
+    assert site.paces == [10] * 21
+
+
+def test_a_pace_has_a_floor() -> None:
+    """After a lull, three requests in twenty minutes, it is not taken for a law."""
+    site = Site()
+    for _ in range(3):
+        site.now += 400
+        site.ends(None)
+    site.ends(busy(5), None)
+    assert site.paces == [0.5]
+    assert site.starts(20)[-1] < 20
 
 
 def test_a_pace_grows_until_it_is_none() -> None:
     """Minutes after the last refusal nobody waits any more."""
     site = Site()
     site.burst(*[None] * 20, *[busy(1)] * 10)
-    site.now += 60
+    site.starts(1)
+    site.now += 120
     assert site.starts(50) == [0.0] * 50
+
+
+def test_who_waited_longest_goes_first_after_a_pause() -> None:
+    """Whoever was refused asks again behind those who wait already, and cannot hold them up a second time."""
+    site = Site()
+    refused = site.enter()
+    site.gate.left(refused, busy(1))
+    order: list[str] = []
+
+    def inner(_seconds: float) -> None:
+        site.now = 1000.5 if not order else site.now
+        if not order:
+            order.append("asked")
+            order.append(f"{site.gate.enter(site.sleep).slot}")
+        site.sleep(1)
+
+    first = site.gate.enter(inner)
+    assert first.slot
+    assert order[1] > f"{first.slot}"
 
 
 def test_a_pace_never_grows_beyond_the_rate() -> None:
     """The user's limit holds before and after a pause."""
     site = Site(20)
-    site.ends(None, None, busy(1))
+    site.ends(None, None, busy(1), None)
     site.now += 3600
     assert site.starts(3) == pytest.approx([0, 0.05, 0.1])
 
@@ -240,9 +292,8 @@ def test_a_pace_never_grows_beyond_the_rate() -> None:
 def test_an_origin_that_answered_nobody_is_asked_slowly() -> None:
     """Without any answer to go by, half as many requests a second as there are workers."""
     site = Site()
-    site.ends(busy(2))
-    first, second = site.starts(2)
-    assert second - first == pytest.approx(2 / WORKERS, abs=0.001)
+    site.ends(busy(2), None)
+    assert site.paces == [WORKERS / 2]
 
 
 def test_too_long_a_pause_is_not_waited_for() -> None:
@@ -257,9 +308,16 @@ def test_too_long_a_pause_is_not_waited_for() -> None:
 def test_an_origin_that_only_asks_for_pauses_is_down() -> None:
     """One pause after the other, and nobody answered in between: that ends when an item's time is over."""
     site = Site(fruitless=10)
-    excused = site.ends(*[busy(3, 503)] * 4)
-    assert (excused, site.told[-1]) == ([True, True, True, False], ("down", "http_503"))
-    assert site.now == pytest.approx(1009)
+    excused = site.ends(*[busy(3, 503)] * 5)
+    assert (excused, site.told[-1]) == ([True] * 4 + [False], ("down", "http_503"))
+    assert site.now == pytest.approx(1012, abs=1)
+
+
+def test_one_long_pause_is_obeyed() -> None:
+    """However short the patience: what was asked for once says nothing against the origin."""
+    site = Site(fruitless=2)
+    assert site.ends(busy(50), None) == [True, False]
+    assert [name for name, *_ in site.told] == ["paused"]
 
 
 def test_an_answer_between_pauses_shows_that_waiting_helps() -> None:
@@ -272,7 +330,7 @@ def test_an_answer_between_pauses_shows_that_waiting_helps() -> None:
 def test_a_429_without_a_time_is_no_answer_either() -> None:
     """It shows that the origin is there, but not that waiting helped."""
     site = Site(fruitless=5)
-    site.ends(busy(3), busy(None), busy(3))
+    site.ends(busy(3), busy(None), busy(3), busy(3))
     assert site.told[-1] == ("down", "http_429")
 
 
@@ -290,7 +348,7 @@ def test_as_many_failures_in_a_row_as_workers_give_the_origin_up(error: AttemptE
 def test_few_workers_bear_twenty_failures() -> None:
     """One worker alone must not give up after one failure."""
     told: list[str] = []
-    gate = Gate(workers=1, news=News(down=lambda error: told.append(error.reason)))
+    gate = Gate(Limits(workers=1), News(down=lambda error: told.append(error.reason)))
     for _ in range(19):
         gate.left(gate.enter(lambda _: None), REFUSED)
     assert told == []
@@ -298,7 +356,25 @@ def test_few_workers_bear_twenty_failures() -> None:
     assert told == ["connection"]
 
 
-@pytest.mark.parametrize("answer", [None, MISSING, busy(None), ContentError(Reason.EMPTY, "0 bytes")])
+def test_few_items_that_always_fail_are_not_the_origin() -> None:
+    """Seven of twenty, each tried four times and the last of a run: nobody else is left who could be answered."""
+    site = Site()
+    site.ends(*[REFUSED] * 14)
+    site.ends(*[REFUSED] * 100, again=True)
+    assert site.told == []
+    site.ends(REFUSED)
+    assert site.told == [("down", "connection")]
+
+
+def test_that_a_broken_path_is_still_broken_is_no_news() -> None:
+    """A path that answers 500 each time is the path's fault: its retries do not count."""
+    site = Site()
+    site.ends(*[BROKEN] * 29)
+    site.ends(*[BROKEN] * 100, again=True)
+    assert site.told == []
+
+
+@pytest.mark.parametrize("answer", [None, MISSING, ContentError(Reason.EMPTY, "0 bytes")])
 def test_any_answer_begins_the_count_anew(answer: AttemptError | None) -> None:
     """Whoever says 404 is there."""
     site = Site()
@@ -362,17 +438,64 @@ def test_an_origin_that_is_back_is_told_and_asked_slowly() -> None:
     site.ends(REFUSED, None)
     assert site.told[1:] == [("back",)]
     assert site.starts(3) == pytest.approx([0, 0.1, 0.2], abs=0.01)
+    assert site.paces == [10]
     assert site.ends(*[REFUSED] * 29) == [False] * 29
     assert len(site.told) == 2
 
 
-def test_an_answer_that_was_under_way_opens_the_gate_too() -> None:
-    """Nobody waits for a probe when an older request shows that the origin is there."""
+def test_an_answer_that_was_under_way_is_no_proof() -> None:
+    """It was sent before the origin went away: only a probe shows that it is back."""
     site = Site(patience=600)
     slow = site.enter()
     site.ends(*[REFUSED] * 30)
     site.gate.left(slow, None)
-    assert (site.told[-1], site.enter().waited_seconds) == (("back",), 0)
+    assert (site.told[-1][0], site.enter().probe) == ("paused", True)
+
+
+def test_each_probe_is_another_item() -> None:
+    """An item that always fails must not stand for its origin: the next in the queue has its turn."""
+    site = dead(600)
+    probes: list[str] = []
+
+    def waits(_seconds: float) -> None:
+        site.now += 1
+        if len(probes) == 0:
+            probes.append("second comes")
+            ticket = site.gate.enter(stops)
+            probes.append("second was let in" if ticket.probe else "?")
+
+    def stops(_seconds: float) -> None:
+        site.now += 1
+        if site.now > 1010:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        site.gate.enter(waits)
+    assert probes == ["second comes"]  # who came first is first, and was asleep all the while
+    assert site.enter().probe
+
+
+def test_patience_begins_sooner_with_many_workers() -> None:
+    """Waiting costs little, and a thousand items must not fail before it begins."""
+    gate = Gate(Limits(workers=1000, patience=60))
+    tickets = [gate.enter(lambda _: None) for _ in range(45)]
+    assert [gate.left(ticket, REFUSED) for ticket in tickets] == [False] * 44 + [True]
+
+
+def test_patience_ends_with_the_run() -> None:
+    """An origin that is away when the time is over is told as such."""
+    site = Site(patience=600, ends_at=1010.0)
+    site.ends(*[REFUSED] * 30)
+    while site.told[-1][0] != "down":
+        site.ends(REFUSED)
+    assert site.now == pytest.approx(1010)
+
+
+def test_with_patience_an_origin_that_is_away_costs_no_retries() -> None:
+    """They are for what fails while the origin is there."""
+    site = Site(patience=600)
+    assert [site.gate.may_retry(REFUSED) for _ in range(200)] == [True] * 200
+    assert spent(site) == 50
 
 
 def test_failures_from_before_do_not_close_it_again() -> None:
@@ -426,7 +549,7 @@ def test_an_answer_after_giving_up_changes_nothing() -> None:
 def spent(site: Site) -> int:
     """Count the retries that are left."""
     count = 0
-    while site.gate.may_retry():
+    while site.gate.may_retry(ContentError(Reason.BAD_CONTENT, "a page")):
         count += 1
     return count
 
@@ -448,6 +571,16 @@ def test_ten_successes_pay_for_a_retry() -> None:
     assert spent(site) == 10
 
 
+def test_a_retry_that_worked_has_cost_nothing() -> None:
+    """An origin of which each fourth answer fails, and the next one does not, is retried without end."""
+    site = Site()
+    page = ContentError(Reason.BAD_CONTENT, "a page")
+    for _ in range(500):
+        assert site.gate.may_retry(page)
+        site.ends(None, again=True)
+    assert spent(site) == 50
+
+
 def test_successes_are_not_saved_up() -> None:
     """After a million files a run has no more retries than at its beginning."""
     site = Site()
@@ -455,10 +588,18 @@ def test_successes_are_not_saved_up() -> None:
     assert spent(site) == 50
 
 
-@pytest.mark.parametrize("act", [lambda gate: gate.left(gate.enter(lambda _: None), REFUSED), Gate.may_retry])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda gate: gate.left(gate.enter(lambda _: None), REFUSED),
+        lambda gate: gate.left(gate.enter(lambda _: None), busy(None)),
+        lambda gate: gate.may_retry(MISSING),
+    ],
+)
 def test_nobody_has_to_listen(act: Callable[[Gate], object]) -> None:
-    """A gate that nobody is told of gives up an origin, and runs out of retries, all the same."""
-    gate = Gate(patience=0)
+    """A gate that nobody is told of gives up an origin, pauses and runs out of retries all the same."""
+    times = iter(range(10_000))
+    gate = Gate(Limits(), clock=lambda: 1.0 * next(times))
     for _ in range(20):
         act(gate)
-    assert [gate.may_retry() for _ in range(51)][-1] is False
+    assert [gate.may_retry(MISSING) for _ in range(51)][-1] is False

@@ -366,7 +366,7 @@ def test_the_runs_budget_is_asked_last_and_once_a_retry() -> None:
     """What is not tried again for another reason costs the run nothing."""
     asked: list[None] = []
 
-    def may_retry() -> bool:
+    def may_retry(_error: AttemptError) -> bool:
         asked.append(None)
         return len(asked) < 3
 
@@ -386,7 +386,10 @@ def test_no_pause_begins_that_the_run_would_not_outlive() -> None:
     calls = Calls(busy(1.0))
     with pytest.raises(HttpError):
         retry.call(
-            calls.attempt, Policy(4, 1e6, monotonic() + 0.5), sleep=calls.slept.append, on_retry=calls.retries.append
+            calls.attempt,
+            Policy(4, 1e6, ends_at=monotonic() + 0.5),
+            sleep=calls.slept.append,
+            on_retry=calls.retries.append,
         )
     assert (calls.attempts, calls.slept) == (1, [])
 

@@ -2,13 +2,14 @@
 
 import signal
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 
 from job.errors import Reason
 from job.model import Budget, Result, Status
 from job.stop import Stop
-from job.verdict import Exit, Refusals, Tally, exit_code, outcome
+from job.verdict import Exit, Refusals, Tally, exit_code, is_over_budget, outcome
 
 NOTHING = Budget()
 ONE = Budget(1)
@@ -30,6 +31,8 @@ INVALID = Result(Status.ERROR, None, "C%", reason=Reason.INVALID_CODE)
 BUG = Result(Status.ERROR, None, "CN", reason=Reason.INTERNAL, answered=True, http_status=200, attempts=1)
 EARLY_BUG = Result(Status.ERROR, None, "CN", reason=Reason.INTERNAL, attempts=1)
 FULL_DISK = Result(Status.ERROR, None, "CN", reason=Reason.STORAGE, answered=True, http_status=200, attempts=1)
+KNOWN = Result(Status.UNCHANGED, None, "CN")
+BELIEVED_MISSING = Result(Status.NOT_FOUND, None, "CN", reason="http_404")
 NOT_BEGUN = Result(Status.CANCELLED, None, "CN", reason=Reason.DEADLINE)
 BROKEN_OFF = Result(Status.CANCELLED, None, "CN", reason=Reason.DEADLINE, attempts=1)
 
@@ -217,9 +220,7 @@ def test_refusals_of_one_kind_are_told_when_there_are_enough(result: Result) -> 
     assert refused(*[result] * 4) == [None, None, result.reason, result.reason]
 
 
-@pytest.mark.parametrize(
-    "other", [OK, UNCHANGED, MISSING, GUESSED, BUSY, REFUSED, BAD_CERTIFICATE, BUG, FULL_DISK, NOT_BEGUN]
-)
+@pytest.mark.parametrize("other", [OK, UNCHANGED, MISSING, BUSY, REFUSED, BAD_CERTIFICATE, BUG, FULL_DISK, BROKEN_OFF])
 def test_anything_else_ends_the_watch(other: Result) -> None:
     """Where anything went another way the origin does not refuse everything, now or later."""
     assert refused(FORBIDDEN, other, *[FORBIDDEN] * 9) == [None] * 11
@@ -229,3 +230,36 @@ def test_anything_else_ends_the_watch(other: Result) -> None:
 def test_what_was_never_asked_for_is_passed_over() -> None:
     """Words in the list that are no codes say nothing of the origin."""
     assert refused(INVALID, FORBIDDEN, INVALID, FORBIDDEN, INVALID, FORBIDDEN) == [None] * 5 + ["http_403"]
+
+
+@pytest.mark.parametrize("nothing", [GUESSED, NOT_BEGUN, KNOWN, BELIEVED_MISSING])
+def test_what_nobody_was_asked_or_expected_is_passed_over(nothing: Result) -> None:
+    """Files that are left alone, 404s that are believed or guessed: the watch goes on."""
+    assert refused(nothing, *[FORBIDDEN, nothing] * 3) == [None] * 5 + ["http_403", None]
+
+
+def test_a_guess_that_is_forbidden_is_refused() -> None:
+    """That ZZ does not exist is expected, that nobody may ask for it is not."""
+    assert refused(*[replace(FORBIDDEN, speculative=True)] * 3)[-1] == "http_403"
+
+
+def test_404_and_410_are_the_same_refusal() -> None:
+    """An origin that says sometimes the one and sometimes the other refuses everything all the same."""
+    gone = replace(MISSING, reason="http_410", http_status=410)
+    assert refused(MISSING, gone, gone, MISSING) == [None, None, "http_404", "http_404"]
+    assert refused(MISSING, gone, FORBIDDEN, MISSING) == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("items", "errors", "not_found", "is_over"),
+    [
+        (10, NOTHING, EVERYTHING, True),
+        (10, ONE, ONE, False),
+        (10, EVERYTHING, NOTHING, True),
+        (39, FIVE_PERCENT, EVERYTHING, False),
+        (19, FIVE_PERCENT, EVERYTHING, True),
+    ],
+)
+def test_a_share_is_one_of_all_items(items: int, errors: Budget, not_found: Budget, *, is_over: bool) -> None:
+    """One error and one missing file: whether that is too much depends on how many there are, not on how many ended."""
+    assert is_over_budget(tally([FORBIDDEN, MISSING, GUESSED]), items, errors=errors, not_found=not_found) is is_over

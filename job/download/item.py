@@ -4,12 +4,13 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from http import HTTPStatus
+from math import inf
 from time import monotonic
 
 from job import accept, refresh, retry
 from job.download.parts import Destination, Hooks, Memory, Source, Terms
 from job.errors import AttemptError, NetworkError, PathError, Reason, Stopped, StorageError
-from job.gate import Gate
+from job.gate import Gate, Ticket
 from job.model import (
     InvalidItem,
     Item,
@@ -23,8 +24,6 @@ from job.model import (
 from job.stop import Stop
 
 _VALIDATOR_MAX = 512
-_MOST_EXCUSES = 20
-"""An item that alone is refused again and again must not hold up all the others for ever."""
 
 
 @dataclass(slots=True)
@@ -39,7 +38,11 @@ class _Progress:
     excused_seconds: float = 0.0
     """Spent at the gate: the origin's pace is no fault of an item."""
     excuses: int = 0
-    """Failures that were no fault of the item."""
+    """Attempts that failed by no fault of the item."""
+    passed_over: int = 0
+    """How often others were answered while it was asked to wait."""
+    refused_since: float = inf
+    """When it was first asked to wait, on the monotonic clock."""
     fault: str | None = None
     """What the last attempt failed of."""
 
@@ -149,18 +152,30 @@ class Downloader:
 
     def _attempt(self, item: WorkItem, progress: _Progress) -> _Ended:
         """Try once, when the gate lets it, and tell the gate how it went."""
-        ticket = self.gate.enter(self.stop.sleep)
+        ticket = self.gate.enter(self.stop.sleep, again=progress.attempts > progress.excuses)
         progress.excused_seconds += ticket.waited_seconds
+        began = monotonic()
         try:
             ended = self._tried(item, progress)
         except BaseException as error:
             excused = self.gate.left(ticket, error)
             if isinstance(error, AttemptError):
-                error.excused = excused and progress.excuses < _MOST_EXCUSES
-                progress.excuses += excused
+                error.excused = excused and self._is_excusable(error, ticket, progress)
+                progress.excuses += error.excused
+                progress.excused_seconds += error.excused * (monotonic() - began)
             raise
         self.gate.left(ticket, None)
         return ended
+
+    def _is_excusable(self, error: AttemptError, ticket: Ticket, progress: _Progress) -> bool:
+        """Tell an item that waits with the others from one that alone is refused, and would hold them up for ever."""
+        if not error.retry_after:
+            return True
+        now = monotonic()
+        progress.passed_over += ticket.passed_over
+        progress.refused_since = min(progress.refused_since, now)
+        waited = now - progress.refused_since
+        return progress.passed_over <= self.policy.max_attempts and waited <= self.policy.patience_seconds
 
     def _tried(self, item: WorkItem, progress: _Progress) -> _Ended:
         """Send a request, and tell the hook how it went."""

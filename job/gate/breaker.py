@@ -4,41 +4,45 @@ from job.retry import probe_wait_seconds
 
 _FEWEST = 20
 """Failures in a row that a run of few workers bears."""
-_LOOK_SECONDS = 0.1
-"""How soon who waits for a probe's outcome sees it."""
+_MOST_WITH_PATIENCE = 45
+"""Waiting is cheap, so that with patience it begins sooner."""
 
 
 class Breaker:
     """Opens when as many requests in a row found no origin as there are workers. Not thread-safe: the gate's lock.
 
-    Open, it lets one request at a time through, with pauses between that grow, for `patience` seconds.
+    Half of them must be first tries: a few items that always fail are not the origin. Open, it lets one request at a
+    time through, with pauses between that grow, for `patience` seconds, but not beyond `ends_at`, when the run ends.
     Times are those of one monotonic clock, in seconds.
     """
 
-    def __init__(self, workers: int, patience: float) -> None:
-        self._limit = max(_FEWEST, workers)
+    def __init__(self, workers: int, patience: float, ends_at: float) -> None:
+        limit = max(_FEWEST, workers)
+        self._limit = min(limit, _MOST_WITH_PATIENCE) if patience else limit
         self._patience = patience
-        self._failures = 0
+        self._ends_at = ends_at
+        self._failures = self._first_tries = 0
         self._probes = 0
         self._next = self._until = 0.0
         self.is_open = self.given_up = False
         self.probing = False
         """A request is under way to see whether the origin is back."""
 
-    def failed(self) -> bool:
+    def failed(self, *, first_try: bool) -> bool:
         """Count a failure while closed; return whether it is one too many."""
         self._failures += 1
-        return self._failures >= self._limit
+        self._first_tries += first_try
+        return self._failures >= self._limit and 2 * self._first_tries >= self._limit
 
     def answered(self) -> None:
         """Note that the origin is there."""
-        self._failures = self._probes = 0
+        self._failures = self._first_tries = self._probes = 0
         self.is_open = False
 
     def open(self, now: float, pause: float) -> None:
         """Let nobody in but a probe, the first one after a pause."""
         self.is_open = True
-        self._until = now + self._patience
+        self._until = min(now + self._patience, self._ends_at)
         self.schedule(now, pause)
 
     def schedule(self, now: float, pause: float) -> None:
@@ -48,10 +52,6 @@ class Breaker:
         self._next = min(now + max(probe_wait_seconds(self._probes), pause), self._until)
 
     def wait(self, now: float) -> float:
-        """Return how long to wait until looking again; 0 makes the caller the probe."""
-        if self.probing or self.given_up:
-            return _LOOK_SECONDS
-        if now < self._next:
-            return self._next - now
-        self.probing = True
-        return 0.0
+        """Return how long to wait for the next probe; 0 makes the caller that probe."""
+        self.probing = now >= self._next
+        return max(self._next - now, 0.0)

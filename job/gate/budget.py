@@ -12,9 +12,9 @@ class RetryBudget:
     def __init__(self) -> None:
         self._tokens = _CAPACITY
 
-    def refill(self) -> None:
-        """Note a success."""
-        self._tokens = min(self._tokens + _A_SUCCESS, _CAPACITY)
+    def refill(self, *, retried: bool) -> None:
+        """Note a success; a retry that worked has its token back, as with the AWS SDKs' standard mode."""
+        self._tokens = min(self._tokens + (_A_RETRY if retried else _A_SUCCESS), _CAPACITY)
 
     def spend(self) -> bool:
         """Pay for a retry, if there is enough; return whether there was."""

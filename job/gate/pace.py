@@ -2,12 +2,12 @@
 
 from math import inf
 
-_GROWTH = 1.1
-"""A second after a pause the pace is this much higher: twice in 7.3 seconds."""
+_RECOVERY_SECONDS = 4.0
+"""After a pause the pace is back at what was too much: it gets there soon, stays about there, and then goes beyond."""
+_LEAST = 0.5
+"""Requests a second that any origin bears: with less, a run would stand still and nobody would know why."""
 _UNHINDERED = 1000.0
 """Requests a second at which a pace that nobody asked for is none any more."""
-_LONG_ENOUGH_SECONDS = 1000.0
-"""By then every pace has grown beyond any use."""
 _SHORTEST_SECONDS = 1.0
 """A burst says nothing of what an origin bears in the long run: it is taken for what it bears in a second."""
 
@@ -21,20 +21,19 @@ class Pace:
 
     def __init__(self, most: float, guess: float, now: float) -> None:
         self._most = most or inf
-        self._guess = guess
-        self._first = self._rate = self._most
+        self._too_much = guess
+        self._rate = self._most
         self._next = self._since = now
+        self._is_hindered = False
         self._answered = 0
-        self._slowed_after: float | None = None
-        """How many seconds the pace had held that is to be halved."""
+        self._held_seconds: float | None = None
+        """How long the pace had held that is to be halved."""
 
     def slot(self, now: float) -> float:
         """Return when the next request may start, and reserve that time."""
         slot = max(now, self._next)
-        if self._slowed_after is not None:
-            self._first = self._halved(max(self._slowed_after, _SHORTEST_SECONDS))
-            self._slowed_after, self._answered = None, 0
-        self._rate = self._grown(slot)
+        if self._is_hindered:
+            self._rate = self._recovered(slot - self._since)
         self._next = slot + 1 / self._rate
         return slot
 
@@ -44,18 +43,24 @@ class Pace:
 
     def slow(self, now: float) -> None:
         """Go on at half the pace after this."""
-        self._slowed_after = now - self._since
+        self._held_seconds = now - self._since
+        self._is_hindered = True
 
-    def resume(self, at: float) -> None:
-        """Let nobody start before that time; from then on the pace grows."""
-        self._next = self._since = at
+    def resume(self, now: float) -> float:
+        """Begin anew, by what was answered before, and return the pace; from then on it grows."""
+        if self._held_seconds is not None and self._answered:  # else nothing was learned since the last time
+            self._too_much = self._estimate(self._answered / max(self._held_seconds, _SHORTEST_SECONDS))
+        self._held_seconds = None
+        self._answered = 0
+        self._next = self._since = now
+        return self._recovered(0.0)
 
-    def _halved(self, seconds: float) -> float:
-        """Return half the pace that was allowed, but no more than what was really answered in that time."""
-        if self._rate == inf:
-            return (self._answered / seconds or self._guess) / 2
-        return min(self._rate / 2, max(self._answered, 1) / seconds)
+    def _estimate(self, answered: float) -> float:
+        """Return what was too much: the pace that was allowed, if that was really made use of."""
+        return max(answered if self._rate == inf else min(self._rate, 2 * answered), 2 * _LEAST)
 
-    def _grown(self, slot: float) -> float:
-        rate = self._first * _GROWTH ** min(slot - self._since, _LONG_ENOUGH_SECONDS)
-        return self._most if rate >= min(self._most, _UNHINDERED) else rate
+    def _recovered(self, seconds: float) -> float:
+        """Return the pace after a time, by TCP CUBIC's curve (RFC 9438, 4.2), which begins at a half here."""
+        rate = self._too_much * (1 + 0.5 * (seconds / _RECOVERY_SECONDS - 1) ** 3)
+        self._is_hindered = rate < min(self._most, _UNHINDERED)
+        return rate if self._is_hindered else self._most

@@ -1,7 +1,6 @@
 """The gate that all workers share."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from threading import Lock
@@ -11,62 +10,31 @@ from job.errors import AttemptError, NetworkError, Reason
 from job.gate.breaker import Breaker
 from job.gate.budget import RetryBudget
 from job.gate.pace import Pace
+from job.gate.parts import NOBODY, Limits, News, Ticket, ignore
 from job.retry import MAX_RETRY_AFTER_SECONDS, jitter_seconds
 
 _LOOK_SECONDS = 1.0
 """How late a request may be that waited when a pause ended early."""
-_PAUSING = {429, 503}
+_SHORT_PAUSE_SECONDS = 0.5
+"""After a 429 that does not say how long."""
+_PAUSING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 """What comes with a Retry-After that is meant for everyone (RFC 6585, 4; RFC 9110, 15.6.4)."""
 Then = Callable[[], None]
 """Whom to tell of what was learned, once the lock is free."""
 
 
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """One request's permission to start; belongs to the thread that asked for it."""
-
-    epoch: int = -1
-    slot: float = 0.0
-    probe: bool = False
-    waited_seconds: float = 0.0
-    """How long the gate held the request back: that is no fault of its item."""
-
-
-def _ignore(*_: object) -> None: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class News:
-    """Who is told of what happens at the gate. Called in worker threads, without the lock; must not raise."""
-
-    paused: Callable[[AttemptError, float], None] = _ignore
-    """Everyone waits, because of this answer or failure, for so many seconds at most."""
-    back: Callable[[], None] = _ignore
-    """An origin that was away has answered."""
-    down: Callable[[AttemptError], None] = _ignore
-    """The origin is given up, and this was its last failure: the run should end."""
-    spent: Callable[[], None] = _ignore
-    """The retry budget is spent for the first time."""
-
-
 class Gate:
     """Lets requests in at a pace, holds them back while the origin asks for it, and notices an origin that is away.
 
-    `rate` is in requests a second, all threads together; 0 is no limit. `patience` is how long an origin that is away
-    is probed before it is given up, `fruitless` how long it may ask for one pause after the other without answering
-    anybody, both in seconds. `clock` is a monotonic clock in seconds, `jitter` gives what is added to a pause.
-
+    `clock` is a monotonic clock in seconds, `jitter` gives what is added to a pause. Who waited longest goes first.
     Thread-safe: `_lock` guards all of it. After `enter` comes `left`, always.
     """
 
-    def __init__(  # noqa: PLR0913  (a setting each, by name)
+    def __init__(
         self,
-        rate: float = 0.0,
+        limits: Limits,
+        news: News = NOBODY,
         *,
-        workers: int = 1,
-        patience: float = 0.0,
-        fruitless: float = 90.0,
-        news: News = News(),
         clock: Callable[[], float] = monotonic,
         jitter: Callable[[], float] = jitter_seconds,
     ) -> None:
@@ -74,21 +42,30 @@ class Gate:
         self._clock = clock
         self._jitter = jitter
         self._news = news
-        self._patience = patience
-        self._fruitless = fruitless
+        self._limits = limits
+        self._waiting: dict[Ticket, None] = {}
+        self._epoch = self._answers = 0
+        self._resume_at = 0.0
+        self._paused = False
+        """There was a pause, and nobody was let in since."""
         self._fruitless_since: float | None = None
-        self._paused_until = 0.0
-        self._epoch = 0
-        self._pace = Pace(rate, workers, clock())
-        self._breaker = Breaker(workers, patience)
+        self._pace = Pace(limits.rate, limits.workers, clock())
+        self._breaker = Breaker(limits.workers, limits.patience, limits.ends_at)
         self._budget = RetryBudget()
         self._told_spent = False
 
-    def enter(self, sleep: Callable[[float], None]) -> Ticket:
-        """Wait until a request may start, by `sleep`, which may raise to end the wait."""
-        began, ticket = self._clock(), Ticket()
-        while wait := self._wait(ticket):
-            sleep(wait)
+    def enter(self, sleep: Callable[[float], None], *, again: bool = False) -> Ticket:
+        """Wait until a request may start, by `sleep`, which may raise to end the wait.
+
+        `again` says that its item failed before, by its own fault.
+        """
+        began, ticket = self._clock(), Ticket(again)
+        try:
+            while wait := self._wait(ticket):
+                sleep(wait)
+        finally:
+            with self._lock:
+                self._waiting.pop(ticket, None)
         ticket.waited_seconds = self._clock() - began
         return ticket
 
@@ -101,12 +78,18 @@ class Gate:
         with self._lock:
             now = self._clock()
             self._breaker.probing = self._breaker.probing and not ticket.probe
+            ticket.passed_over = self._answers > ticket.answers
             excused, tell = self._learned(ticket, error, now)
         tell()
         return excused
 
-    def may_retry(self) -> bool:
-        """Pay for a retry out of the run's budget; False when that is spent, and the item should end."""
+    def may_retry(self, error: AttemptError) -> bool:
+        """Pay for a retry out of the run's budget; False when that is spent, and the item should end.
+
+        Who has patience with an origin that is away does not pay for having asked it.
+        """
+        if self._limits.patience and _is_failure(error):
+            return True
         with self._lock:
             paid = self._budget.spend()
             told, self._told_spent = self._told_spent, self._told_spent or not paid
@@ -118,94 +101,129 @@ class Gate:
         """Return how long to wait before asking again; 0: come in."""
         with self._lock:
             now = self._clock()
-            if self._breaker.is_open:
-                wait = self._breaker.wait(now)
-                ticket.probe, ticket.epoch = not wait, self._epoch
-                return min(wait, _LOOK_SECONDS)
-            if ticket.epoch != self._epoch or not ticket.slot:
-                ticket.epoch, ticket.slot = self._epoch, self._pace.slot(now)
-            return min(max(ticket.slot - now, 0.0), _LOOK_SECONDS)
+            self._waiting.setdefault(ticket)
+            wait, tell = self._turn(ticket, now)
+            if not wait:
+                del self._waiting[ticket]
+                ticket.epoch, ticket.answers = self._epoch, self._answers
+        tell()
+        return min(wait, _LOOK_SECONDS)
+
+    def _turn(self, ticket: Ticket, now: float) -> tuple[float, Then]:
+        """Return how long it is until a ticket's turn, and whom to tell what."""
+        if self._breaker.is_open:
+            return self._wait_for_probe(ticket, now), ignore
+        if now < self._resume_at:
+            return self._resume_at - now, ignore
+        tell = self._deal(now) if self._paused else ignore
+        if ticket.slot is None:
+            ticket.slot = self._pace.slot(now)
+        return max(ticket.slot - now, 0.0), tell
+
+    def _wait_for_probe(self, ticket: Ticket, now: float) -> float:
+        """Let the one who waited longest be the probe: the next one is another item's."""
+        if self._breaker.probing or self._breaker.given_up or next(iter(self._waiting)) is not ticket:
+            return _LOOK_SECONDS
+        wait = self._breaker.wait(now)
+        ticket.probe = not wait
+        return wait
+
+    def _deal(self, now: float) -> Then:
+        """End a pause: those who wait get their slots in the order in which they came."""
+        self._paused = False
+        pace = self._pace.resume(now)
+        for ticket in self._waiting:
+            ticket.slot = self._pace.slot(now)
+        return partial(self._news.resumed, pace)
+
+    def _hold(self, until: float) -> None:
+        """Let nobody start before that time."""
+        self._epoch += 1
+        self._paused = True
+        self._resume_at = until
+        for ticket in self._waiting:
+            ticket.slot = None
 
     def _learned(self, ticket: Ticket, error: BaseException | None, now: float) -> tuple[bool, Then]:
         """Return whether a failure is excused, and whom to tell what."""
         if error is None:
-            self._budget.refill()
-            return False, self._answered(now, fruit=True)
+            self._budget.refill(retried=ticket.again)
+            return False, self._answered(ticket, now)
         if not isinstance(error, AttemptError) or error.reason == Reason.PROTOCOL:
-            return False, _ignore
+            return False, ignore
         if _asks_all_to_wait(error) and not self._breaker.is_open:
             return self._refused(ticket, error, now)
         if _is_failure(error):
             return self._failed(ticket, error, now)
-        return False, self._answered(now, fruit=error.http_status != HTTPStatus.TOO_MANY_REQUESTS)
+        return False, self._answered(ticket, now)
 
     def _refused(self, ticket: Ticket, error: AttemptError, now: float) -> tuple[bool, Then]:
         """Hold everyone back, unless the origin has done nothing else for too long."""
-        pause = error.retry_after or 0.0
+        pause, excused = error.retry_after or _SHORT_PAUSE_SECONDS, bool(error.retry_after)
         if ticket.epoch != self._epoch:  # it was sent before the pause, which it can only make longer
-            if now + pause > self._paused_until:
+            if excused and now + pause > self._resume_at:
                 self._hold(now + pause)
-            return True, _ignore
+            return excused, ignore
         if self._fruitless_since is None:
             self._fruitless_since = now
-        if now + pause - self._fruitless_since > self._fruitless:
+        elif now - self._fruitless_since > self._limits.fruitless:
             return self._opened(error, now)
         self._pace.slow(now)
         self._hold(now + pause + self._jitter())
-        return True, partial(self._news.paused, error, self._paused_until - now)
+        return excused, partial(self._news.paused, error, self._resume_at - now)
 
     def _failed(self, ticket: Ticket, error: AttemptError, now: float) -> tuple[bool, Then]:
-        """Count a failure of the origin, or learn from a probe that it still is away."""
+        """Count a failure of the origin, or learn from a probe that it still is away.
+
+        That a path which failed fails again, and says so, is no news of the origin.
+        """
         if self._breaker.is_open:
             if ticket.probe:
                 self._breaker.schedule(now, error.retry_after or 0.0)
                 return not self._breaker.given_up, self._farewell(error)
-            return not self._breaker.given_up, _ignore
-        if ticket.epoch == self._epoch and self._breaker.failed():
+            return not self._breaker.given_up, ignore
+        is_news = ticket.epoch == self._epoch and (isinstance(error, NetworkError) or not ticket.again)
+        if is_news and self._breaker.failed(first_try=not ticket.again):
             return self._opened(error, now)
-        return False, _ignore
+        return False, ignore
 
     def _opened(self, error: AttemptError, now: float) -> tuple[bool, Then]:
         """Let nobody in but probes; without patience give the origin up."""
-        self._epoch += 1
         self._pace.slow(now)
+        self._hold(now)
         self._breaker.open(now, error.retry_after or 0.0)
         if self._breaker.given_up:
             return False, self._farewell(error)
-        return True, partial(self._news.paused, error, self._patience)
+        return True, partial(self._news.paused, error, self._limits.patience)
 
     def _farewell(self, error: AttemptError) -> Then:
-        return partial(self._news.down, error) if self._breaker.given_up else _ignore
+        return partial(self._news.down, error) if self._breaker.given_up else ignore
 
-    def _answered(self, now: float, *, fruit: bool) -> Then:
-        """Note that the origin is there; `fruit` is any answer that does not ask for patience."""
-        if self._breaker.given_up:
-            return _ignore
+    def _answered(self, ticket: Ticket, now: float) -> Then:
+        """Note that the origin is there; one that was away must show it by a probe."""
+        self._answers += 1
+        if self._breaker.is_open and (self._breaker.given_up or not ticket.probe):
+            return ignore
         was_away = self._breaker.is_open
         self._breaker.answered()
+        self._fruitless_since = None
         if was_away:
             self._hold(now)
-        elif fruit:
-            self._pace.answered()
-        if fruit:
-            self._fruitless_since = None
-        return self._news.back if was_away else _ignore
-
-    def _hold(self, until: float) -> None:
-        """Let nobody start before that time; who has a slot already asks for another one."""
-        self._epoch += 1
-        self._paused_until = until
-        self._pace.resume(until)
+            return self._news.back
+        self._pace.answered()
+        return ignore
 
 
 def _asks_all_to_wait(error: AttemptError) -> bool:
-    """Tell an answer with a pause that is worth waiting for."""
-    wait = error.retry_after
-    return error.http_status in _PAUSING and wait is not None and 0 < wait <= MAX_RETRY_AFTER_SECONDS
+    """Tell an answer with a pause that is worth waiting for, and one that says that it was too much."""
+    wait = error.retry_after or 0.0
+    if error.http_status == HTTPStatus.TOO_MANY_REQUESTS and not wait:
+        return True
+    return error.http_status in _PAUSING and 0 < wait <= MAX_RETRY_AFTER_SECONDS
 
 
 def _is_failure(error: AttemptError) -> bool:
-    """Tell the origin's failures: no answer at all, or one that says so."""
+    """Tell the origin's failures: no answer at all, or one that says so, or a pause beyond all patience."""
     if isinstance(error, NetworkError):
         return True
     status = error.http_status or 0

@@ -127,8 +127,9 @@ class RunLog:
         )
 
     def retry(self, code: str, retry: Retry) -> None:
-        """Say that an attempt failed, and how long the next one waits."""
-        self._log.warning(
+        """Say that an attempt failed, and how long the next one waits; of an excused one the pause tells already."""
+        self._log.log(
+            logging.DEBUG if retry.error.excused else logging.WARNING,
             "retry",
             code=code,
             attempt=retry.attempt,
