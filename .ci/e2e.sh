@@ -12,6 +12,10 @@ command -v nginx >/dev/null || missing+=(nginx)
 command -v promtool >/dev/null || missing+=(prometheus)
 command -v prometheus-pushgateway >/dev/null || missing+=(prometheus-pushgateway)
 command -v docker-compose >/dev/null || missing+=(docker-compose)
+command -v squid >/dev/null || missing+=(squid)
+command -v dnsmasq >/dev/null || missing+=(dnsmasq-base)
+command -v iptables >/dev/null || missing+=(iptables)
+command -v ip >/dev/null || missing+=(iproute2)
 if ((${#missing[@]})); then # the tests start what they need themselves: at this run level no package starts its service
     apt-get update -qq
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; never raises."""
     words = list(sys.argv[1:] if argv is None else argv)
     command = words.pop(0) if words and words[0] in _COMMANDS else "run"
+    if sys.stdout is None:  # whoever started us closed it
+        return _without_stdout("standard output is closed")
     page = _page(command, words)
     if page:
         sys.stdout.write(page)
@@ -32,22 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         _log_for_failures().usage(error.faults)
         return Exit.USAGE
     except LogError as error:
-        return _without_stdout(error)
-    except OSError as error:  # a list of codes that cannot be read on, say
-        _log_for_failures().storage_failed(f"this machine failed: {error}")
-        return Exit.STORAGE
+        return _without_stdout(str(error))
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
-        return _unforeseen(error)
+        return _unforeseen(error, _log_for_failures())
 
 
-def _unforeseen(error: Exception) -> int:
-    """Tell of a machine without room for another thread or byte, for which Python has no OSError; else of a bug."""
-    log = _log_for_failures()
-    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+def _unforeseen(error: Exception, log: RunLog) -> int:
+    """Tell of a machine that failed, or has no room for another thread or byte; all else is a bug."""
+    if isinstance(error, OSError):  # a list of codes that cannot be read on, say
+        log.storage_failed(f"this machine failed: {error}")
+    elif isinstance(error, MemoryError) or "can't start new thread" in str(error):  # Python has no OSError for these
         log.storage_failed(f"this machine is short of something: {error!r}")
-        return Exit.STORAGE
-    log.bug(error)
-    return Exit.BUG
+    else:
+        log.bug(error)
+        return Exit.BUG
+    return Exit.STORAGE
 
 
 def _page(command: str, words: Sequence[str]) -> str:
@@ -58,11 +60,16 @@ def _page(command: str, words: Sequence[str]) -> str:
 
 
 def _run(words: Sequence[str]) -> int:
-    stop = Stop()
-    run = Run(settings.load(words, os.environ), stop, sys.stdout.buffer, terminal=sys.stdout.isatty())
+    stop, loaded = Stop(), settings.load(words, os.environ)
+    run = Run(loaded, stop, sys.stdout.buffer, terminal=sys.stdout.isatty())
     _heed_signals(stop)
+    _allow_descriptors(loaded.workers)
     try:
         code = run.execute()
+    except (UsageError, LogError):
+        raise
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is told, by the log that knows the run's secrets)
+        code = _unforeseen(error, run.log)
     finally:
         stop.request(Reason.INTERNAL)  # whatever ended the run, its workers end too
     if run.abandoned:
@@ -116,6 +123,8 @@ def _simulate(words: Sequence[str]) -> int:
 
 
 _DELETE = "--delete"
+_DESCRIPTORS, _DESCRIPTORS_A_WORKER = 64, 6
+"""For the process, and for a worker: its connection, its draft, and what libcurl wakes itself with."""
 _COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "serve": _serve,
@@ -148,6 +157,14 @@ _HELP: Mapping[str, Callable[[], str]] = {
 }
 
 
+def _allow_descriptors(workers: int) -> None:
+    """Raise the soft limit of open files as far as so many workers need, and the hard one lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _DESCRIPTORS + _DESCRIPTORS_A_WORKER * workers
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
+
+
 def _heed_signals(stop: Stop) -> None:
     """Let SIGINT and SIGTERM end the run in good order, and a second one at once.
 
@@ -171,8 +188,9 @@ def _log_for_failures() -> RunLog:
     return RunLog(sys.stderr.buffer if for_people else sys.stdout.buffer, for_people=for_people)
 
 
-def _without_stdout(error: LogError) -> int:
-    """End a run whose log nobody takes: its reader is gone, or its disk is full."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter would fail on it once more
-    sys.stderr.write(f"flagjob: {error}\n")
+def _without_stdout(problem: str) -> int:
+    """End a run whose log nobody takes: its reader is gone, its disk is full, or it was never there."""
+    if sys.stdout is not None:  # or the interpreter would fail on it once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    print(f"flagjob: {problem}", file=sys.stderr)  # noqa: T201  (nowhere else is left; it knows of a closed one, too)
     return Exit.STORAGE

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.cookiejar import DefaultCookiePolicy
 from typing import cast
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import BaseAdapter
@@ -30,6 +31,8 @@ from job.transport import NameResolutionError, TooLargeError
 _LOCAL_LIMITS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """What a connection can fail of that no other host has to do with."""
 _CHUNK_BYTES = 64 * 1024
+_MOST_DIGITS = 20
+"""Of a length: what has more is no file's, and of very many digits Python makes no number."""
 _GONE = {404, 410}
 
 _REASONS: tuple[tuple[type[BaseException], Reason], ...] = (
@@ -193,7 +196,9 @@ def _not_modified(response: requests.Response) -> NotModified:
 
 def _length(value: str | None) -> int | None:
     text = (value or "").strip()
-    return int(text) if text.isascii() and text.isdigit() else None
+    if not (text.isascii() and text.isdigit()):
+        return None
+    return int(text.lstrip("0")[:_MOST_DIGITS] or "0")  # a length that is cut is still more than any body
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -211,8 +216,16 @@ def _translated(error: OSError) -> AttemptError | StorageError:
     if ours or not isinstance(error, requests.RequestException):
         return StorageError(f"no connection could be opened on this machine: {ours or error}")
     reason = _reason_of(error)
-    message = str(error) if reason is Reason.TOO_LARGE else f"{type(error).__name__}: {error}"
-    return (ContentError if reason in _OF_CONTENT else NetworkError)(reason, message)
+    if reason is Reason.TOO_LARGE:
+        return ContentError(reason, str(error))
+    kind = ContentError if reason in _OF_CONTENT else NetworkError
+    return kind(reason, f"{type(error).__name__}: {error}{_where(error)}")
+
+
+def _where(error: requests.RequestException) -> str:
+    """Name the host, unless the message does: it need not be the template's, and a certificate is one host's."""
+    there = urlsplit((error.request and error.request.url) or "")
+    return "" if not there.hostname or there.hostname in str(error) else f" ({there.hostname})"
 
 
 def _reason_of(error: requests.RequestException) -> Reason:

@@ -49,7 +49,7 @@ class Pool:
     on_shortage: Callable[[str], None] = _ignore_text
     """Told when the system gives fewer threads than there are workers, which stops the run."""
     on_drain: Callable[[int, int], None] = _ignore_counts
-    """Told at a stop how many items are in flight, and how many were waiting for a worker and now are cancelled."""
+    """Told at a stop how many items are in flight, and how many others were taken from the source already."""
     on_scheduled: Callable[[Item, "Future[Result]"], None] = _ignore
     on_done: Callable[[Item, "Future[Result]"], None] = _ignore
     abandoned: int = 0
@@ -116,9 +116,11 @@ class Pool:
 
     def _drain(self) -> Iterator[Result]:
         """After a stop: cancel what waits, let what runs end within its time, and give up on the rest."""
-        waiting = sum(future.cancel() for future in self._to_do)
+        in_flight = sum(future.running() for future in self._to_do)
+        for future in self._to_do:
+            future.cancel()
         if self.stop.reason:
-            self.on_drain(len(self._to_do) - waiting, waiting)
+            self.on_drain(in_flight, len(self._to_do) - in_flight)
         yield from self._await(self.drain_seconds())
         if self._to_do:
             self.interrupt()

@@ -12,6 +12,7 @@ from job.errors import Reason, StorageError
 from job.fetch import Fetcher, Wire
 from job.gate import Gate, Limits
 from job.inputs import Inputs, open_inputs
+from job.log import RunLog
 from job.manifest import Change
 from job.model import Item, Result, Summary, WorkItem
 from job.pool import Pool
@@ -48,6 +49,11 @@ class Run:
     def abandoned(self) -> int:
         """How many threads were still at work when the run gave them up; joining them could take for ever."""
         return self._given_up + self._sinks.abandoned
+
+    @property
+    def log(self) -> RunLog:
+        """Where the run says things, and which knows its secrets."""
+        return self._sinks.log
 
     def execute(self) -> int:
         """Do all of it and return the exit code; raise UsageError before anything was attempted."""
@@ -154,8 +160,12 @@ class Run:
         """Stop the run at its deadline, wherever the main thread may wait then."""
         timer = Timer(self._ends_at - time.monotonic(), self._stop.request, [Reason.DEADLINE])
         timer.daemon = True
-        timer.start()
-        self._stack.callback(timer.cancel)
+        try:
+            timer.start()
+        except RuntimeError as error:
+            self._storage_failed(f"this machine does not allow a thread: {error}")
+        else:
+            self._stack.callback(timer.cancel)
 
     def _pool(self, inputs: Inputs, target: Target) -> Pool:
         settings = self._settings

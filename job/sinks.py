@@ -201,5 +201,5 @@ class Sinks:
     def _guarded(self, target: str, act: Callable[[], object]) -> None:
         try:
             act()
-        except OSError as error:
-            self.log.warning("sink_failed", target=target, error=error.strerror or str(error))
+        except (OSError, RuntimeError) as error:  # RuntimeError: the system gives no thread to serve with
+            self.log.warning("sink_failed", target=target, error=getattr(error, "strerror", None) or str(error))

@@ -15,6 +15,7 @@ from threading import Thread
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from rows import row
 
 from job.codes import ALL, POP20, Word, expand, interruptible, read, select, shard_of
 from job.errors import Reason
@@ -239,6 +240,7 @@ def test_a_long_untidy_file_gives_each_code_once() -> None:
     assert {type(item) for item in items} == {WorkItem}
 
 
+@row(48)
 def test_uniqueness_costs_at_most_110_bytes_a_code() -> None:
     """A hundred and twenty thousand distinct codes, short and long, cost less than 13.2 MB."""
     forms = cycle(["c{}", "country-{}", "/".join(["a-segment-of-a-long-id"] * 7) + "/{}"])

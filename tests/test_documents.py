@@ -1,7 +1,6 @@
 """The documents cannot drift: what they say of names, numbers and words is compared with the code."""
 
 import ast
-import itertools
 import json
 import pkgutil
 import re
@@ -330,10 +329,12 @@ def kept(cwd: Path) -> list[Done]:
 
 def troubled(cwd: Path) -> list[Done]:
     """Ask origins that refuse everything, send no flags, break down and come back, or are not there at all."""
-    flags, count = [f"c{n}" for n in range(120)], itertools.count()
+    flags, seen = [f"c{n}" for n in range(120)], set[str]()
 
-    def broken_at_first(_request: Request) -> Step:
-        return Answer(500) if next(count) < 20 else Answer(body=GIF)
+    def broken_at_first(request: Request) -> Step:
+        is_new = request.target not in seen
+        seen.add(request.target)
+        return Answer(500) if is_new or len(seen) < 20 else Answer(body=GIF)
 
     stalled: dict[str, Step] = {"/stall/br.gif": Stall(), "/stall/us.gif": Answer(body=GIF)}
     page, breaking = Answer(body=HTML), dict.fromkeys((f"/back/{flag}.gif" for flag in flags), broken_at_first)
@@ -348,7 +349,7 @@ def troubled(cwd: Path) -> list[Done]:
             late = ["BR", "US", "--url", server.url("/stall/{cc}.gif"), "--dest=late", "--shutdown-grace=1"]
             words = [["--url", url, f"--dest=trouble{n}", *flags[:most]] for n, (url, most) in enumerate(runs)]
             words = [*words, [*late, "--deadline=2"]]
-            done = pool.map(lambda line: flagjob(*line, "--origin-patience=3", cwd=cwd), words)
+            done = pool.map(lambda line: flagjob(*line, "--origin-patience=5", cwd=cwd), words)
             return [*done, terminated(late, server, cwd)]
 
 

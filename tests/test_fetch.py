@@ -15,6 +15,7 @@ import trustme
 from bodies import MemoryBody
 from images import GIF, numbered_gif
 from requests.adapters import BaseAdapter, HTTPAdapter
+from rows import row
 from scripted import Answer, Raw, ScriptedServer, Stall
 
 from job.errors import (
@@ -277,6 +278,7 @@ def test_a_trusted_certificate_is_taken(make: Make, tmp_path: Path) -> None:
         assert fetched(make(ca_bundle=str(tmp_path / "ca.pem")).get(server.url())).body.read() == GIF
 
 
+@row(46)
 def test_a_lack_of_descriptors_is_our_own_fault(make: Make) -> None:
     """Where this machine has no descriptor left, no retry over the network helps: a storage error, not a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -1,5 +1,6 @@
 """The gate: one pace, one pause and one judgement of the origin for all threads."""
 
+import itertools
 import threading
 from collections.abc import Callable
 from itertools import pairwise
@@ -27,6 +28,7 @@ class Site:
         self.slept: list[float] = []
         self.told: list[tuple[object, ...]] = []
         self.paces: list[float] = []
+        self.numbers = itertools.count()
         news = News(
             paused=lambda error, seconds: self.told.append(("paused", error.reason, pytest.approx(seconds))),
             resumed=self.paces.append,
@@ -42,12 +44,13 @@ class Site:
         self.slept.append(seconds)
         self.now += seconds
 
-    def enter(self) -> Ticket:
-        return self.gate.enter(self.sleep)
+    def enter(self, item: str | None = None, *, again: bool = False) -> Ticket:
+        """Enter for an item, another one each time unless it is named."""
+        return self.gate.enter(self.sleep, item or f"c{next(self.numbers)}", again=again)
 
-    def ends(self, *errors: BaseException | None, again: bool = False) -> list[bool]:
+    def ends(self, *errors: BaseException | None, item: str | None = None, again: bool = False) -> list[bool]:
         """Send a request for each, one after the other; tell which failures were excused."""
-        return [self.gate.left(self.gate.enter(self.sleep, again=again), error) for error in errors]
+        return [self.gate.left(self.enter(item, again=again), error) for error in errors]
 
     def burst(self, *errors: BaseException | None) -> list[bool]:
         """Send them all at once, then let them end in this order."""
@@ -349,18 +352,18 @@ def test_few_workers_bear_twenty_failures() -> None:
     """One worker alone must not give up after one failure."""
     told: list[str] = []
     gate = Gate(Limits(workers=1), News(down=lambda error: told.append(error.reason)))
-    for _ in range(19):
-        gate.left(gate.enter(lambda _: None), REFUSED)
+    for n in range(19):
+        gate.left(gate.enter(lambda _: None, f"c{n}"), REFUSED)
     assert told == []
-    gate.left(gate.enter(lambda _: None), REFUSED)
+    gate.left(gate.enter(lambda _: None, "c19"), REFUSED)
     assert told == ["connection"]
 
 
 def test_few_items_that_always_fail_are_not_the_origin() -> None:
     """Seven of twenty, each tried four times and the last of a run: nobody else is left who could be answered."""
     site = Site()
-    site.ends(*[REFUSED] * 14)
-    site.ends(*[REFUSED] * 100, again=True)
+    for item in [f"bad{n}" for n in range(14)] * 4:
+        site.ends(REFUSED, item=item)
     assert site.told == []
     site.ends(REFUSED)
     assert site.told == [("down", "connection")]
@@ -369,9 +372,22 @@ def test_few_items_that_always_fail_are_not_the_origin() -> None:
 def test_that_a_broken_path_is_still_broken_is_no_news() -> None:
     """A path that answers 500 each time is the path's fault: its retries do not count."""
     site = Site()
-    site.ends(*[BROKEN] * 29)
-    site.ends(*[BROKEN] * 100, again=True)
+    for item in [f"bad{n}" for n in range(29)] * 4:
+        site.ends(BROKEN, item=item)
     assert site.told == []
+
+
+def test_a_retry_counts_that_is_the_first_failure_since_an_answer() -> None:
+    """Items that failed before somebody was answered, and fail again now, are as many items that fail."""
+    site = Site()
+    items = [f"c{n}" for n in range(30)]
+    for item in items[:29]:
+        site.ends(BROKEN, item=item)
+    site.ends(None)
+    for item in items:
+        assert site.told == []
+        site.ends(BROKEN, item=item, again=True)
+    assert site.told == [("down", "http_500")]
 
 
 @pytest.mark.parametrize("answer", [None, MISSING, ContentError(Reason.EMPTY, "0 bytes")])
@@ -478,7 +494,7 @@ def test_each_probe_is_another_item() -> None:
 def test_patience_begins_sooner_with_many_workers() -> None:
     """Waiting costs little, and a thousand items must not fail before it begins."""
     gate = Gate(Limits(workers=1000, patience=60))
-    tickets = [gate.enter(lambda _: None) for _ in range(45)]
+    tickets = [gate.enter(lambda _: None, f"c{n}") for n in range(45)]
     assert [gate.left(ticket, REFUSED) for ticket in tickets] == [False] * 44 + [True]
 
 

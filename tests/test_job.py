@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from command import TIMEOUT, Done, environment, flagjob, started
 from images import GIF, HTML, PNG, numbered_gif
+from rows import row
 from scripted import Answer, Gate, Raw, Request, ScriptedServer, Stall, Step
 
 from job import __version__
@@ -149,6 +150,7 @@ def test_a_single_letter_is_an_id_among_ids(tmp_path: Path) -> None:
     assert [line["code"] for line in done.named("item")] == ["x"]
 
 
+@row(36, 39)
 def test_hostile_codes_reach_no_url_and_no_path(tmp_path: Path) -> None:
     """Each gets its line, error and invalid_code; nothing is asked of the origin, nothing written."""
     hostile = [b"../../etc/passwd", b"cn?x", b"cn#f", b"cn/../us", b"c%6e", b"x" * 10_000, b"\xff\xfe", b"a\x00b"]
@@ -161,6 +163,7 @@ def test_hostile_codes_reach_no_url_and_no_path(tmp_path: Path) -> None:
     assert files(tmp_path) == {}
 
 
+@row(21)
 def test_a_busy_origin_is_asked_again(tmp_path: Path) -> None:
     """A 503 with Retry-After is waited for; the retry is logged with what the result line says."""
     script = {"/br.gif": [Answer(503, {"Retry-After": "0"}), Answer(body=GIF)]}
@@ -201,6 +204,7 @@ def test_what_is_not_the_file_never_replaces_it(tmp_path: Path, step: Step, reas
     assert files(tmp_path) == {"downloads/br.gif": PNG}
 
 
+@row(1)
 def test_a_dead_origin_is_told_from_failing_items(tmp_path: Path) -> None:
     """If no item got any answer the exit code is 6."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
@@ -210,6 +214,7 @@ def test_a_dead_origin_is_told_from_failing_items(tmp_path: Path) -> None:
     assert (done.code, done.summary["outcome"], done.statuses) == (6, "origin_down", {"BR": "error", "CN": "error"})
 
 
+@row(40)
 def test_eight_wrong_settings_are_eight_messages(tmp_path: Path) -> None:
     """All faults at once, each naming the setting, its value and what would be right; exit 2, no request, no file."""
     wrong = {
@@ -235,6 +240,7 @@ def test_eight_wrong_settings_are_eight_messages(tmp_path: Path) -> None:
     )
 
 
+@row(40)
 @pytest.mark.parametrize("content", [b"", b"# only a comment\r\n\r\n"])
 def test_a_list_without_codes_is_a_usage_error(tmp_path: Path, content: bytes) -> None:
     """An empty list must not pass for a run in which all went well."""
@@ -243,6 +249,7 @@ def test_a_list_without_codes_is_a_usage_error(tmp_path: Path, content: bytes) -
     assert done.named("usage_error")[0]["setting"] == "codes"
 
 
+@row(42)
 def test_a_destination_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
     """One clear message and exit 5 before the first request."""
     (tmp_path / "file").write_bytes(b"mine")
@@ -255,6 +262,7 @@ def test_a_destination_that_cannot_be_written_is_told_first(tmp_path: Path) -> N
     assert "Not a directory" in line["problem"] or "File exists" in line["problem"]
 
 
+@row(47)
 def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
     """In mid-run: what is in flight may end, nothing is torn, every item has its line, and the exit code is 143."""
     codes, release = [f"c{number}" for number in range(100)], threading.Event()
@@ -283,6 +291,7 @@ def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
     assert "flagjob_last_run_exit_code 143.0" in (tmp_path / "x.prom").read_text()
 
 
+@row(47)
 def test_a_stalled_transfer_does_not_outlast_the_grace(tmp_path: Path) -> None:
     """An origin that never answers cannot hold a run that was interrupted: it is broken off and cancelled."""
     with ScriptedServer({"/br.gif": Stall()}) as server:
@@ -298,6 +307,7 @@ def test_a_stalled_transfer_does_not_outlast_the_grace(tmp_path: Path) -> None:
     ]
 
 
+@row(47)
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     """Who cannot wait for the drain asks twice."""
     with ScriptedServer({"/br.gif": Stall()}) as server:
@@ -311,6 +321,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
             assert process.wait(TIMEOUT) == 143
 
 
+@row(47)
 def test_standard_input_that_never_ends_does_not_hold_the_run(tmp_path: Path) -> None:
     """SIGTERM while the job waits for more codes: what it has is told, and it ends."""
     with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server:
@@ -327,6 +338,7 @@ def test_standard_input_that_never_ends_does_not_hold_the_run(tmp_path: Path) ->
     assert [line["code"] for line in lines if line["event"] == "result"] == ["BR"]
 
 
+@row(54)
 def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
     """Exit 7: the next run pays only for the rest."""
     with ScriptedServer({"/br.gif": Answer(body=GIF), "/cn.gif": Stall()}) as server:
@@ -339,6 +351,7 @@ def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
     }
 
 
+@row(54)
 def test_the_deadline_holds_while_no_code_comes(tmp_path: Path) -> None:
     """A silent standard input cannot hold a run beyond its deadline."""
     with started("-", "--deadline", "1", cwd=tmp_path) as process:
@@ -377,6 +390,7 @@ def test_metrics_can_be_scraped_while_it_runs(tmp_path: Path) -> None:
     assert "process_resident_memory_bytes" in scraped
 
 
+@row(52)
 def test_a_sink_that_fails_changes_no_result(tmp_path: Path) -> None:
     """A taken port and a directory where a file should be: one warning each, exit 0."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -413,6 +427,7 @@ def test_verbose_shows_the_states_of_the_futures(tmp_path: Path) -> None:
     assert {line["future"] for line in done.named("done")} == {"Future state=finished returned Result"}
 
 
+@row(51)
 def test_a_reader_that_leaves_ends_the_run(tmp_path: Path) -> None:
     """A closed pipe is no success and no traceback: exit 5, and no file is torn."""
     read, write = os.pipe()
@@ -464,12 +479,14 @@ sys.exit(cli.main(["BR"]))
 """
 
 
+@row(14)
 def test_a_thread_that_cannot_be_joined_does_not_hold_the_process(tmp_path: Path) -> None:
     """A worker that sits in a name look-up, say: the run that gave it up ends all the same."""
     command = [sys.executable, "-c", STUCK]
     assert subprocess.run(command, cwd=tmp_path, env=environment(), check=False, timeout=TIMEOUT).returncode == 6
 
 
+@row(56)
 def test_a_bug_is_told_as_one(tmp_path: Path) -> None:
     """An exception that nobody foresaw: exit 1, and one line with its traceback where the log goes."""
     broken = STUCK.replace("threading.Thread(target=time.sleep, args=(600,)).start()", "raise ZeroDivisionError")
@@ -494,6 +511,7 @@ sys.exit(cli.main(["BR", "ZZ"]))
 """
 
 
+@row(56)
 def test_a_bug_in_one_item_costs_that_item(tmp_path: Path) -> None:
     """The others go on, the traceback is told with the code, and the exit code says that it is a bug: 1, not 4."""
     command = [sys.executable, "-c", BROKEN]

@@ -13,6 +13,7 @@ import pytest
 from command import TIMEOUT, Done, environment, flagjob
 from images import GIF, HTML, numbered_gif
 from mirror import Mirror, mirror
+from rows import row
 from scripted import Answer, Raw, Step
 
 NUMBER = 250
@@ -172,6 +173,7 @@ def test_files_that_are_there_are_treated_as_asked(tmp_path: Path, refresh: str,
     assert len(published(tmp_path)) == 3
 
 
+@row(49)
 def test_two_runs_at_once_end_in_the_same_state(tmp_path: Path) -> None:
     """Kubernetes may start one job twice: every file is whole, every manifest line too."""
     with mirror(flags()) as origin:
@@ -297,6 +299,7 @@ def limited(root: Path, origin: Mirror, codes: Sequence[str]) -> Done:
     return Done(ended.returncode, ended.stdout, "")
 
 
+@row(41)
 @pytest.mark.parametrize(("number", "size"), [(1400, 0), (40, 500_000)], ids=["manifest", "file"])
 def test_a_disk_that_is_full_in_mid_run_ends_the_run(tmp_path: Path, number: int, size: int) -> None:
     """Whether a file or the manifest cannot grow: exit 5, one clear error, a line for every code, no part of a file."""

@@ -6,6 +6,7 @@ from contextlib import suppress
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import row
 
 from job.errors import Reason, RedirectError
 from job.redirect import MAX_HOPS, STATUSES, same_host, target
@@ -22,6 +23,7 @@ def refusal(url: str, location: str | None) -> str:
     return str(caught.value)
 
 
+@row(26)
 @pytest.mark.parametrize(
     ("url", "location", "there"),
     [
@@ -51,6 +53,7 @@ def test_a_redirect_that_may_be_followed(url: str, location: str, there: str) ->
     assert target(url, location, CDN) == there
 
 
+@row(26)
 @pytest.mark.parametrize(
     ("url", "location", "where"),
     [

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from images import GIF, numbered_gif
+from rows import row
 
 from job.errors import PathError, StorageError
 from job.model import Stored
@@ -86,6 +87,7 @@ def test_ids_with_segments_keep_their_path(store: LocalStore, root: Path) -> Non
     assert list(left(root)) == ["7/66/42.png", "7/66/43.png"]
 
 
+@row(45)
 def test_files_have_the_mode_that_the_umask_leaves(store: LocalStore, root: Path) -> None:
     """Another pod may read the mirror: a file has 0666 less the umask, not a temporary file's 0600."""
     old = os.umask(0o027)
@@ -162,6 +164,7 @@ def files_limited_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@row(41)
 @pytest.mark.parametrize("data", [numbered_gif(1, 60_000), LARGE], ids=["in memory", "on disk"])
 def test_a_disk_that_takes_no_more_costs_no_old_file(store: LocalStore, root: Path, data: bytes) -> None:
     """A write that fails is a storage error; the older file stays as it was, and no part of the new one."""
@@ -230,6 +233,7 @@ def age(path: Path) -> None:
     os.utime(path, (0, 0))
 
 
+@row(43)
 def test_drafts_of_dead_runs_are_swept_and_those_of_living_ones_are_not(root: Path, store: LocalStore) -> None:
     """At its start a run removes what a killed one left; what another one writes right now stays."""
     tmp = root / ".flagjob" / "tmp"

@@ -22,6 +22,7 @@ from bodies import MemoryBody as PlainBody
 from cryptography import x509
 from cryptography.x509.name import _ASN1Type
 from requests import exceptions as rx
+from rows import row
 from scripted import Answer, Drip, Gate, Raw, Request, ScriptedServer, Stall, Step
 
 from job.model import Body
@@ -241,6 +242,7 @@ def test_long_headers_are_taken(client: Client) -> None:
     assert (len(response.headers["X"]), len(response.headers), response.content) == (70_000, 201, b"flag")
 
 
+@row(31)
 def test_nothing_is_decoded(client: Client) -> None:
     """A body that says it is gzip, bomb or stump or neither, comes as it was sent."""
     with ScriptedServer({"/cn": Answer(headers={"Content-Encoding": "gzip"}, body=b"\x1f\x8b cut")}) as server:
@@ -308,6 +310,7 @@ def test_only_get_is_sent(client: Client, method: str, body: bytes | None) -> No
     assert (type(caught.value), str(caught.value)) == (ValueError, "only GET without a body is sent")
 
 
+@row(15)
 def test_verification_cannot_be_turned_off(client: Client) -> None:
     """`verify=False` is a ValueError."""
     with pytest.raises(ValueError) as caught:
@@ -368,6 +371,7 @@ def test_each_thread_has_a_connection_of_its_own() -> None:
     assert server.connections == 8
 
 
+@row(8)
 @pytest.mark.parametrize("end", ["FIN", "RST"])
 def test_a_stale_connection_is_replaced(client: Client, end: str) -> None:
     """A kept connection that the server has closed costs no item: the request goes out on a new one."""
@@ -585,6 +589,7 @@ def _hear_and_leave(listener: socket.socket, end: str) -> None:
 # Proxies
 
 
+@row(17)
 @pytest.mark.parametrize("scheme", ["http", "https"])
 def test_a_dead_proxy_is_never_passed_by(client: Client, closed_port: int, scheme: str) -> None:
     """A proxy that refuses is a ProxyError, and the origin hears nothing."""
@@ -593,6 +598,7 @@ def test_a_dead_proxy_is_never_passed_by(client: Client, closed_port: int, schem
     assert (type(error), server.connections) == (rx.ProxyError, 0)
 
 
+@row(17)
 @pytest.mark.parametrize(
     "answer", [b"HTTP/1.1 403 Forbidden\r\n\r\n", b"HTTP/1.1 407 Who?\r\n\r\n", b"junk\r\n\r\n", b""]
 )
@@ -714,6 +720,7 @@ def test_credentials_are_only_those_that_were_prepared(
 # Bounded memory
 
 
+@row(28)
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_a_redirects_body_is_not_read(client: Client, status: int) -> None:
     """64 MB behind a redirect stay where they are; status and headers come, and the body is empty."""
@@ -758,6 +765,7 @@ def test_a_status_stands_however_its_body_ends(end: Raw | Stall) -> None:
         assert (response.status_code, response.headers["Retry-After"]) == (503, "7")
 
 
+@row(33)
 @pytest.mark.parametrize(
     "head",
     [
@@ -778,6 +786,7 @@ def test_a_body_over_the_cap_is_too_large(head: bytes) -> None:
     assert [(body.closed, body.size <= 1000) for body in made] == [(True, True)] * len(made)
 
 
+@row(33)
 def test_a_declared_excess_is_not_waited_for() -> None:
     """A length over the cap is enough: TooLargeError before a byte of the body came."""
     head = OK + b"Content-Length: 1001\r\n\r\n"
@@ -936,6 +945,48 @@ def test_closing_while_a_transfer_is_under_way_ends_it(client: Client) -> None:
         error = failing.result(10)
     assert type(error) is rx.ConnectionError
     assert descriptors() == before
+
+
+@row(51)
+def test_closing_while_something_is_being_written_waits_for_nobody() -> None:
+    """A handle whose callback is at work is left to its own thread: libcurl's memory is nobody else's."""
+    entered, release = threading.Event(), threading.Event()
+
+    class Slow(MemoryBody):
+        def write(self, data: bytes, /) -> int:
+            entered.set()
+            release.wait(10)
+            return super().write(data)
+
+    before = descriptors()
+    with Client(Slow) as client, ScriptedServer({"/cn": Answer(body=b"flag")}) as server, ThreadPoolExecutor(1) as pool:
+        failing = pool.submit(client.failure, server.url("/cn"))
+        assert entered.wait(10)
+        client.adapter.close()
+        release.set()
+        error = failing.result(10)
+    assert type(error) is rx.ConnectionError
+    assert descriptors() == before
+
+
+def test_closing_at_any_moment_harms_nobody() -> None:
+    """A hundred times in the midst of four threads' transfers: each ends in a ConnectionError, none in a crash."""
+
+    def repeat(client: Client, url: str, served: threading.Event) -> Exception:
+        try:
+            while client.get(url).content == b"flag":
+                served.set()
+        except rx.RequestException as error:
+            return error
+        raise AssertionError("another body")
+
+    with ScriptedServer({"/cn": Answer(body=b"flag")}) as server, ThreadPoolExecutor(4) as pool:
+        for _ in range(100):
+            with Client() as client:
+                served = threading.Event()
+                ended = [pool.submit(repeat, client, server.url("/cn"), served) for _ in range(4)]
+                assert served.wait(10)
+            assert {type(end.result(10)) for end in ended} == {rx.ConnectionError}
 
 
 # Meanings

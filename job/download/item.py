@@ -152,7 +152,7 @@ class Downloader:
 
     def _attempt(self, item: WorkItem, progress: _Progress) -> _Ended:
         """Try once, when the gate lets it, and tell the gate how it went."""
-        ticket = self.gate.enter(self.stop.sleep, again=progress.attempts > progress.excuses)
+        ticket = self.gate.enter(self.stop.sleep, item.code, again=progress.attempts > progress.excuses)
         progress.excused_seconds += ticket.waited_seconds
         began = monotonic()
         try:

@@ -11,7 +11,7 @@ _MOST_WITH_PATIENCE = 45
 class Breaker:
     """Opens when as many requests in a row found no origin as there are workers. Not thread-safe: the gate's lock.
 
-    Half of them must be first tries: a few items that always fail are not the origin. Open, it lets one request at a
+    Half of them must be of different items: a few that always fail are not the origin. Open, it lets one request at a
     time through, with pauses between that grow, for `patience` seconds, but not beyond `ends_at`, when the run ends.
     Times are those of one monotonic clock, in seconds.
     """
@@ -21,22 +21,27 @@ class Breaker:
         self._limit = min(limit, _MOST_WITH_PATIENCE) if patience else limit
         self._patience = patience
         self._ends_at = ends_at
-        self._failures = self._first_tries = 0
-        self._probes = 0
+        self._failures = self._probes = 0
+        self._items: set[str] = set()
         self._next = self._until = 0.0
         self.is_open = self.given_up = False
         self.probing = False
         """A request is under way to see whether the origin is back."""
 
-    def failed(self, *, first_try: bool) -> bool:
-        """Count a failure while closed; return whether it is one too many."""
-        self._failures += 1
-        self._first_tries += first_try
-        return self._failures >= self._limit and 2 * self._first_tries >= self._limit
+    def failed(self, item: str, *, was_told: bool) -> bool:
+        """Count a failure while closed; return whether it is one too many.
+
+        That an item which failed fails again, and that the origin says so (`was_told`), is no news.
+        """
+        is_news = item not in self._items or not was_told
+        self._items.add(item)
+        self._failures += is_news
+        return self._failures >= self._limit and 2 * len(self._items) >= self._limit
 
     def answered(self) -> None:
         """Note that the origin is there."""
-        self._failures = self._first_tries = self._probes = 0
+        self._failures = self._probes = 0
+        self._items.clear()
         self.is_open = False
 
     def open(self, now: float, pause: float) -> None:

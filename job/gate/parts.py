@@ -11,6 +11,8 @@ from job.errors import AttemptError
 class Ticket:
     """One request's permission to start; belongs to the thread that asked for it."""
 
+    item: str = ""
+    """Whose request it is."""
     again: bool = False
     """The item failed before, and that was its own fault."""
     epoch: int = -1

@@ -54,12 +54,12 @@ class Gate:
         self._budget = RetryBudget()
         self._told_spent = False
 
-    def enter(self, sleep: Callable[[float], None], *, again: bool = False) -> Ticket:
-        """Wait until a request may start, by `sleep`, which may raise to end the wait.
+    def enter(self, sleep: Callable[[float], None], item: str = "", *, again: bool = False) -> Ticket:
+        """Wait until an item's request may start, by `sleep`, which may raise to end the wait.
 
-        `again` says that its item failed before, by its own fault.
+        `again` says that the item failed before, by its own fault.
         """
-        began, ticket = self._clock(), Ticket(again)
+        began, ticket = self._clock(), Ticket(item, again)
         try:
             while wait := self._wait(ticket):
                 sleep(wait)
@@ -173,17 +173,14 @@ class Gate:
         return excused, partial(self._news.paused, error, self._resume_at - now)
 
     def _failed(self, ticket: Ticket, error: AttemptError, now: float) -> tuple[bool, Then]:
-        """Count a failure of the origin, or learn from a probe that it still is away.
-
-        That a path which failed fails again, and says so, is no news of the origin.
-        """
+        """Count a failure of the origin, or learn from a probe that it still is away."""
         if self._breaker.is_open:
             if ticket.probe:
                 self._breaker.schedule(now, error.retry_after or 0.0)
                 return not self._breaker.given_up, self._farewell(error)
             return not self._breaker.given_up, ignore
-        is_news = ticket.epoch == self._epoch and (isinstance(error, NetworkError) or not ticket.again)
-        if is_news and self._breaker.failed(first_try=not ticket.again):
+        was_told = not isinstance(error, NetworkError)
+        if ticket.epoch == self._epoch and self._breaker.failed(ticket.item, was_told=was_told):
             return self._opened(error, now)
         return False, ignore
 

@@ -1,6 +1,5 @@
 """The transport adapter that requests calls."""
 
-import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -68,12 +67,16 @@ class CurlAdapter(BaseAdapter):
         lane = self._lane()
         begun = monotonic()
         try:
-            error = lane.perform(url, _header_lines(request), route, transfer)
-            self._judge(error, lane, transfer, request)
+            with lane.in_use:
+                error = lane.perform(url, _header_lines(request), route, transfer)
+                self._judge(error, lane, transfer, request)
             response = self._response(request, transfer)
         except BaseException:
             transfer.discard()
             raise
+        finally:
+            if self._sockets.refusing:
+                lane.close_if_idle()
         response.elapsed = timedelta(seconds=monotonic() - begun)
         return response
 
@@ -89,8 +92,7 @@ class CurlAdapter(BaseAdapter):
         self.interrupt()
         with self._lock:
             for lane in self._lanes:
-                with contextlib.suppress(pycurl.error):
-                    lane.curl.close()
+                lane.close_if_idle()
 
     def _lane(self) -> Lane:
         """Give this thread's handle, unless no transfer may start any more."""
@@ -106,7 +108,6 @@ class CurlAdapter(BaseAdapter):
     def _judge(self, error: pycurl.error | None, lane: Lane, transfer: Transfer, request: PreparedRequest) -> None:
         """Raise unless there is an answer to be given."""
         if self._sockets.refusing:  # also when all seems well: a body without a length ends like that
-            lane.curl.close()
             raise rx.ConnectionError(_INTERRUPTED, request=request) from error
         if transfer.fault:
             raise transfer.fault

@@ -88,6 +88,8 @@ class Lane:
         self._route: Route | None = None
         self.shortage: OSError | None = None
         """Why this machine gave no socket, if it was short of something."""
+        self.in_use = threading.Lock()
+        """Held from the beginning of a transfer until its outcome was read."""
         self.curl = pycurl.Curl()
         for option, value in _ALWAYS.items():
             self.curl.setopt(option, value)
@@ -112,14 +114,25 @@ class Lane:
             return error
         return None
 
+    def close_if_idle(self) -> None:
+        """Close the handle, unless a thread is at work with it: pycurl's own guard against that is no safe one."""
+        if self.in_use.acquire(blocking=False):
+            self.curl.close()
+            self.in_use.release()
+
     def raise_failure(self, error: pycurl.error, request: PreparedRequest) -> NoReturn:
-        """Raise the last transfer's error by its meaning; an OSError when this machine was short of descriptors."""
+        """Raise the last transfer's error by its meaning; an OSError when this machine was short of something."""
         code = int(error.args[0])
         if self.shortage:
             raise self.shortage
         if code in _STARVED:
             socket.socket().close()  # raises when there are no descriptors left
-        raise self._kind_of(code)(self.curl.errstr() or pycurl.easy_strerror(code), request=request) from error
+        if code in _STARVED or (code == pycurl.E_OPERATION_TIMEDOUT and not self.curl.getinfo(pycurl.NAMELOOKUP_TIME)):
+            _start_thread()
+        if code == pycurl.E_OUT_OF_MEMORY:  # or of descriptors, a moment ago
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)) from error
+        said = self.curl.errstr_raw().decode("utf-8", "replace")  # it may quote what a server sent
+        raise self._kind_of(code)(said or pycurl.easy_strerror(code), request=request) from error
 
     def _kind_of(self, code: int) -> type[rx.RequestException]:
         """Give the exception for a code, which says more when no request was sent yet."""
@@ -153,3 +166,11 @@ class Lane:
             if error.errno in _SHORTAGES:
                 self.shortage = error
             return pycurl.SOCKET_BAD
+
+
+def _start_thread() -> None:
+    """Raise OSError if this machine gives no thread: a look-up needs one, and libcurl just waits until it gets it."""
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, f"{os.strerror(errno.EAGAIN)}, {error}") from error

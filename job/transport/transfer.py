@@ -35,6 +35,8 @@ class Transfer:
             self._lines.append(line)
             return None
         lines, self._lines = self._lines, []
+        if not lines:
+            return None  # a blank line where the status line belongs: libcurl calls it HTTP/0.9, which is not spoken
         rest = lines[0].decode("latin-1").split(None, 1)[1]  # libcurl has seen to it that three digits come first
         if rest < "2":
             return None  # 100 Continue, 103 Early Hints: the answer is yet to come
@@ -78,10 +80,10 @@ class Transfer:
 
 
 def _parse_headers(lines: list[bytes]) -> CaseInsensitiveDict[str]:
-    """Join repeated headers by a comma (RFC 9110, 5.3), as requests does."""
+    """Join repeated headers by a comma (RFC 9110, 5.3), as requests does; drop blanks around names (RFC 9112, 5.1)."""
     headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
     for line in lines:
         name, _, value = line.decode("latin-1").partition(":")
-        value = value.strip()
+        name, value = name.strip(), value.strip()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers

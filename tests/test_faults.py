@@ -1,0 +1,387 @@
+"""The catalogue of faults, rows 1 to 35: what the network, the origin and its files can do to a run."""
+
+import gzip
+import socket
+import ssl
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import trustme
+from command import Done
+from images import GIF, HTML, PNG, numbered_gif
+from inprocess import here, left_in
+from rows import line_of, row
+from scripted import Answer, Drip, Raw, ScriptedServer, Stall, Step
+
+from job.errors import UsageError
+from job.settings import load
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+ZIPPED = gzip.compress(bytes(10_000_000), mtime=0)
+OLD = numbered_gif(1)
+MAX_BYTES = 20_000
+
+
+def sized(text: str) -> Step:
+    """Give a good answer whose length is said in other words."""
+    return Raw(OK + f"Content-Length: {text}\r\n\r\n".encode() + GIF)
+
+
+def coded(body: bytes) -> Step:
+    """Give a body that says it is gzip."""
+    return Answer(headers={"Content-Encoding": "gzip", "Content-Type": "image/gif"}, body=body)
+
+
+def sent_to(location: str) -> Step:
+    """Give a redirect."""
+    return Answer(302, {"Location": location})
+
+
+CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
+    (row(3), "accepted, then silence", Stall()),
+    (row(4), "the body stalls", Stall(OK + b"Content-Length: 35\r\n\r\n" + GIF[:9])),
+    (row(5), "the body drips", Drip(OK + b"Content-Length: 9999\r\n\r\n" + GIF[:9])),
+    (row(6), "the headers drip", Drip(OK + b"X: ")),
+    (row(7), "reset before the answer", Raw(b"", reset=True)),
+    (row(7), "reset in the headers", Raw(OK + b"Content-Ty", reset=True)),
+    (row(7), "reset in the body", Raw(OK + b"Content-Length: 35\r\n\r\n" + GIF[:9], reset=True)),
+    (row(8), "closed before the status line", Raw(b"")),
+    (row(9), "closed inside the headers", Raw(OK + b"Content-Type: image/gif\r\n")),
+    (row(10), "fewer bytes", Raw(OK + b"Content-Length: 36\r\n\r\n" + GIF)),
+    (row(11), "a chunk is cut", Raw(CHUNKED + b"24\r\n" + GIF)),
+    (row(11), "the last chunk is missing", Raw(CHUNKED + b"23\r\n" + GIF + b"\r\n")),
+    (row(11), "a chunk's size is no number", Raw(CHUNKED + b"xy\r\n" + GIF + b"\r\n0\r\n\r\n")),
+    (row(12), "no length, and cut within", Raw(OK + b"\r\n" + GIF[:5])),
+    (row(21), "Retry-After of more than 60 s", Answer(503, {"Retry-After": "61"})),
+    (row(23), "304", Answer(304)),
+    (row(23), "204", Answer(204)),
+    (row(23), "interim answers (1xx)", Drip(drop=b"HTTP/1.1 100 Continue\r\n\r\n", interval=0.001)),
+    (row(23), "an interim answer and", Raw(b"HTTP/1.1 103 Early Hints\r\n\r\n")),
+    (row(23), "200 interim answers", Raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 200 + Answer(body=GIF).wire())),
+    (row(25), "redirects in a circle", sent_to("/round")),
+    (row(27), "a redirect to file:", sent_to("file:///etc/passwd")),
+    (row(27), "a redirect to ftp:", sent_to("ftp://127.0.0.1/cn.gif")),
+    (row(27), "a redirect to gopher:", sent_to("gopher://127.0.0.1/cn.gif")),
+    (row(27), "a redirect to javascript:", sent_to("javascript:alert(1)")),
+    (row(27), "a redirect to what is no URL", sent_to("http://[::1")),
+    (row(27), "a redirect without", Answer(302, body=GIF)),
+    (
+        row(28),
+        "a redirect with a body",
+        Drip(b"HTTP/1.1 302 Found\r\nLocation: /us.gif\r\nContent-Length: 1099511627776\r\n\r\n"),
+    ),
+    (row(29), "a header of 70 kB", Raw(OK + b"X: " + b"x" * 70_000 + b"\r\n\r\n" + GIF)),
+    (row(29), "two hundred headers", Raw(OK + b"X: x\r\n" * 200 + b"\r\n" + GIF)),
+    (row(29), "a header of 400 kB", Raw(OK + b"X: " + b"x" * 400_000 + b"\r\n\r\n" + GIF)),
+    (row(30), "two lengths that differ", sized("34\r\nContent-Length: 35")),
+    (row(30), "a negative length", sized("-35")),
+    (row(30), "a length in words", sized("thirty-five")),
+    (row(30), "a length of five thousand digits", sized("0" * 5000 + "35")),
+    (row(30), "no HTTP at all", Raw(b"SSH-2.0-OpenSSH_9.2\r\n")),
+    (row(31), "a gzip bomb", coded(ZIPPED)),
+    (row(32), "gzip that is cut", coded(ZIPPED[:5000])),
+    (row(32), "gzip without its trailer", coded(ZIPPED[:-8])),
+    (row(32), "gzip that is none", coded(GIF)),
+    (row(32), "gzip whose header", Raw(OK + b"Content-Encoding : gzip\r\n\r\n" + GIF)),
+    (row(32), "a transfer coding, unasked", Raw(OK + b"Transfer-Encoding: gzip\r\n\r\n" + GIF)),
+    (row(32), "a transfer coding whose name", Raw(OK + b"Transfer-Encoding: \x800\r\n\r\n" + GIF)),
+    (row(33), "a length over the cap", Stall(OK + b"Content-Length: %d\r\n\r\n" % (MAX_BYTES + 1))),
+    (row(33), "no length, and the body exceeds", Drip(OK + b"\r\n" + numbered_gif(2, MAX_BYTES + 1))),
+    (row(34), "a page of HTML", Answer(headers={"Content-Type": "image/gif"}, body=HTML)),
+    (row(34), "nothing, with status 200", Answer()),
+    (row(34), "a picture of another type", Answer(headers={"Content-Type": "image/gif"}, body=PNG)),
+    *((row(18), fault, Answer(int(fault), body=GIF)) for fault in ("404", "410")),
+    *((row(19), fault, Answer(int(fault), body=GIF)) for fault in ("400", "401", "403", "405", "451", "501")),
+    *((row(20), fault, Answer(int(fault), body=GIF)) for fault in ("408", "425", "500", "502", "504", "520", "599")),
+    *((row(20), f"{status} without Retry-After", Answer(status, body=GIF)) for status in (429, 503)),
+    *((row(23), fault, Answer(int(fault), body=GIF)) for fault in ("206", "600", "999")),
+]
+
+
+def outcome(done: Done, code: str) -> list[str]:
+    """Give status and reason of an item."""
+    (line,) = [line for line in done.named("result") if line["code"] == code]
+    return [line["status"], *filter(None, [line["reason"]])]
+
+
+def attempts(done: Done) -> int:
+    """Give how often the first of the items was tried."""
+    return int(next(line["attempts"] for line in done.named("result") if line["code"] == "CN"))
+
+
+def check(fault: str, step: Step, root: Path, **settings: str) -> None:
+    """Hold a run against the catalogue: CN never heals, BR does at once, nothing is wrong with US."""
+    line, whole = line_of(fault), Answer(body=GIF)
+    settings |= {"attempt_timeout": "0.4" if line.words[-1] == "timeout" else "20", "max_bytes": str(MAX_BYTES)}
+    dest, heals, passes = root / "dest", line.again == "yes", line.words == ["ok"]
+    dest.mkdir()
+    (dest / "cn.gif").write_bytes(OLD)
+    script = {"/cn.gif": step, "/br.gif": [step, whole], "/us.gif": whole, "/round": sent_to("/round")}
+    with ScriptedServer(script) as server:
+        url = server.url("/{cc}.gif")
+        done = here("cn", "br", "us", dest=dest, url=url, max_attempts="2", **settings)
+        alone = here("cn", dest=root / "alone", url=url, max_attempts="1", **settings)
+    assert [outcome(done, code) for code in ("CN", "BR", "US")] == [line.words, ["ok"] if heals else line.words, ["ok"]]
+    assert (attempts(done), sum(done.summary["counts"].values())) == (2 if heals else 1, 3)
+    assert (done.code, alone.code) == (line.exit_code, 6 if "(6)" in line.exit else line.exit_code)
+    new = {"cn.gif", "us.gif"} | ({"br.gif"} if heals or passes else set())
+    assert left_in(dest) == {**dict.fromkeys(new, GIF), "cn.gif": OLD if line.file == "kept" else GIF}
+    assert left_in(root / "alone") == ({"cn.gif": GIF} if passes else {})
+
+
+@pytest.mark.parametrize(
+    ("fault", "step"), [pytest.param(fault, step, marks=mark, id=fault) for mark, fault, step in CASES]
+)
+def test_a_fault_costs_what_the_catalogue_says(tmp_path: Path, fault: str, step: Step) -> None:
+    """Status, reason, further tries, exit code and file are those of its line; the other items notice nothing."""
+    check(fault, step, tmp_path)
+
+
+def test_each_case_is_of_its_row() -> None:
+    """A case is marked with the number that its line has."""
+    assert [fault for mark, fault, _ in CASES if mark.args != (line_of(fault).number,)] == []
+
+
+@pytest.mark.parametrize(
+    ("fault", "step"),
+    [
+        pytest.param("no length, and cut later", Raw(OK + b"\r\n" + GIF[:20]), marks=row(12)),
+        pytest.param("other bytes than the digest", Answer(body=numbered_gif(3)), marks=row(35)),
+    ],
+)
+def test_a_digest_that_was_given_tells(tmp_path: Path, fault: str, step: Step) -> None:
+    """What looks like a whole file, and is another one or a part, is never stored where a digest was given."""
+    digest = sha256(GIF).hexdigest()
+    (tmp_path / "sums").write_text(f"{digest}  cn.gif\n{digest}  br.gif\n")
+    check(fault, step, tmp_path, checksums=str(tmp_path / "sums"))
+
+
+# No answer at all
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def refusing(_: ExitStack) -> str:
+    return f"http://127.0.0.1:{closed_port()}"
+
+
+def dropping(stack: ExitStack) -> str:
+    """Give a port whose backlog is full: the kernel drops what comes next."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+    for filler in [stack.enter_context(socket.socket()) for _ in range(3)]:
+        filler.settimeout(0)
+        filler.connect_ex(listener.getsockname())
+    return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def nameless(_: ExitStack) -> str:
+    return "http://no..name"
+
+
+def mute(stack: ExitStack) -> str:
+    """Give a port that connections come to, and nobody ever speaks."""
+    return f"https://127.0.0.1:{stack.enter_context(socket.create_server(('127.0.0.1', 0))).getsockname()[1]}"
+
+
+@pytest.mark.parametrize(
+    ("fault", "origin", "tries"),
+    [
+        pytest.param("nobody listens", refusing, 3, marks=row(1)),
+        pytest.param("packets are dropped", dropping, 3, marks=row(2)),
+        pytest.param("the name does not exist", nameless, 2, marks=row(13)),
+        pytest.param("TLS: the other side never", mute, 3, marks=row(16)),
+    ],
+)
+def test_an_origin_that_nobody_reaches_is_down(
+    tmp_path: Path, fault: str, origin: Callable[[ExitStack], str], tries: int
+) -> None:
+    """The item is tried again as its row says, a name once only; where no item got an answer the exit code is 6."""
+    line = line_of(fault)
+    tmp_path.joinpath("cn.gif").write_bytes(OLD)
+    with ExitStack() as stack:
+        url = origin(stack) + "/{cc}.gif"
+        done = here("cn", dest=tmp_path, url=url, connect_timeout="0.1", max_attempts="3")
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, tries, 6)
+    assert left_in(tmp_path) == {"cn.gif": OLD}
+
+
+AN_HOUR = timedelta(hours=1)
+
+
+@row(15)
+@pytest.mark.parametrize(
+    ("fault", "host", "known", "until", "cause"),
+    [
+        ("TLS: the certificate has expired", "127.0.0.1", True, -AN_HOUR, "certificate has expired"),
+        ("TLS: a certificate for another host", "other.example", True, AN_HOUR, "subject name"),
+        ("TLS: an authority that nobody knows", "127.0.0.1", False, AN_HOUR, "unable to get local issuer certificate"),
+    ],
+)
+def test_a_certificate_that_is_not_good_is_told_by_host_and_cause(  # noqa: PLR0913  (a column each)
+    tmp_path: Path, *, fault: str, host: str, known: bool, until: timedelta, cause: str
+) -> None:
+    """Waiting does not heal it: one attempt, no request, exit 6 where all end so, and a message to act upon."""
+    line, authority, context = line_of(fault), trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    now = datetime.now(UTC)
+    authority.issue_cert(host, not_before=now - 2 * AN_HOUR, not_after=now + until).configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    settings = {"ca_bundle": str(tmp_path / "ca.pem")} if known else {}
+    with ScriptedServer({"/cn.gif": Answer(body=GIF)}, context) as server:
+        done = here("cn", "br", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **settings)
+        assert server.requests == []
+    assert (outcome(done, "CN"), outcome(done, "BR"), attempts(done), done.code) == (line.words, line.words, 1, 6)
+    told = {(cause in result["error"], "127.0.0.1" in result["error"]) for result in done.named("result")}
+    assert told == {(True, True)}
+
+
+@pytest.fixture
+def proxy(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Give a way to name the proxy of both schemes, as requests learns of it."""
+
+    def use(url: str) -> None:
+        for variable, value in {"http_proxy": url, "https_proxy": url, "no_proxy": ""}.items():
+            monkeypatch.setenv(variable, value)
+
+    return use
+
+
+@row(17)
+def test_a_dead_proxy_is_never_bypassed(tmp_path: Path, proxy: Callable[[str], None]) -> None:
+    """The origin could be reached, and hears nothing."""
+    line = line_of("the proxy is dead")
+    proxy(f"http://127.0.0.1:{closed_port()}")
+    with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server:
+        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
+        assert server.connections == 0
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 2, 6)
+
+
+@row(17)
+@pytest.mark.parametrize("status", [403, 407])
+def test_a_tunnel_that_a_proxy_refuses_is_the_proxys(tmp_path: Path, proxy: Callable[[str], None], status: int) -> None:
+    """It says nothing of the origin, and may pass."""
+    line = line_of("the proxy refuses the tunnel")
+    with ScriptedServer({"origin.example:443": Answer(status)}) as server:
+        proxy(server.url())
+        done = here("cn", dest=tmp_path, url="https://origin.example/{cc}.gif", max_attempts="2")
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 2, 6)
+
+
+@row(17)
+def test_what_a_proxy_answers_for_the_origin_is_an_answer(tmp_path: Path, proxy: Callable[[str], None]) -> None:
+    """A page that is blocked is refused for good, as the origin's own 403."""
+    line = line_of("the proxy answers 403")
+    with ScriptedServer({"http://origin.example/cn.gif": Answer(403)}) as server:
+        proxy(server.url())
+        done = here("cn", dest=tmp_path, url="http://origin.example/{cc}.gif", max_attempts="2")
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
+
+
+@row(17)
+@pytest.mark.parametrize("value", ["http://user:hunter2@", "ftp://127.0.0.1:21", "http://[::1"])
+def test_a_proxy_that_is_no_url_is_a_usage_error(value: str) -> None:
+    """It is told before anything is attempted, and without its password."""
+    with pytest.raises(UsageError) as caught:
+        load(["cn"], {"HTTP_PROXY": value, "FLAGJOB_URL": "http://127.0.0.1/{cc}.gif"})
+    assert [fault.setting for fault in caught.value.faults] == ["HTTP_PROXY"]
+    assert "hunter2" not in str(caught.value)
+
+
+@row(8)
+def test_a_connection_that_was_closed_meanwhile_costs_nothing(tmp_path: Path) -> None:
+    """The second item of a worker finds its connection gone, and gets another in the same attempt."""
+    line = line_of("a kept connection")
+    closing = Raw(Answer(body=GIF).wire())
+    with ScriptedServer({"/br.gif": closing, "/cn.gif": Answer(body=GIF)}) as server:
+        done = here("br", "cn", dest=tmp_path, url=server.url("/{cc}.gif"), executor="sequential", max_attempts="1")
+        assert server.connections == 2
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
+
+
+# Answers
+
+
+@row(21)
+def test_what_an_origin_asks_to_wait_is_waited(tmp_path: Path) -> None:
+    """By seconds or by a date; it costs no attempt, and nobody comes before the time."""
+    line, asked = line_of("429 or 503 with Retry-After"), []
+
+    def busy(_: object) -> Step:
+        asked.append(time.monotonic())
+        return Answer(429, {"Retry-After": "1"}) if len(asked) == 1 else Answer(body=GIF)
+
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
+    later = [Answer(503, {"Retry-After": soon}), Answer(body=GIF)]
+    with ScriptedServer({"/cn.gif": busy, "/br.gif": later}) as server:
+        done = here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
+    assert (outcome(done, "CN"), outcome(done, "BR"), done.code) == (line.words, line.words, line.exit_code)
+    assert asked[1] - asked[0] >= 1
+
+
+@row(21)
+@pytest.mark.parametrize("value", ["0", "Sun, 06 Nov 1994 08:49:37 GMT"])
+def test_a_wait_that_is_over_is_none(tmp_path: Path, value: str) -> None:
+    """The item is tried again as after any other failure; nobody else is held back."""
+    line = line_of("Retry-After of 0 s")
+    with ScriptedServer({"/cn.gif": [Answer(503, {"Retry-After": value}), Answer(body=GIF)]}) as server:
+        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 2, line.exit_code)
+    assert (len(done.named("retry")), done.named("host_paused")) == (1, [])
+
+
+@row(22)
+def test_a_wait_that_is_none_is_ignored(tmp_path: Path) -> None:
+    """An item goes on after its own back-off, at most half a second the first time; nothing crashes."""
+    line = line_of("Retry-After that is none")
+    values = ["abc", "3.5", "-1", "", "2026-11-22T04:17:00Z", "Fri, 31 Dec 9999 23:59:59 GMT"]
+    script = {f"/c{n}.gif": [Answer(503, {"Retry-After": v}), Answer(body=GIF)] for n, v in enumerate(values)}
+    with ScriptedServer(script) as server:
+        codes = [f"c{number}" for number in range(len(values))]
+        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
+    assert [outcome(done, code.upper()) for code in codes] == [line.words] * len(values)
+    assert (done.code, len(done.named("retry"))) == (line.exit_code, len(values))
+    assert max(retry["wait_s"] for retry in done.named("retry")) <= 0.5
+
+
+@row(24)
+def test_five_redirects_on_the_origin_are_followed(tmp_path: Path) -> None:
+    """The file at their end is the item's."""
+    line = line_of("a redirect on the same origin")
+    hops = {f"/{number}": sent_to(f"/{number + 1}") for number in range(1, 5)}
+    with ScriptedServer({"/cn.gif": sent_to("/1"), **hops, "/5": Answer(body=GIF)}) as server:
+        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"))
+        assert len(server.requests) == 6
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
+    assert left_in(tmp_path) == {"cn.gif": GIF}
+
+
+@row(26)
+@pytest.mark.parametrize("where", ["another host", "another port", "without TLS"])
+def test_a_redirect_elsewhere_is_heard_by_nobody(tmp_path: Path, where: str) -> None:
+    """The other server is not asked, and gets no secret header."""
+    line, authority, context = (
+        line_of("a redirect to another host"),
+        trustme.CA(),
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER),
+    )
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    (tmp_path / "headers").write_text("X-Api-Key: hunter2hunter2\n")
+    paths = {"ca_bundle": str(tmp_path / "ca.pem"), "headers_file": str(tmp_path / "headers")}
+    with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as canary:
+        there = canary.url("/cn.gif").replace("127.0.0.1", "localhost" if where == "another host" else "127.0.0.1")
+        with ScriptedServer({"/cn.gif": sent_to(there)}, context if where == "without TLS" else None) as server:
+            done = here("cn", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **paths)
+        assert canary.connections == 0
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
+    assert left_in(tmp_path / "dest") == {}

@@ -1,0 +1,169 @@
+"""The catalogue of faults, rows 41 to 46: what disks and local limits can do to a run."""
+
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from images import GIF, numbered_gif
+from inprocess import Watched, here, left_in, run
+from rows import line_of, row
+from scripted import Answer, Raw, Request, ScriptedServer, Step
+
+from job.errors import Reason
+from job.stop import Stop
+from job.store import LocalStore
+
+OLD, LARGE = numbered_gif(1), numbered_gif(2, 500_000)
+
+
+@contextmanager
+def limited(which: int, soft: int) -> Iterator[None]:
+    """Lower a limit of this process, and raise it again."""
+    before = resource.getrlimit(which)
+    resource.setrlimit(which, (soft, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(which, before)
+
+
+@row(41)
+def test_a_disk_that_takes_no_more_ends_the_run(tmp_path: Path) -> None:
+    """Where no file may grow further: exit 5, one clear error, the old file whole, no draft, no more requests."""
+    line = line_of("the disk is full")
+    tmp_path.joinpath("cn.gif").write_bytes(OLD)
+    with ScriptedServer({"/cn.gif": Answer(body=LARGE)}) as server, limited(resource.RLIMIT_FSIZE, 300_000):
+        codes = ["cn", *(f"c{number}" for number in range(50))]
+        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), executor="sequential")
+        assert len(server.requests) == 1
+    first, *others = [[result["status"], result["reason"]] for result in done.named("result")]
+    assert (first, others) == (line.words, [["cancelled", Reason.STORAGE]] * 50)
+    assert (done.code, len(done.named("storage_error")), left_in(tmp_path)) == (line.exit_code, 1, {"cn.gif": OLD})
+
+
+@row(42)
+@pytest.mark.parametrize("dest", ["/proc/flagjob", "/dev/null", "file/below"])
+def test_a_destination_that_cannot_be_written_is_told_first(tmp_path: Path, dest: str) -> None:
+    """Exit 5 and one line; the origin hears nothing."""
+    tmp_path.joinpath("file").write_bytes(OLD)
+    with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server:
+        done = here("cn", dest=tmp_path / dest, url=server.url("/{cc}.gif"))
+        assert server.connections == 0
+    assert (done.code, [event["event"] for event in done.events]) == (
+        line_of("the destination cannot be written").exit_code,
+        ["storage_error"],
+    )
+    assert tmp_path.joinpath("file").read_bytes() == OLD
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from job.store import LocalStore
+
+store = LocalStore(Path(sys.argv[1]))
+store.open()
+body = store.new_body()
+body.write(bytes(500_000))
+print("in the middle", flush=True)
+sys.stdin.read()
+"""
+
+
+@row(43, 48)
+def test_a_run_after_one_that_was_killed_completes(tmp_path: Path) -> None:
+    """SIGKILL in the middle of a file: the old one is whole, the draft is swept once it is old, the next file whole."""
+    tmp_path.joinpath("cn.gif").write_bytes(OLD)
+    command, pipe = [sys.executable, "-c", WRITER, str(tmp_path)], subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe) as writer:
+        assert writer.stdout
+        writer.stdout.readline()
+        writer.kill()
+    (draft,) = (tmp_path / ".flagjob" / "tmp").iterdir()
+    assert tmp_path.joinpath("cn.gif").read_bytes() == OLD
+    os.utime(draft, (0, 0))
+    with ScriptedServer({"/cn.gif": Answer(body=LARGE)}) as server:
+        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"))
+    assert (done.code, left_in(tmp_path)) == (0, {"cn.gif": LARGE})
+
+
+@row(44)
+def test_a_link_is_replaced_and_a_directory_is_one_items_error(tmp_path: Path) -> None:
+    """What the link points to is left alone; what is in the directory's place is not removed."""
+    link, directory = line_of("a symbolic link"), line_of("a directory in the way")
+    (tmp_path / "mine").write_bytes(OLD)
+    dest = tmp_path / "dest"
+    (dest / "br.gif").mkdir(parents=True)
+    (dest / "cn.gif").symlink_to(tmp_path / "mine")
+    with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in ("cn", "br", "us")}) as server:
+        done = here("br", "cn", "us", dest=dest, url=server.url("/{cc}.gif"))
+    results = {result["code"]: [result["status"], result["reason"]] for result in done.named("result")}
+    assert results == {"BR": directory.words, "CN": [*link.words, None], "US": ["ok", None]}
+    assert (done.code, done.named("storage_error")) == (directory.exit_code, [])
+    assert left_in(dest) == {"cn.gif": GIF, "us.gif": GIF}
+    assert ((dest / "cn.gif").is_symlink(), (tmp_path / "mine").read_bytes()) == (False, OLD)
+
+
+@row(45)
+def test_others_can_read_what_was_written(tmp_path: Path) -> None:
+    """A file has the mode that the umask leaves, and no copy from another file system is needed to name it."""
+    store = LocalStore(tmp_path)
+    store.open()
+    body = store.new_body()
+    body.write(LARGE)
+    (draft,) = (tmp_path / ".flagjob" / "tmp").iterdir()
+    assert draft.stat().st_dev == tmp_path.stat().st_dev
+    body.close()
+    before = os.umask(0o027)
+    try:
+        with ScriptedServer({"/cn.gif": Answer(body=LARGE), "/us.gif": Answer(body=GIF)}) as server:
+            done = here("cn", "us", dest=tmp_path, url=server.url("/{cc}.gif"))
+    finally:
+        os.umask(before)
+    assert (done.code, left_in(tmp_path)) == (line_of("files that others").exit_code, {"cn.gif": LARGE, "us.gif": GIF})
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("cn.gif", "us.gif")] == [0o640, 0o640]
+
+
+@row(46)
+def test_a_lack_of_descriptors_is_not_the_networks_fault(tmp_path: Path) -> None:
+    """When there is none for the next connection, nothing is tried again: exit 5, and a line for each item."""
+    line = line_of("no descriptors left")
+
+    def exhausting(_: Request) -> Step:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        return Raw(Answer(404).wire())
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ScriptedServer({"/br.gif": exhausting}) as server, limited(resource.RLIMIT_NOFILE, soft):
+        done = here("br", "cn", "us", dest=tmp_path, url=server.url("/{cc}.gif"), executor="sequential")
+    results = [(result["status"], result["reason"], result["attempts"]) for result in done.named("result")]
+    assert results == [("not_found", "http_404", 1), (*line.words, 1), ("cancelled", Reason.STORAGE, 0)]
+    assert (done.code, len(done.named("storage_error"))) == (line.exit_code, 1)
+    assert "Too many open files" in done.named("storage_error")[0]["problem"]
+
+
+@row(46)
+def test_a_lack_of_threads_loses_no_item(tmp_path: Path) -> None:
+    """Where the system gives no more threads the run ends before it begins: exit 5, and a line for each item."""
+    line, before = line_of("fewer threads than workers"), threading.stack_size()
+
+    def exhaust(text: bytes) -> None:
+        if b'"run_started"' in text:
+            threading.stack_size(1 << 47)  # more than the address space has
+
+    with ScriptedServer({}) as server:
+        try:
+            settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif")}
+            done = run(["cn", "br", "us"], Stop(), Watched(exhaust), **settings)
+        finally:
+            threading.stack_size(before)
+        assert server.connections == 0
+    assert [[result["status"], result["reason"]] for result in done.named("result")] == [line.words] * 3
+    assert (done.code, len(done.named("storage_error"))) == (line.exit_code, 1)
+    assert "can't start new thread" in done.named("storage_error")[0]["problem"]

@@ -1,0 +1,267 @@
+"""Nothing foreign gets past the doors: every error has a meaning by its cause, and no answer is a bug."""
+
+import errno
+import string
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+
+import pycurl
+import pytest
+import requests
+from bodies import MemoryBody
+from hypothesis import example, given
+from hypothesis import settings as limits
+from hypothesis import strategies as st
+from images import GIF
+from requests import exceptions as rx
+from requests.adapters import BaseAdapter
+from rows import row
+from scripted import Raw, ScriptedServer
+from test_fetch import every_exception_of_requests
+
+from job import accept
+from job.disk import named
+from job.errors import AttemptError, LogError, NetworkError, PathError, Reason, StorageError
+from job.fetch import Fetcher, Wire
+from job.log import RunLog
+from job.model import FileType, Reply
+from job.transport import CurlAdapter, class_of
+from job.transport.transfer import Transfer
+
+WIRE = Wire(user_agent="test", connect_timeout=5, read_timeout=5, max_bytes=10_000)
+ERRNOS = sorted(errno.errorcode)
+OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+"""What says that this machine is short of something, wherever it comes up."""
+
+
+class Adapter(BaseAdapter):
+    """A transport that does one thing."""
+
+    def __init__(self, act: Callable[[], requests.Response]) -> None:
+        super().__init__()
+        self._act = act
+
+    def send(self, *_: object, **__: object) -> requests.Response:
+        """Do it."""
+        return self._act()
+
+    def close(self) -> None:
+        """Have nothing to close."""
+
+
+def meaning(error: BaseException) -> Exception:
+    """Give what the door of `fetch` makes of an error of the transport."""
+
+    def fail() -> requests.Response:
+        raise error
+
+    with pytest.raises((AttemptError, StorageError)) as caught:
+        Fetcher(Adapter(fail), WIRE, MemoryBody).get("http://localhost/")
+    assert caught.value.__cause__ is error
+    return caught.value
+
+
+def reason(error: BaseException) -> str:
+    """Give the reason of what is no fault of this machine."""
+    found = meaning(error)
+    assert isinstance(found, AttemptError)
+    return found.reason
+
+
+# Errors
+
+MEANT = {
+    "ChunkedEncodingError": Reason.TRUNCATED,
+    "ConnectTimeout": Reason.TIMEOUT,
+    "ConnectionError": Reason.CONNECTION,
+    "ContentDecodingError": Reason.UNEXPECTED_ENCODING,
+    "NameResolutionError": Reason.DNS,
+    "ProxyError": Reason.PROXY,
+    "ReadTimeout": Reason.TIMEOUT,
+    "RetryError": Reason.PROTOCOL,
+    "SSLError": Reason.TLS,
+    "Timeout": Reason.TIMEOUT,
+    "TooLargeError": Reason.TOO_LARGE,
+}
+"""What each exception of requests and of our transport means; every other one is `protocol`."""
+BY_CURL = {
+    Reason.CONNECTION: "AGAIN CHUNK_FAILED COULDNT_CONNECT FAILED_INIT GOT_NOTHING HTTP2 INTERFACE_FAILED"
+    " NO_CONNECTION_AVAILABLE OUT_OF_MEMORY RECV_ERROR SEND_ERROR",
+    Reason.DNS: "COULDNT_RESOLVE_HOST",
+    Reason.PROXY: "COULDNT_RESOLVE_PROXY",
+    Reason.TIMEOUT: "OPERATION_TIMEDOUT",
+    Reason.TLS: "PEER_FAILED_VERIFICATION SSL_CACERT_BADFILE SSL_CERTPROBLEM SSL_CIPHER SSL_CONNECT_ERROR"
+    " SSL_CRL_BADFILE SSL_ENGINE_INITFAILED SSL_ENGINE_NOTFOUND SSL_ENGINE_SETFAILED SSL_INVALIDCERTSTATUS"
+    " SSL_ISSUER_ERROR SSL_PINNEDPUBKEYNOTMATCH SSL_SHUTDOWN_FAILED USE_SSL_FAILED",
+    Reason.TRUNCATED: "PARTIAL_FILE",
+    Reason.UNEXPECTED_ENCODING: "BAD_CONTENT_ENCODING",
+    Reason.TOO_LARGE: "FILESIZE_EXCEEDED WRITE_ERROR",
+}
+"""What libcurl's errors mean that HTTP can end in, by pycurl's names for the codes; all others `protocol`."""
+
+
+def test_each_exception_of_requests_means_one_thing() -> None:
+    """By class, the nearest first; one that is new in requests is `protocol`, and not tried again."""
+    kinds = [kind for kind in every_exception_of_requests() if not issubclass(kind, rx.JSONDecodeError)]
+    found = {kind.__name__: reason(kind("boom")) for kind in kinds}
+    assert {name: said for name, said in found.items() if said != Reason.PROTOCOL or name in MEANT} == MEANT
+    assert reason(rx.JSONDecodeError("boom", "doc", 0)) == Reason.PROTOCOL
+
+
+def test_each_error_of_libcurl_means_one_thing() -> None:
+    """By its code, those that have no name yet included: what is not listed here waiting does not heal."""
+    expected = {getattr(pycurl, f"E_{name}"): said for said, names in BY_CURL.items() for name in names.split()}
+    expected |= {92: Reason.CONNECTION, 95: Reason.CONNECTION, 96: Reason.CONNECTION, 97: Reason.PROXY}
+    expected |= {98: Reason.TLS, 99: Reason.CONNECTION, 101: Reason.TLS}
+    named_codes = {getattr(pycurl, name) for name in dir(pycurl) if name.startswith("E_")}
+    found = {code: reason(class_of(code)("boom")) for code in named_codes | set(range(1, 200))}
+    assert {code: said for code, said in found.items() if said != Reason.PROTOCOL} == expected
+
+
+@row(46)
+def test_each_error_of_the_system_means_one_thing() -> None:
+    """By itself it is this machine's; under an exception of requests only where this machine is short of something."""
+    bare = {number: type(meaning(OSError(number, "boom"))) for number in ERRNOS}
+    told = {number: type(meaning(rx.ConnectionError(OSError(number, "boom")))) for number in ERRNOS}
+    assert bare == dict.fromkeys(ERRNOS, StorageError)
+    assert told == {number: StorageError if number in OURS else NetworkError for number in ERRNOS}
+
+
+@row(15)
+def test_a_tls_error_is_no_local_one() -> None:
+    """Python's SSLError is an OSError with the number of EPERM: it is not taken for a disk that refuses."""
+    assert reason(rx.SSLError(PermissionError(errno.EPERM, "certificate verify failed"))) == Reason.TLS
+
+
+@row(44)
+def test_each_error_of_a_disk_means_one_thing(tmp_path: Path) -> None:
+    """What is in the way of one name costs that item; everything else ends the run; both name the path."""
+    one = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
+    for number in ERRNOS:
+        with pytest.raises(StorageError) as caught, named(tmp_path):
+            raise OSError(number, "boom")
+        assert (type(caught.value), str(caught.value)) == (
+            PathError if number in one else StorageError,
+            f"{tmp_path}: boom",
+        )
+
+
+@row(51)
+def test_each_error_of_a_log_means_one_thing() -> None:
+    """Whatever its stream raises, nobody takes the log any more."""
+
+    class Broken(BytesIO):
+        def write(self, _: object, /) -> int:
+            raise error
+
+    for error in (ValueError("closed"), *(OSError(number, "boom") for number in ERRNOS)):
+        with pytest.raises(LogError) as caught:
+            RunLog(Broken()).info("anything")
+        assert caught.value.__cause__ is error
+
+
+# Answers
+
+NAMES = [
+    *("Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Location", "Retry-After", "ETag"),
+    *("Last-Modified", "Connection", "X", " X", "X ", "", "\x00", "\xff", "Set-Cookie", "Trailer"),
+]
+VALUES = [
+    *("0", "35", "36", "-1", "1e9", "0x23", "9" * 400, "0" * 5000, "35, 35", "gzip", "identity", "chunked", "br"),
+    *("/", "/other", "http://[::1", "http://127.0.0.1:1/", "//", "?", "Sun, 06 Nov 1994 08:49:37 GMT", '"', "close"),
+]
+STARTS = [
+    *("HTTP/1.1 200 OK", "HTTP/1.0 200", "HTTP/1.1 302 Found", "HTTP/1.1 404", "HTTP/1.1 503 Busy", "HTTP/1.1 304 X"),
+    *("HTTP/1.1 100 Continue", "HTTP/1.1 2000", "HTTP/1.1 20", "HTTP/1.1 200OK", "HTTP/2 200", "HTTP/1.1\xa0200 OK"),
+    *("", "HTTP/1.1", "ICY 200 OK", "HTTP/1.1 -10", "HTTP/1.1 999 \x85\x1c"),
+]
+text = st.text(st.characters(max_codepoint=255), max_size=12)
+header = st.tuples(st.sampled_from(NAMES) | text, st.sampled_from(VALUES) | text).map(": ".join)
+heads = st.lists(st.sampled_from(STARTS) | header | text, max_size=8)
+BODIES = [b"", GIF, GIF[:9], b"23\r\n" + GIF + b"\r\n0\r\n\r\n", b"fffffffffffffffff\r\n"]
+
+
+def judged(fetcher: Fetcher, url: str) -> str:
+    """Fetch and judge; give the media type, or the reason. Everything but an AttemptError comes out."""
+    try:
+        reply = fetcher.get(url)
+        assert isinstance(reply, Reply)
+        return str(accept.check(reply, (FileType.GIF,)))
+    except AttemptError as error:
+        return error.reason
+
+
+def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
+    """Whatever bytes a server sends, they are a file or a failure of the attempt, and nothing is said on the side."""
+    adapter = CurlAdapter(new_body=MemoryBody, max_bytes=10_000, attempt_timeout=5)
+    fetcher, answer, seen = Fetcher(adapter, WIRE, MemoryBody), [b""], set[str]()
+
+    @limits(max_examples=200, deadline=None)
+    @example(start="", head=["HTTP/1.1 200 OK"], line="\r\n", body=GIF)
+    @example(start=STARTS[0], head=["Transfer-Encoding: \x800"], line="\r\n", body=GIF)
+    @example(start=STARTS[0], head=["Content-Length: " + "0" * 5000 + "35"], line="\r\n", body=GIF)
+    @given(
+        start=st.sampled_from(STARTS),
+        head=heads,
+        line=st.sampled_from(["\r\n", "\n"]),
+        body=st.sampled_from(BODIES) | st.binary(),
+    )
+    def send(start: str, head: list[str], line: str, body: bytes) -> None:
+        answer[0] = line.join([start, *head, "", ""]).encode("latin-1") + body
+        seen.add(judged(fetcher, url))
+
+    def step(_: object) -> Raw:
+        return Raw(answer[0])
+
+    with ScriptedServer({"/": step, "/other": step}) as server:
+        url = server.url()
+        send()
+    fetcher.close()
+    assert capfd.readouterr() == ("", "")
+    assert {said for said in seen if said not in set(Reason) and not said.startswith("http_")} == {"image/gif"}
+
+
+@given(
+    st.text() | st.text("0123456789", min_size=1, max_size=6000) | st.from_regex(r"\s*[0-9]{1,19}\s*", fullmatch=True)
+)
+@example("0" * 6000 + "7")
+@example("9" * 6000)
+@example("\u0663")
+def test_a_length_is_a_number_or_none(value: str) -> None:
+    """Digits are what they say, however many zeros come first; of what is beyond any file only that is known."""
+
+    def answer() -> requests.Response:
+        response = requests.Response()
+        response.status_code, response.raw = 200, MemoryBody(GIF)
+        response.headers["Content-Length"] = value
+        return response
+
+    reply = Fetcher(Adapter(answer), WIRE, MemoryBody).get("http://localhost/")
+    assert isinstance(reply, Reply)
+    digits = value.strip()
+    if not (digits.isascii() and digits.isdigit()):
+        assert reply.content_length is None
+    elif len(digits.lstrip("0")) < 20:
+        assert f"{reply.content_length}" == (digits.lstrip("0") or "0")
+    else:
+        assert (reply.content_length or 0) >= 10**19
+
+
+token = st.text(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~", min_size=1, max_size=10)
+field = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\x00"), max_size=20)
+
+
+@given(st.lists(st.tuples(token, field), max_size=8), st.lists(st.tuples(token, field), max_size=2))
+def test_headers_are_what_was_sent(sent: list[tuple[str, str]], trailers: list[tuple[str, str]]) -> None:
+    """Each value without the blanks around it, in order, repeated ones joined, in either case; trailers add nothing."""
+    expected: dict[str, list[str]] = {}
+    for name, value in sent:
+        expected.setdefault(name.lower(), []).append(value.strip())
+    transfer = Transfer(MemoryBody, 10)
+    lines = ["HTTP/1.1 200 OK", *map(": ".join, sent), "", *map(": ".join, trailers), ""]
+    assert [transfer.on_header(f"{line}\r\n".encode("latin-1")) for line in lines] == [None] * len(lines)
+    assert {name.lower(): value for name, value in transfer.headers.items()} == {
+        name: ", ".join(values) for name, values in expected.items()
+    }
+    assert (transfer.status, transfer.reason) == (200, "OK")

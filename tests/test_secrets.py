@@ -1,0 +1,174 @@
+"""No secret is in anything that a run leaves: lines, files, metrics and messages, whatever goes wrong."""
+
+import base64
+import signal
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import trustme
+from images import GIF
+from scripted import Answer, Raw, ScriptedServer, Step
+
+from job import accept
+from job.cli import main
+from job.run import Run
+
+TOKEN, PASSWORD, SIGNATURE = "tok-3nWq8zKfQ1", "pass-7Rk2mVx9Lb", "sig-5Yt4cHj6Ne"
+SECRETS = (TOKEN, PASSWORD, SIGNATURE)
+PATH = f"/{{cc}}.gif?sig={SIGNATURE}&size=big"
+SAID = f"no {TOKEN} for http://user:{PASSWORD}@127.0.0.1/cn.gif?sig={SIGNATURE}"
+"""What a server, or a library, might repeat of what it was told."""
+
+
+@dataclass
+class Scene:
+    """A run whose secrets are in place, and where it may break."""
+
+    root: Path
+    stack: ExitStack
+    patch: pytest.MonkeyPatch
+    settings: dict[str, str] = field(default_factory=dict)
+    arguments: list[str] = field(default_factory=list)
+
+    def origin(self, step: Step, context: ssl.SSLContext | None = None, *, path: str = "/cn.gif") -> str:
+        """Serve one step; give the URL of the server."""
+        script = {path: step, "/moved.gif": Answer(body=GIF)}
+        return self.stack.enter_context(ScriptedServer(script, context)).url("")
+
+    def closed(self) -> str:
+        """Give a place where nobody listens."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            return f"127.0.0.1:{listener.getsockname()[1]}"
+
+    def use(self, url: str, proxy: str = "127.0.0.1:1", direct: str = "127.0.0.1") -> int:
+        """Set it all, and run the command; give its exit code."""
+        (self.root / "headers").write_text(f"Authorization: Bearer {TOKEN}\n")
+        paths = {"HEADERS_FILE": "headers", "METRICS_FILE": "run.prom", "TERMINATION_LOG": "message"}
+        settings = {f"FLAGJOB_{name}": str(self.root / file) for name, file in paths.items()}
+        settings |= {"FLAGJOB_DEST": str(self.root / "dest"), "FLAGJOB_URL": url + PATH, "FLAGJOB_MAX_ATTEMPTS": "2"}
+        settings |= {"http_proxy": f"http://user:{PASSWORD}@{proxy}", "no_proxy": direct}
+        for name, value in {**settings, **self.settings}.items():
+            self.patch.setenv(name, value)
+        return main(["-v", "cn", *self.arguments])
+
+
+def success(scene: Scene) -> int:
+    return scene.use(scene.origin(Answer(headers={"ETag": '"1"'}, body=GIF)))
+
+
+def success_by_proxy(scene: Scene) -> int:
+    proxy = scene.origin(Answer(body=GIF), path="http://origin.example/cn.gif")
+    return scene.use("http://origin.example", proxy.removeprefix("http://"), direct="")
+
+
+def dead_proxy(scene: Scene) -> int:
+    return scene.use("http://origin.example", scene.closed(), direct="")
+
+
+def refused(scene: Scene) -> int:
+    return scene.use(f"http://{scene.closed()}")
+
+
+def unknown_authority(scene: Scene) -> int:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    return scene.use(scene.origin(Answer(body=GIF), context))
+
+
+def redirect_followed(scene: Scene) -> int:
+    return scene.use(scene.origin(Answer(302, {"Location": f"/moved.gif?sig={SIGNATURE}"})))
+
+
+def redirect_refused(scene: Scene) -> int:
+    there = f"http://user:{PASSWORD}@elsewhere.example/{TOKEN}?sig={SIGNATURE}"
+    return scene.use(scene.origin(Answer(302, {"Location": there})))
+
+
+def told_by_the_origin(scene: Scene) -> int:
+    return scene.use(scene.origin(Raw(f"HTTP/1.1 503 {SAID}\r\nContent-Length: 0\r\n\r\n".encode())))
+
+
+def told_as_an_encoding(scene: Scene) -> int:
+    return scene.use(scene.origin(Answer(headers={"Content-Encoding": TOKEN}, body=GIF)))
+
+
+def dry_run(scene: Scene) -> int:
+    scene.arguments.append("--dry-run")
+    return scene.use(scene.origin(Answer(body=GIF)))
+
+
+def usage(scene: Scene) -> int:
+    scene.settings["HTTP_PROXY"] = f"ftp://user:{PASSWORD}@127.0.0.1"
+    scene.settings["FLAGJOB_WORKRES"] = f"http://user:{PASSWORD}@127.0.0.1/?sig={SIGNATURE}"
+    return scene.use(scene.origin(Answer(body=GIF)))
+
+
+def bug_in_an_item(scene: Scene) -> int:
+    def broken(*_: object) -> None:
+        raise RuntimeError(SAID)
+
+    scene.patch.setattr(accept, "check", broken)
+    return scene.use(scene.origin(Answer(body=GIF)))
+
+
+def bug_in_the_run(scene: Scene) -> int:
+    def broken(_: Run) -> None:
+        raise RuntimeError(SAID)
+
+    scene.patch.setattr(Run, "execute", broken)
+    return scene.use(scene.origin(Answer(body=GIF)))
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    """Give a place to run the command in, and signals back to whom they belonged."""
+    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    with ExitStack() as stack:
+        yield Scene(tmp_path, stack, monkeypatch)
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize(
+    ("act", "exit_code"),
+    [
+        (success, 0),
+        (success_by_proxy, 0),
+        (dead_proxy, 6),
+        (refused, 6),
+        (unknown_authority, 6),
+        (redirect_followed, 0),
+        (redirect_refused, 4),
+        (told_by_the_origin, 3),
+        (told_as_an_encoding, 4),
+        (dry_run, 0),
+        (usage, 2),
+        (bug_in_an_item, 1),
+        (bug_in_the_run, 1),
+    ],
+)
+def test_no_secret_is_left_anywhere(
+    scene: Scene,
+    capfdbinary: pytest.CaptureFixture[bytes],
+    log_format: str,
+    act: Callable[[Scene], int],
+    exit_code: int,
+) -> None:
+    """Neither a header's token nor a proxy's password nor a query's signature, with everything logged."""
+    scene.settings["FLAGJOB_LOG_FORMAT"] = log_format
+    assert act(scene) == exit_code
+    said = capfdbinary.readouterr()
+    left = {path: path.read_bytes() for path in scene.root.rglob("*") if path.is_file() and path.name != "headers"}
+    left |= {Path("stdout"): said.out, Path("stderr"): said.err}
+    forms = [form for secret in SECRETS for form in (secret, base64.b64encode(secret.encode()).decode())]
+    forms.append(base64.b64encode(f"user:{PASSWORD}".encode()).decode())
+    assert [(str(path), form) for path, data in left.items() for form in forms if form.encode() in data] == []
+    assert said.out
+    if exit_code not in {1, 2} and act is not dry_run:
+        assert {"manifest.jsonl", "run.prom", "message"} <= {path.name for path in left}
