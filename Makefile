@@ -23,9 +23,9 @@ run: $(VENV)/.installed ## download twenty flags from the built-in origin into d
 	$(BIN)/flagjob
 
 test: $(VENV)/.installed ## run the tests that take less than a minute
-	$(BIN)/python -m pytest -n 4 -m "not e2e and not s3"
+	$(BIN)/python -m pytest -n 4 -m "not e2e and not s3 and not slow"
 
-coverage: $(VENV)/.installed ## run these and those with a real S3 server; every branch of job/ must be taken
+coverage: $(VENV)/.installed ## run all but e2e, with a real S3 server; every branch of job/ must be taken
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest -n 4 -m "not e2e"
 	$(BIN)/coverage combine --quiet

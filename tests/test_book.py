@@ -176,6 +176,7 @@ def serving(*arguments: str, cwd: Path) -> Iterator[tuple["subprocess.Popen[byte
         yield process, line["url"]
 
 
+@pytest.mark.slow
 def test_a_misbehaving_origin_can_be_served(tmp_path: Path) -> None:
     """Faults on demand in one process, a run in another: all codes ok, the retries told by log, server and metrics."""
     with serving("--error-rate", "0.5", "--retry-after", "0", "--truncate-rate", "0.1", cwd=tmp_path) as (server, url):
@@ -193,6 +194,7 @@ def test_a_misbehaving_origin_can_be_served(tmp_path: Path) -> None:
     assert sum(map(float, retries)) == failed
 
 
+@pytest.mark.slow
 def test_the_servers_of_the_book_have_their_labels(tmp_path: Path) -> None:
     """-s takes LOCAL, DELAY and ERROR; the delay is the book's half a second at least."""
     done = flagjob("-s", "DELAY", "BR", cwd=tmp_path)

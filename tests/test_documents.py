@@ -42,8 +42,6 @@ SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *sorte
 GIF, HTML = b"GIF89a-of-a-kind", b"<!DOCTYPE html>"
 SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("events.schema.json").read_text("utf-8")))
 RUN_FIELDS = {"timestamp", "level", "event", "run_id", "shard", "shards"}
-RUNS = pytest.mark.timeout(240)
-"""Against hanging: the first of the tests that need `lines` waits for a dozen runs."""
 LOGGING = {"debug", "info", "warning", "error", "log", "plan", "write"}
 """What methods of logs, and the one variable for such a method, are called."""
 
@@ -389,13 +387,15 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     return [line for done in (everything, *others) for line in done.events]
 
 
-@RUNS
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_every_event_can_be_seen(lines: list[dict[str, object]]) -> None:
     """Every event of the table but that of a bug appears in these runs."""
     assert {line["event"] for line in lines} == set(events()) - {"bug"}
 
 
-@RUNS
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_the_schema_of_events(lines: list[dict[str, object]]) -> None:
     """Every line that was logged, of good and bad runs, is as the JSON Schema of its event has it."""
     for line in lines:
@@ -408,7 +408,6 @@ def test_the_schema_of_events(lines: list[dict[str, object]]) -> None:
     ]
 
 
-@RUNS
 def test_the_schema_knows_no_more_than_the_table() -> None:
     """Events and fields of the schema are those of the document; a line that has others is none of ours."""
     listed = [reference["$ref"].removeprefix("#/$defs/") for reference in SCHEMA.schema["oneOf"]]
@@ -423,14 +422,16 @@ def test_the_schema_knows_no_more_than_the_table() -> None:
     assert all(reasons_known.fullmatch(reason) for reason in [*Reason, "http_404", "http_999"])
 
 
-@RUNS
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_levels(lines: list[dict[str, object]]) -> None:
     """Every line that was logged has a level that the table gives its event."""
     documented = {event: cells[0].split(", ") for event, cells in events().items()}
     assert [line for line in lines if line["level"] not in documented[str(line["event"])]] == []
 
 
-@RUNS
+@pytest.mark.slow
+@pytest.mark.timeout(240)
 def test_fields(lines: list[dict[str, object]]) -> None:
     """Every line that was logged has the fields that the table gives its event, and perhaps the optional ones."""
     for line in lines:

@@ -21,6 +21,7 @@ from scripted import Answer, Gate, Raw, Request, ScriptedServer, Stall, Step
 
 from job import __version__
 from job.cli import main
+from job.run import Run
 
 CaptureBytes = pytest.CaptureFixture[bytes]
 POP20 = "BD BR CD CN DE EG ET FR ID IN IR JP MX NG PH PK RU TR US VN".split()
@@ -316,7 +317,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
             server.wait_for(1)
             process.send_signal(signal.SIGTERM)
             assert process.stdout
-            assert any(b'"cancelled"' in line for line in process.stdout)  # CN's: the first one was heeded
+            assert any(b'"status":"cancelled"' in line for line in process.stdout)  # CN's: the first one was heeded
             process.send_signal(signal.SIGTERM)
             assert process.wait(TIMEOUT) == 143
 
@@ -500,6 +501,26 @@ def test_a_bug_is_told_as_one(tmp_path: Path) -> None:
     )
     line = json.loads(done.stdout)
     assert (done.returncode, line["event"], line["exception"][0]["exc_type"]) == (1, "bug", "ZeroDivisionError")
+
+
+@pytest.mark.parametrize("error", [MemoryError("no room"), RuntimeError("can't start new thread")])
+def test_a_machine_without_room_is_no_bug(
+    monkeypatch: pytest.MonkeyPatch, capsysbinary: CaptureBytes, error: Exception
+) -> None:
+    """No memory or no thread where nobody foresaw it: exit 5, and what is missing is told."""
+
+    def fail(_run: Run) -> int:
+        raise error
+
+    monkeypatch.setattr(Run, "execute", fail)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = main(["BR"])
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    problem = json.loads(capsysbinary.readouterr().out)["problem"]
+    assert (code, problem) == (5, f"this machine is short of something: {error!r}")
 
 
 BROKEN = """

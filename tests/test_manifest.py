@@ -1224,6 +1224,7 @@ def memory_of(act: Callable[[], object]) -> tuple[int, int]:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_many_entries_take_little_memory(place: Place) -> None:
     """An entry costs at most 120 bytes of memory, however long its line is: a million fit a small pod."""
     place.own.mkdir()

@@ -16,6 +16,7 @@ from mirror import Mirror, mirror
 from rows import row
 from scripted import Answer, Raw, Step
 
+pytestmark = pytest.mark.slow
 NUMBER = 250
 CODES = [f"c{number}" for number in range(NUMBER)]
 

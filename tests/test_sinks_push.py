@@ -199,6 +199,7 @@ def test_a_push_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert (b"hunter2" in done.stdout, len(gateway.requests)) == (False, 1)
 
 
+@pytest.mark.slow
 def test_a_gateway_cannot_hold_the_process(tmp_path: Path) -> None:
     """One that answers a byte now and then, for ever, costs the run five seconds, and the process ends."""
     with ScriptedServer({GROUP: Drip(HEAD)}) as gateway:
