@@ -320,9 +320,13 @@ def test_what_an_origin_asks_to_wait_is_waited(tmp_path: Path) -> None:
         asked.append(time.monotonic())
         return Answer(429, {"Retry-After": "1"}) if len(asked) == 1 else Answer(body=GIF)
 
-    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True)
-    later = [Answer(503, {"Retry-After": soon}), Answer(body=GIF)]
-    with ScriptedServer({"/cn.gif": busy, "/br.gif": later}) as server:
+    dates: list[str] = []
+
+    def busy_until(_: object) -> Step:
+        dates.append(format_datetime(datetime.now(UTC) + timedelta(seconds=2), usegmt=True))
+        return Answer(503, {"Retry-After": dates[0]}) if len(dates) == 1 else Answer(body=GIF)
+
+    with ScriptedServer({"/cn.gif": busy, "/br.gif": busy_until}) as server:
         done = here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
     assert (outcome(done, "CN"), outcome(done, "BR"), done.code) == (line.words, line.words, line.exit_code)
     assert asked[1] - asked[0] >= 1
