@@ -93,7 +93,7 @@ def test_alerts_after_each_kind_of_run(tmp_path: Path, gateway: Pushgateway, dat
     """After a good, a partial, an empty, a failed, an interrupted run those alerts fire that should, and no other."""
     partial = {**GOOD, **{f"/{code.lower()}.gif": Answer(500) for code in POP20[:5]}}
     none = {path: Answer(404) for path in GOOD}
-    busy = {path: [Answer(429, {"Retry-After": "0"}), Answer(body=body)] for path, body in FLAGS.items()}
+    busy = {path: [Answer(429, {"Retry-After": "1"}), Answer(body=body)] for path, body in FLAGS.items()}
     blocked = tmp_path / "file"
     blocked.touch()
     found = []
