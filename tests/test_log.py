@@ -278,3 +278,29 @@ def test_lines_for_people_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> N
     (whole,) = lines(lambda log: log.usage([Fault("--workers", "many", "must be " + "x" * 100)]), for_people=True)
     assert (len(line), line[-1]) == (40, "…")
     assert whole.endswith("x" * 100)
+
+
+def test_people_read_why_a_run_waits_or_ends() -> None:
+    """What concerns the whole run is said in words, and never cut."""
+    host, error = "http://localhost:8080", "ConnectionError: " + "no " * 99
+
+    def write(log: RunLog) -> None:
+        log.warning("host_paused", host=host, until_s=30.0, reason="connection", error=error)
+        log.info("host_resumed", host=host, requests_per_s=12.5)
+        log.info("origin_back", host=host)
+        log.error("origin_down", host=host, reason="connection", error=error)
+        log.warning("retry_budget_spent", host=host, hint="too much fails")
+        log.error("uniform_refusal", reason="http_404", outcomes=100, hint="look at the URL")
+        log.warning("interrupted", reason="signal", signal="SIGTERM", in_flight=1, cancelled=3)
+        log.warning("interrupted", reason="deadline", signal=None, in_flight=30, cancelled=30)
+
+    assert lines(write, for_people=True) == [
+        f"Waiting for {host}, 30.0s at most: {error}",
+        "Going on with 12.5 requests a second at first.",
+        f"{host} is back.",
+        f"*** {host} is down, the run ends: {error}",
+        "No retries are left: too much fails",
+        "*** http_404 for each of 100 items, the run ends: look at the URL",
+        "SIGTERM: 1 download may still end.",
+        "The time is up: 30 downloads may still end.",
+    ]

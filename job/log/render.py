@@ -12,7 +12,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 _MASK = b"***"
 _USER = re.compile(rb"://[^/@\s\"\\]+@")
 _QUERY = re.compile(rb"(://[^\s\"\\?]*)\?[^\s\"\\]*")
-_WHOLE = {"usage_error", "storage_error"}
+_WHOLE = {"usage_error", "storage_error", "host_paused", "origin_down", "uniform_refusal", "retry_budget_spent"}
 """What would be right stands at the end of these lines: they may wrap."""
 _SHORTEST_SECRET = 6
 """Masking what is shorter, or a number, would strike innocent places, and JSON's own syntax."""
@@ -91,6 +91,27 @@ def _other(event: Mapping[str, Any]) -> str:
     return " ".join([event["event"].replace("_", " "), *facts])
 
 
+def _paused(event: Mapping[str, Any]) -> str:
+    return f"Waiting for {event['host']}, {event['until_s']:.1f}s at most: {event['error']}"
+
+
+def _resumed(event: Mapping[str, Any]) -> str:
+    return f"Going on with {event['requests_per_s']:g} requests a second at first."
+
+
+def _down(event: Mapping[str, Any]) -> str:
+    return f"*** {event['host']} is down, the run ends: {event['error']}"
+
+
+def _refused(event: Mapping[str, Any]) -> str:
+    return f"*** {event['reason']} for each of {_many(event['outcomes'], 'item')}, the run ends: {event['hint']}"
+
+
+def _interrupted(event: Mapping[str, Any]) -> str:
+    why = event["signal"] or "The time is up"
+    return f"{why}: {_many(event['in_flight'], 'download')} may still end."
+
+
 def _request(event: Mapping[str, Any]) -> str:
     fault = f" ({event['fault']})" if event["fault"] else ""
     return f"{event['method']} {event['path']} {event['status']}{fault}"
@@ -105,6 +126,13 @@ _FOR_PEOPLE: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "rolled_back": lambda event: f"Readers see {event['generation']} now.",
     "serving": lambda event: f"Serving {event['url']}",
     "retry": _retry,
+    "host_paused": _paused,
+    "host_resumed": _resumed,
+    "origin_back": lambda event: f"{event['host']} is back.",
+    "origin_down": _down,
+    "retry_budget_spent": lambda event: f"No retries are left: {event['hint']}",
+    "uniform_refusal": _refused,
+    "interrupted": _interrupted,
     "run_started": _started,
     "run_finished": lambda event: str(event["summary"]),
     "scheduled": lambda event: f"Scheduled for {event['code']}: <{event['future']}>",
