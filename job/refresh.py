@@ -13,8 +13,18 @@ class Known:
     entry: Entry | None = None
     intact: Stored | None = None
     """Its file, if that is at the destination just as it was stored, and may stay."""
-    same_url: bool = False
-    """The entry is about the URL that would be asked now: only then do its validators and its absence mean anything."""
+    url: str = ""
+    """What would be asked now, as entries hold it."""
+
+    @property
+    def same_url(self) -> bool:
+        """The entry is about this URL: only then do its validators and its absence mean anything."""
+        return self.entry is not None and self.entry.url == self.url
+
+    @property
+    def same_path(self) -> bool:
+        """The same, whatever the query: that may be a signature, which is another one each time."""
+        return self.entry is not None and self.entry.url.partition("?")[0] == self.url.partition("?")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +39,7 @@ def settled(known: Known, policy: Policy, now: datetime) -> Status | None:
     """Return how an item ends without any request, or None if the origin must be asked."""
     if policy.refresh is Refresh.ALWAYS or known.entry is None:
         return None
-    if policy.refresh is Refresh.MISSING and known.intact:
+    if policy.refresh is Refresh.MISSING and known.intact and known.same_path:
         return Status.UNCHANGED
     absent = known.entry.status is Status.NOT_FOUND and known.same_url
     if absent and _age(known.entry.checked_at, now) < timedelta(seconds=policy.not_found_ttl):

@@ -11,12 +11,13 @@ from job.refresh import Known, Policy, settled, validators
 NOW = datetime(2026, 11, 22, 4, 17, tzinfo=UTC)
 STORED = Stored("br.gif", 359, "7101", "image/gif", etag='"a"', last_modified="then", version="1")
 ENTRY = Entry("BR", "http://h/br.gif", "br.gif", Status.OK, STORED, NOW.isoformat(), NOW.isoformat(), 1, None)
-KNOWN = Known(ENTRY, STORED, same_url=True)
+KNOWN = Known(ENTRY, STORED, ENTRY.url)
 
 
 def absent(age: timedelta | str, *, same_url: bool = True) -> Known:
     checked = age if isinstance(age, str) else (NOW - age).isoformat()
-    return Known(replace(ENTRY, status=Status.NOT_FOUND, stored=None, checked_at=checked), same_url=same_url)
+    entry = replace(ENTRY, status=Status.NOT_FOUND, stored=None, checked_at=checked)
+    return Known(entry, url=ENTRY.url if same_url else "http://localhost/other")
 
 
 @pytest.mark.parametrize("refresh", Refresh)
@@ -47,7 +48,7 @@ def test_an_intact_file_is_treated_as_the_user_asked(
     "known",
     [
         replace(KNOWN, intact=None),
-        replace(KNOWN, same_url=False),
+        replace(KNOWN, url="http://localhost/other"),
         replace(KNOWN, intact=replace(STORED, etag=None, last_modified=None)),
     ],
 )
@@ -84,3 +85,17 @@ def test_an_absence_is_believed_for_its_time(known: Known, *, believed: bool) ->
 def test_by_default_an_absence_is_not_believed() -> None:
     """Without a time to live every run asks."""
     assert settled(absent(timedelta(0)), Policy(), NOW) is None
+
+
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        (ENTRY.url, Status.UNCHANGED),
+        (f"{ENTRY.url}?0123456789ab", Status.UNCHANGED),  # a signature is another one each time
+        ("http://localhost/large/br.gif", None),
+        ("http://elsewhere/br.gif", None),
+    ],
+)
+def test_a_file_from_another_place_is_not_the_one_that_is_missing(url: str, status: Status | None) -> None:
+    """With `missing` a file is only left alone that came from where it would be fetched now."""
+    assert settled(replace(KNOWN, url=url), Policy(Refresh.MISSING), NOW) is status

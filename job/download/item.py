@@ -140,7 +140,7 @@ class Downloader:
         entry = self.memory.find(item.code)
         if entry is None:
             return refresh.Known()
-        return refresh.Known(entry, self._intact(item, entry.stored), self.memory.recorded_url(item.url) == entry.url)
+        return refresh.Known(entry, self._intact(item, entry.stored), self.memory.recorded_url(item.url))
 
     def _intact(self, item: WorkItem, stored: Stored | None) -> Stored | None:
         """Return the file that an item has, if it is the one that it should have."""
