@@ -17,13 +17,7 @@ _POLL_SECONDS = 0.1
 _GIVE_UP_SECONDS = 1.0
 
 
-def _ignore(_item: Item, _future: "Future[Result]") -> None: ...
-
-
-def _ignore_text(_problem: str) -> None: ...
-
-
-def _ignore_counts(_in_flight: int, _waiting: int) -> None: ...
+def _ignore(*_: object) -> None: ...
 
 
 @dataclass(slots=True)
@@ -46,9 +40,9 @@ class Pool:
     """Breaks what is still in flight then; what even that does not end within a second is given up."""
     as_submitted: bool = False
     """Results in the order of the items (as `executor.map` gives them), not as they complete."""
-    on_shortage: Callable[[str], None] = _ignore_text
+    on_shortage: Callable[[str], None] = _ignore
     """Told when the system gives fewer threads than there are workers, which stops the run."""
-    on_drain: Callable[[int, int], None] = _ignore_counts
+    on_drain: Callable[[int, int], None] = _ignore
     """Told at a stop how many items are in flight, and how many others were taken from the source already."""
     on_scheduled: Callable[[Item, "Future[Result]"], None] = _ignore
     on_done: Callable[[Item, "Future[Result]"], None] = _ignore

@@ -6,8 +6,11 @@ from pathlib import PurePosixPath
 from urllib.parse import SplitResult, urlsplit
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
-_LEGAL = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;={}-]|%[0-9A-Fa-f]{2})*")
-"""RFC 3986, and the braces of a placeholder; a lone % would let a code finish an escape, such as %2e."""
+_LEGAL = r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
+"""RFC 3986; a lone % would let a code finish an escape, such as %2e."""
+_URL = re.compile(f"(?:{_LEGAL})*")
+_TEMPLATE = re.compile(f"(?:{_LEGAL}|[{{}}])*")
+"""A URL with the braces of a placeholder."""
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _PORT_MAX = 65535
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,16}")
@@ -29,12 +32,7 @@ class UrlTemplate:
     @classmethod
     def parse(cls, text: str) -> "UrlTemplate":
         """Check a template's text; ValueError says what would be right."""
-        if not _LEGAL.fullmatch(text):
-            raise ValueError("must be a URL in ASCII, with other characters percent-encoded")
-        try:
-            parts = urlsplit(text)
-        except ValueError:
-            raise ValueError(_UNREADABLE) from None  # its text may show what the URL holds in secret
+        parts = split_url(text, _TEMPLATE)
         _check_address(parts)
         if "#" in text:
             raise ValueError("must have no fragment (#...): it is never sent")
@@ -58,6 +56,23 @@ class UrlTemplate:
         return (code if self.takes_ids else code.lower()) + self.suffix
 
 
+def split_url(text: str, legal: re.Pattern[str] = _URL) -> SplitResult:
+    """Take a URL apart; ValueError says what would be right, and shows nothing of what the text may hold in secret."""
+    if not legal.fullmatch(text):
+        raise ValueError("must be a URL in ASCII, with other characters percent-encoded")
+    try:
+        return urlsplit(text)
+    except ValueError:
+        raise ValueError(_UNREADABLE) from None
+
+
+def check_authority(authority: str) -> None:
+    """Raise ValueError, which says what would be right, unless this is a host, and a port if it names one."""
+    found = _AUTHORITY.fullmatch(authority)
+    if not found or not 0 < int(found[1] or 80) <= _PORT_MAX:
+        raise ValueError(_UNREADABLE)
+
+
 def _check_address(parts: SplitResult) -> None:
     if _PLACEHOLDER.search(parts.netloc):
         raise ValueError("must have its placeholder in the path or the query, never in the host")
@@ -65,9 +80,7 @@ def _check_address(parts: SplitResult) -> None:
         raise ValueError("must begin with http:// or https:// and name a host")
     if "@" in parts.netloc:
         raise ValueError("must hold no user and password: put an Authorization line into FLAGJOB_HEADERS_FILE")
-    found = _AUTHORITY.fullmatch(parts.netloc)
-    if not found or not 0 < int(found[1] or 80) <= _PORT_MAX:
-        raise ValueError(_UNREADABLE)
+    check_authority(parts.netloc)
 
 
 def _placeholders(path_and_query: str) -> frozenset[str]:

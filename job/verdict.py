@@ -63,19 +63,21 @@ class Refusals:
     def __init__(self, enough: int) -> None:
         self._enough = enough
         self._reason: str | None = None
-        self.count = 0
-        """Refusals of one kind with nothing else between; less than 0 once anything else was seen."""
+        self._count = 0
+        self._is_over = False
+        """Something else was seen: the origin does not refuse everything, now or later."""
 
     def add(self, result: Result) -> str | None:
         """Take a result; return the one reason once it stands for as many items as are enough to go by."""
         guessed = result.speculative and result.status is Status.NOT_FOUND
-        if self.count < 0 or guessed or not result.attempts:
+        if self._is_over or guessed or not result.attempts:
             return None  # what was never asked for, and what nobody expects to be there, says nothing of the origin
         reason = _lasting_refusal(result)
         self._reason = self._reason or reason
         alike = reason in _GONE if self._reason in _GONE else reason == self._reason
-        self.count = self.count + 1 if reason and alike else -1
-        return self._reason if self.count >= self._enough else None
+        self._is_over = not (reason and alike)
+        self._count += 1
+        return self._reason if self._count >= self._enough and not self._is_over else None
 
 
 def _lasting_refusal(result: Result) -> str | None:

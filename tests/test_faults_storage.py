@@ -5,13 +5,12 @@ import resource
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from images import GIF, numbered_gif
 from inprocess import Watched, here, left_in, run
+from limits import limited
 from rows import line_of, row
 from scripted import Answer, Raw, Request, ScriptedServer, Step
 
@@ -20,17 +19,6 @@ from job.stop import Stop
 from job.store import LocalStore
 
 OLD, LARGE = numbered_gif(1), numbered_gif(2, 500_000)
-
-
-@contextmanager
-def limited(which: int, soft: int) -> Iterator[None]:
-    """Lower a limit of this process, and raise it again."""
-    before = resource.getrlimit(which)
-    resource.setrlimit(which, (soft, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(which, before)
 
 
 @row(41)

@@ -2,13 +2,12 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from hashlib import sha256
@@ -21,6 +20,7 @@ from zlib import crc32
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from limits import files_limited_to
 
 from job.errors import StorageError, UsageError
 from job.manifest import BUILT_IN, Change, Manifest, entries, forget
@@ -736,17 +736,6 @@ def test_a_destination_that_cannot_be_is_a_storage_error(tmp_path: Path) -> None
     with pytest.raises(StorageError) as caught:
         Place(tmp_path / "file").manifest()
     assert str(caught.value) == f"{tmp_path}/file/.flagjob: Not a directory"
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """Let the kernel refuse to let a file grow beyond `size` bytes, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_costs_one_line(place: Place) -> None:

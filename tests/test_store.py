@@ -1,15 +1,15 @@
 """The local directory: a file under its final name is whole, whatever was there before."""
 
 import os
-import resource
 import stat
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from images import GIF, numbered_gif
+from limits import files_limited_to
 from rows import row
 
 from job.errors import PathError, StorageError
@@ -151,17 +151,6 @@ def test_a_destination_that_goes_away_is_a_storage_error(store: LocalStore, root
         body.write(LARGE)
     assert not isinstance(caught.value, PathError)
     assert "No such file or directory" in str(caught.value)
-
-
-@contextmanager
-def files_limited_to(size: int) -> Iterator[None]:
-    """Let the kernel refuse to let a file grow beyond `size` bytes, as a full disk does."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @row(41)

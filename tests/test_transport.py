@@ -814,29 +814,17 @@ def test_the_cap_does_not_rest_on_libcurl() -> None:
 # Faults of this machine
 
 
-def test_a_full_disk_comes_out_unchanged() -> None:
-    """What the body raises on writing is raised, as it is, and the body is thrown away."""
-    made: list[FullDisk] = []
+@pytest.mark.parametrize("kind", [FullDisk, TornDisk])
+def test_a_disk_that_fails_comes_out_unchanged(kind: type[FullDisk | TornDisk]) -> None:
+    """What the body raises, on writing or on rewinding, is raised as it is, and the body is thrown away."""
+    made: list[FullDisk | TornDisk] = []
 
-    def new_body() -> FullDisk:
-        made.append(FullDisk())
+    def new_body() -> FullDisk | TornDisk:
+        made.append(kind())
         return made[-1]
 
     with Client(new_body) as client, ScriptedServer({"/cn": Answer(body=b"flag")}) as server:
-        assert client.failure(server.url("/cn")) is FullDisk.fault
-    assert [body.closed for body in made] == [True]
-
-
-def test_a_torn_disk_comes_out_unchanged() -> None:
-    """What the body raises on rewinding is raised, as it is, and the body is thrown away."""
-    made: list[TornDisk] = []
-
-    def new_body() -> TornDisk:
-        made.append(TornDisk())
-        return made[-1]
-
-    with Client(new_body) as client, ScriptedServer({"/cn": Answer(body=b"flag")}) as server:
-        assert client.failure(server.url("/cn")) is TornDisk.fault
+        assert client.failure(server.url("/cn")) is kind.fault
     assert [body.closed for body in made] == [True]
 
 

@@ -1,14 +1,9 @@
 """Where a Pushgateway is, and as whom to push to it."""
 
-import re
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
-_LEGAL = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*")
-"""RFC 3986."""
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
-_PORT_MAX = 65535
-_UNREADABLE = "must be a URL with a host, and if it names a port, one from 1 to 65535"
+from job.template import check_authority, split_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +18,7 @@ class Gateway:
 
 def gateway(text: str) -> Gateway:
     """Read a Pushgateway's URL; ValueError says what would be right, and shows nothing of the text."""
-    if not _LEGAL.fullmatch(text):
-        raise ValueError("must be a URL in ASCII, with other characters percent-encoded")
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        raise ValueError(_UNREADABLE) from None  # its text may show what the URL holds in secret
+    parts = split_url(text)
     credentials, _, host = parts.netloc.rpartition("@")
     _check(parts, host)
     user, _, password = credentials.partition(":")
@@ -38,9 +28,7 @@ def gateway(text: str) -> Gateway:
 def _check(parts: SplitResult, host: str) -> None:
     if parts.scheme not in {"http", "https"} or not host:
         raise ValueError("must begin with http:// or https:// and name a host")
-    found = _HOST.fullmatch(host)
-    if not found or not 0 < int(found[1] or 80) <= _PORT_MAX:
-        raise ValueError(_UNREADABLE)
+    check_authority(host)
     if "?" in parts.geturl() or "#" in parts.geturl():
         raise ValueError("must have no query and no fragment: ? in a password is %3F, # is %23")
     if "@" in parts.path:
