@@ -53,7 +53,8 @@ class Sinks:
         self._bar: progress.Bar | None = None
         self._shown = _LOGGED[settings.log_results]
         if self._bar_wanted and self._for_people and "log_results" not in settings.changed:
-            self._shown = _LOGGED[LogResults.PROBLEMS]  # the bar tells the rest
+            # the bar tells the rest, and the closing words how many were cancelled
+            self._shown = _LOGGED[LogResults.PROBLEMS] - {Status.CANCELLED}
         self.log = RunLog(
             progress.Above(stdout) if self._bar_wanted and terminal else stdout,
             level="debug" if settings.verbose else settings.log_level,

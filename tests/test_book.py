@@ -264,3 +264,13 @@ def test_each_command_has_its_page(tmp_path: Path, command: str) -> None:
     assert done.code == 0
     assert page.startswith(f"usage: flagjob {command} [OPTION ...]\n")
     assert max(map(len, page.splitlines())) <= 80
+
+
+def test_people_need_not_read_a_line_for_each_item_that_was_never_begun(tmp_path: Path) -> None:
+    """Where the origin is down they read that, once, and how many were cancelled."""
+    code, sent = on_terminal("ALL", "--url", "http://127.0.0.1:1/{cc}.gif", cwd=tmp_path)
+    seen = screen(sent)
+    assert code == 6
+    assert [line for line in seen if line.endswith(" cancelled")] == []
+    assert [line for line in seen if line.startswith("*** http://127.0.0.1:1 is down")] != []
+    assert "249 cancelled." in seen
