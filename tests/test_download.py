@@ -279,6 +279,33 @@ def test_an_item_that_was_refused_for_longer_than_its_time_ends() -> None:
     assert result.attempts == 4  # the first refusal was excused
 
 
+def test_a_retry_that_worked_is_given_back_to_the_run() -> None:
+    """With one retry left an item fails once, and then its file comes: the next item may fail once, too."""
+    page, gate = ContentError(Reason.BAD_CONTENT, "a page"), Gate(Limits())
+    for _ in range(49):
+        assert gate.may_retry(page)
+    for _ in range(2):
+        assert downloader(Script([HTML, GIF]), gate=gate)(BR).status is Status.OK
+
+
+def test_time_spent_on_excused_attempts_is_not_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe that took ten seconds leaves an item of five seconds its own retry. (Only a clock of ours can tell.)."""
+
+    class Excusing(Gate):
+        def left(self, ticket: Ticket, error: BaseException | None) -> bool:
+            return super().left(ticket, None) or isinstance(error, HttpError)
+
+    now = [1000.0]
+    script = Script([HttpError(502, "away"), HTML, GIF])
+    script.on_get = lambda: now.append(now[-1] + 10 * (not script.attempts))
+    download = replace(downloader(script, gate=Excusing(Limits())), policy=Policy(3, 5))
+    with monkeypatch.context() as patch:
+        patch.setattr("job.download.item.monotonic", lambda: now[-1])
+        patch.setattr("tenacity.time.monotonic", lambda: now[-1])
+        result = download(BR)
+    assert (result.status, result.attempts) == (Status.OK, 3)
+
+
 def test_a_run_without_retries_left_ends_items_at_their_first_failure() -> None:
     """Where most things fail, trying everything again makes it worse."""
     gate = Gate(Limits())

@@ -333,6 +333,15 @@ def test_what_an_origin_asks_to_wait_is_waited(tmp_path: Path) -> None:
 
 
 @row(21)
+def test_two_pauses_in_a_row_are_two_pauses(tmp_path: Path) -> None:
+    """An origin that asks once more is not given up: the one attempt is still there for the file."""
+    busy = Answer(429, {"Retry-After": "1"})
+    with ScriptedServer({"/cn.gif": [busy, busy, Answer(body=GIF)]}) as server:
+        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
+    assert (done.code, len(done.named("host_paused")), done.named("origin_down")) == (0, 2, [])
+
+
+@row(21)
 @pytest.mark.parametrize("value", ["0", "Sun, 06 Nov 1994 08:49:37 GMT"])
 def test_a_wait_that_is_over_is_none(tmp_path: Path, value: str) -> None:
     """The item is tried again as after any other failure; nobody else is held back."""

@@ -338,3 +338,35 @@ def test_a_bug_costs_its_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (bug["code"], bug["exception"][0]["exc_type"]) == ("CN", "ZeroDivisionError")
     assert results(done) == {tuple(line.words): 1, ("ok", None): 1}
     assert (done.code, left_in(tmp_path)) == (line.exit_code, {"br.gif": GIF})
+
+
+def dying(codes: list[str], first: Step) -> dict[str, Step]:
+    """Script an origin that has something to say of the first code, and ends all other connections."""
+    return {f"/{code}.gif": Raw(b"") if number else first for number, code in enumerate(codes)}
+
+
+@row(53)
+def test_nothing_is_waited_for_once_the_origin_is_down(tmp_path: Path) -> None:
+    """A transfer that stalls is broken off, however long the grace: there is nobody to end it in good order."""
+    codes = [f"c{n}" for n in range(60)]
+    with ScriptedServer(dying(codes, Stall())) as server:
+        long = dict.fromkeys(["shutdown_grace", "read_timeout", "attempt_timeout", "item_timeout"], "600")
+        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), **long)
+    assert (done.code, results(done)["cancelled", "origin_down"] > 30) == (6, True)
+
+
+@row(53)
+def test_patience_with_an_origin_ends_before_the_run_does(tmp_path: Path) -> None:
+    """A run whose time is up while it waits for its origin says that the origin is down: exit 6, not 7."""
+    codes = [f"c{n}" for n in range(40)]
+    with ScriptedServer(dying(codes, Answer(body=GIF))) as server:
+        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), origin_patience="600", deadline="3")
+    assert (done.code, len(done.named("origin_down")), results(done)["ok", None]) == (6, 1, 1)
+
+
+@row(54)
+def test_no_pause_begins_that_the_run_would_not_outlive(tmp_path: Path) -> None:
+    """Half a minute was asked for, and the run has five seconds: the item ends now, with its own reason."""
+    with ScriptedServer({"/cn.gif": Answer(500, {"Retry-After": "30"})}) as server:
+        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), deadline="5")
+    assert (done.code, results(done)) == (3, Counter({("error", "http_500"): 1}))

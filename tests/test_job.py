@@ -123,6 +123,16 @@ def test_whoever_allows_everything_to_be_missing_gets_it_asked_for(tmp_path: Pat
     assert (done.code, len(server.requests), done.named("uniform_refusal")) == (0, 130, [])
 
 
+def test_a_share_is_one_of_all_codes_where_their_number_is_known(tmp_path: Path) -> None:
+    """The first 150 of 400 do not exist, 40 % need not: all are asked for, although so far each was refused."""
+    codes = [f"c{n}" for n in range(400)]
+    there = {f"/{code}.gif": Answer(body=GIF) for code in codes[150:]}
+    with ScriptedServer(there) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_MAX_NOT_FOUND": "40%"}
+        done = flagjob(*codes, cwd=tmp_path, settings=settings)
+    assert (done.code, Counter(done.statuses.values())) == (0, {"not_found": 150, "ok": 250})
+
+
 @pytest.mark.parametrize("source", ["arguments", "FLAGJOB_CODES", "FLAGJOB_CODES_FILE", "stdin"])
 def test_codes_come_from_wherever_they_are(tmp_path: Path, source: str) -> None:
     """Arguments, a variable, a file, or standard input."""

@@ -344,6 +344,14 @@ def test_an_excused_failure_costs_no_attempt_and_no_pause_of_its_own() -> None:
     assert [(event.attempt, event.max_attempts) for event in calls.retries] == [(n, 2 + min(n, 5)) for n in range(1, 7)]
 
 
+def test_excused_failures_make_no_later_pause_longer() -> None:
+    """The first failure of its own costs half a second at most, however often an item was asked to wait before."""
+    for _ in range(20):
+        calls = Calls(*[excused(busy(7))] * 5, TIMEOUT, "file")
+        calls.run()
+        assert calls.slept[5] <= 0.5
+
+
 def test_an_excused_failure_outlasts_the_items_time() -> None:
     """An origin that is waited for is no item's fault, however long that takes."""
     assert Calls(excused(busy(7)), "file").run(item_timeout=0.0) == "file"

@@ -263,3 +263,9 @@ def test_404_and_410_are_the_same_refusal() -> None:
 def test_a_share_is_one_of_all_items(items: int, errors: Budget, not_found: Budget, *, is_over: bool) -> None:
     """One error and one missing file: whether that is too much depends on how many there are, not on how many ended."""
     assert is_over_budget(tally([FORBIDDEN, MISSING, GUESSED]), items, errors=errors, not_found=not_found) is is_over
+
+
+@pytest.mark.parametrize("ours", [BUG, FULL_DISK])
+def test_what_is_our_own_fault_is_no_refusal(ours: Result) -> None:
+    """A bug at each item, or a disk that takes none, says nothing of the origin, however often."""
+    assert refused(*[ours] * 9) == [None] * 9

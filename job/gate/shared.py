@@ -137,12 +137,10 @@ class Gate:
         return partial(self._news.resumed, pace)
 
     def _hold(self, until: float) -> None:
-        """Let nobody start before that time."""
+        """Let nobody start before that time; slots are dealt anew then."""
         self._epoch += 1
         self._paused = True
         self._resume_at = until
-        for ticket in self._waiting:
-            ticket.slot = None
 
     def _learned(self, ticket: Ticket, error: BaseException | None, now: float) -> tuple[bool, Then]:
         """Return whether a failure is excused, and whom to tell what."""
