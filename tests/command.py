@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,20 @@ def flagjob(*arguments: str | bytes, cwd: Path, stdin: bytes = b"", settings: Ma
     with started(*arguments, cwd=cwd, settings=settings) as process:
         stdout, stderr = process.communicate(stdin, timeout=TIMEOUT)
         return Done(process.returncode, stdout, stderr.decode())
+
+
+def wait_until_asleep(process: "subprocess.Popen[bytes]") -> None:
+    """Return when its main thread waits for something: asleep, and on no processor for a while."""
+    before: tuple[bytes, ...] | None = None
+    while (now := _main_thread(process.pid)) != before or now[0] != b"S":
+        before = now
+        threading.Event().wait(0.05)
+
+
+def _main_thread(pid: int) -> tuple[bytes, ...]:
+    """Give its state and the ticks it has run, in user mode and in the kernel (proc(5): task/PID/stat)."""
+    fields = Path(f"/proc/{pid}/task/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return fields[0], fields[11], fields[12]
 
 
 @contextmanager
