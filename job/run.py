@@ -3,12 +3,11 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
-from threading import Timer
 from typing import BinaryIO
 
 from job import accept
 from job.download import Downloader, Hooks, Terms
-from job.errors import Reason, StorageError
+from job.errors import Reason, Stopped, StorageError
 from job.fetch import Fetcher, Wire
 from job.gate import Gate, Limits
 from job.inputs import Inputs, open_inputs
@@ -40,6 +39,7 @@ class Run:
         self._sinks = Sinks(settings, stop, stdout, terminal=terminal)
         self._tally = Tally()
         self._stack = ExitStack()
+        self._is_open = False
         self._storage_told = False
         self._given_up = 0
         self._ends_at = time.monotonic() + settings.deadline
@@ -61,13 +61,9 @@ class Run:
             inputs = open_inputs(self._settings, self._stop, self._stack)
             if self._settings.dry_run:
                 return self._dry_run(inputs.items)
+            self._limit_time()
             target = target_of(self._settings, inputs, self._stack)
-            try:
-                target.open(accept_new_origin=self._settings.new_origin is NewOrigin.ACCEPT)
-            except StorageError as error:
-                self._sinks.log.storage_failed(f"the destination cannot be written: {error}")
-                self._sinks.not_begun(Exit.STORAGE)
-                return Exit.STORAGE
+            self._open(target)
             return self._drain(inputs, target)
 
     def _dry_run(self, items: Iterator[Item]) -> int:
@@ -78,11 +74,22 @@ class Run:
             log.plan("item", code=item.code, **facts)
         return Exit.OK
 
+    def _open(self, target: Target) -> None:
+        """Make the destination ready; where that fails, or does not end before the run, every item is cancelled."""
+        accept_new_origin = self._settings.new_origin is NewOrigin.ACCEPT
+        try:
+            self._stop.unless(lambda: target.open(accept_new_origin=accept_new_origin))
+        except StorageError as error:
+            self._storage_failed(f"the destination cannot be written: {error}")
+        except Stopped:
+            self._given_up += 1  # unless the stop came first
+        else:
+            self._is_open = True
+
     def _drain(self, inputs: Inputs, target: Target) -> int:
         began = time.monotonic()
         pool = self._pool(inputs, target)
         refusals = Refusals(max(_ENOUGH_REFUSALS, 2 * pool.workers))
-        self._limit_time()
         self._sinks.started(inputs, pool.workers, lambda: pool.pending)
         with self._sinks.bar(inputs.known):
             for result in pool.results(self._sinks.counted(inputs.items)):
@@ -90,7 +97,7 @@ class Run:
                 self._sinks.result(result)
                 self._remember(result, target)
                 self._judge(refusals.add(result), inputs.known)
-        self._given_up = pool.abandoned
+        self._given_up += pool.abandoned
         published, changes = self._close(target), target.manifest.counts
         code = self._code(changes)
         summary = Summary(
@@ -110,7 +117,7 @@ class Run:
         """Tell the manifest; a destination that cannot be written ends the run."""
         if self._stop.reason is Reason.STORAGE and result.reason == Reason.STORAGE and result.error:
             self._storage_failed(result.error)
-        if result.url is None or result.file is None:
+        if result.url is None or result.file is None or not self._is_open:
             return
         try:
             target.manifest.record(WorkItem(result.code, result.url, result.file), result)
@@ -129,6 +136,8 @@ class Run:
 
     def _close(self, target: Target) -> bool:
         """Make everything durable; publish a set only if every budget holds."""
+        if not self._is_open:
+            return False
         try:
             published = target.close(publish=self._code(target.manifest.counts) == Exit.OK)
         except StorageError as error:
@@ -158,14 +167,10 @@ class Run:
 
     def _limit_time(self) -> None:
         """Stop the run at its deadline, wherever the main thread may wait then."""
-        timer = Timer(self._ends_at - time.monotonic(), self._stop.request, [Reason.DEADLINE])
-        timer.daemon = True
         try:
-            timer.start()
-        except RuntimeError as error:
-            self._storage_failed(f"this machine does not allow a thread: {error}")
-        else:
-            self._stack.callback(timer.cancel)
+            self._stack.callback(self._stop.after(self._ends_at - time.monotonic()))
+        except StorageError as error:
+            self._storage_failed(str(error))
 
     def _pool(self, inputs: Inputs, target: Target) -> Pool:
         settings = self._settings

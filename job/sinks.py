@@ -164,12 +164,6 @@ class Sinks:
         if not self._for_people and sys.stderr.isatty():
             sys.stderr.write(f"{text}\n")
 
-    def not_begun(self, exit_code: int) -> None:
-        """Give out how a run ended that could not begin; the log has it already."""
-        self.metrics.started(time.time(), 0, lambda: 0)
-        self._give_out(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, exit_code, ""))
-        self._push()
-
     def _serve(self, address: Address) -> None:
         self._endpoint = self.metrics.serve(address.host, address.port)
 

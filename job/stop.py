@@ -1,10 +1,12 @@
 """Whether the run must end now, and why: asked by every thread, decided once."""
 
-from threading import Event
+from collections.abc import Callable
+from threading import Event, Thread, Timer
 from time import monotonic
 
-from job.errors import Reason, Stopped
+from job.errors import Reason, Stopped, StorageError
 
+_POLL_SECONDS = 0.1
 _GRACED = {Reason.SIGNAL, Reason.DEADLINE}
 
 
@@ -51,12 +53,60 @@ class Stop:
             self._causes.append((reason, signal))
             self._event.set()
 
+    def after(self, seconds: float) -> Callable[[], None]:
+        """Request the end of the run for its deadline, so many seconds from now; what is returned takes that back.
+
+        Raises StorageError where the system gives no thread.
+        """
+        timer = Timer(seconds, self.request, [Reason.DEADLINE])
+        timer.daemon = True
+        _start(timer)
+        return timer.cancel
+
     def check(self) -> None:
         """Raise Stopped if the run must end."""
         if self._causes:
             raise Stopped(self._causes[0][0])
 
+    def unless(self, work: Callable[[], None]) -> None:
+        """Do work on a thread of its own and raise what it raises, or Stopped the moment that the run must end.
+
+        For what nothing else could interrupt, a file system or a library that waits for an answer. The thread is
+        left to itself then. Raises StorageError where the system gives no thread.
+        """
+        self.check()
+        aside = _Aside(work)
+        _start(aside)
+        while aside.is_alive():
+            self.check()
+            aside.join(_POLL_SECONDS)
+        if aside.failure:
+            raise aside.failure
+
     def sleep(self, seconds: float) -> None:
         """Wait, or raise Stopped the moment that the run must end."""
         self._event.wait(seconds)
         self.check()
+
+
+class _Aside(Thread):
+    """Does work on a thread of its own, and keeps what it raised."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        super().__init__(name="aside", daemon=True)
+        self._work = work
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        """Do the work, on this thread."""
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001  (whoever waits for it raises it)
+            self.failure = error
+
+
+def _start(thread: Thread) -> None:
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise StorageError(f"this machine does not allow a thread: {error}") from error

@@ -1,6 +1,8 @@
 """Whole runs into a real S3 server: what a bucket holds is true, and the second run costs almost nothing."""
 
 import json
+import signal
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -253,13 +255,31 @@ def test_a_killed_run_loses_little_and_breaks_nothing(place: Place) -> None:
     ids=["wrong secret", "may not write", "no bucket", "no server"],
 )
 def test_a_bucket_that_cannot_be_written_is_told_at_once(place: Place, wrong: dict[str, str], words: str) -> None:
-    """Exit 5 with one clear message, and nothing was asked of the origin."""
+    """Exit 5 with one clear message, every code cancelled, and nothing was asked of the origin."""
     with mirror(flags(1)) as origin:
         done = place.run(origin, CODES[:1], **wrong)
         assert (done.code, origin.server.connections) == (5, 0)
-    (line,) = done.events
-    assert line["event"] == "storage_error"
+    (line,) = done.named("storage_error")
     assert words in line["problem"]
+    assert done.statuses == {CODES[0].upper(): "cancelled"}
+
+
+def test_a_bucket_that_does_not_answer_does_not_hold_a_run(tmp_path: Path) -> None:
+    """SIGTERM, or the deadline, while the bucket is opened: a line for each code, and the exit code says which."""
+    with socket.create_server(("127.0.0.1", 0)) as silent, mirror(flags(2)) as origin:
+        place = Place(f"s3://{BUCKET}/x", f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, S3Store(BUCKET))
+        place.write(CODES[:2])
+        with started(cwd=tmp_path, settings=place.settings(origin)) as process:
+            silent.accept()[0].close()
+            process.send_signal(signal.SIGTERM)
+            stdout, stderr = process.communicate(timeout=TIMEOUT)
+        by_signal = Done(process.returncode, stdout, stderr.decode())
+        in_time = place.run(origin, CODES[:2], FLAGJOB_DEADLINE="1")
+        assert origin.server.connections == 0
+    for done, code, reason in ((by_signal, 143, "signal"), (in_time, 7, "deadline")):
+        assert (done.code, done.summary["published"], done.stderr) == (code, False, "")
+        results = [(line["code"], line["status"], line["reason"]) for line in done.named("result")]
+        assert results == [(code.upper(), "cancelled", reason) for code in CODES[:2]]
     assert not any(
         secret in done.stdout.decode() + done.stderr for secret in (*WRITER.values(), "guess", "read-sesame")
     )

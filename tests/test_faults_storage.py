@@ -36,17 +36,16 @@ def test_a_disk_that_takes_no_more_ends_the_run(tmp_path: Path) -> None:
 
 
 @row(42)
-@pytest.mark.parametrize("dest", ["/proc/flagjob", "/dev/null", "file/below"])
+@pytest.mark.parametrize("dest", ["/proc/flagjob", "/dev/null", "file", "file/below"])
 def test_a_destination_that_cannot_be_written_is_told_first(tmp_path: Path, dest: str) -> None:
-    """Exit 5 and one line; the origin hears nothing."""
+    """Exit 5, one error, a line for each code; the origin hears nothing."""
+    line = line_of("the destination cannot be written")
     tmp_path.joinpath("file").write_bytes(OLD)
     with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server:
-        done = here("cn", dest=tmp_path / dest, url=server.url("/{cc}.gif"))
+        done = here("cn", "br", dest=tmp_path / dest, url=server.url("/{cc}.gif"))
         assert server.connections == 0
-    assert (done.code, [event["event"] for event in done.events]) == (
-        line_of("the destination cannot be written").exit_code,
-        ["storage_error"],
-    )
+    assert [[result["status"], result["reason"]] for result in done.named("result")] == [line.words] * 2
+    assert (done.code, len(done.named("storage_error")), done.summary["published"]) == (line.exit_code, 1, False)
     assert tmp_path.joinpath("file").read_bytes() == OLD
 
 

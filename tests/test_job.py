@@ -261,18 +261,6 @@ def test_a_list_without_codes_is_a_usage_error(tmp_path: Path, content: bytes) -
 
 
 @row(42)
-def test_a_destination_that_cannot_be_written_is_told_first(tmp_path: Path) -> None:
-    """One clear message and exit 5 before the first request."""
-    (tmp_path / "file").write_bytes(b"mine")
-    with ScriptedServer({}) as server:
-        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_DEST": str(tmp_path / "file")}
-        done = flagjob("BR", cwd=tmp_path, settings=settings)
-        assert server.connections == 0
-    (line,) = done.events
-    assert (done.code, line["event"], files(tmp_path)) == (5, "storage_error", {"file": b"mine"})
-    assert "Not a directory" in line["problem"] or "File exists" in line["problem"]
-
-
 @row(47)
 def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
     """In mid-run: what is in flight may end, nothing is torn, every item has its line, and the exit code is 143."""

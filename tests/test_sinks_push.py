@@ -18,6 +18,7 @@ from scripted import Answer, Drip, Raw, Request, ScriptedServer, Stall, Step
 from job import __version__
 from job.errors import Reason
 from job.metrics import Metrics, Push
+from job.model import Status, Summary
 from job.settings import Gateway, load
 from job.sinks import Sinks
 from job.stop import Stop
@@ -216,7 +217,7 @@ def test_a_push_that_cannot_be_joined_is_counted(step: Step, abandoned: int) -> 
     with ScriptedServer({GROUP: step}) as gateway:
         settings = load(["BR", f"--pushgateway-url={gateway.url()}", "--shutdown-grace=0.5"], {})
         sinks = Sinks(settings, stop, BytesIO(), terminal=False)
-        sinks.not_begun(5)
+        sinks.finished(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 5, "storage"))
         assert sinks.abandoned == abandoned
 
 

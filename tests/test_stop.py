@@ -1,6 +1,6 @@
 """A request to end: the first cause counts, and nobody sleeps on."""
 
-from threading import Barrier, Thread
+from threading import Barrier, Event, Thread
 from time import monotonic
 
 import pytest
@@ -107,6 +107,49 @@ def test_every_sleep_ends_with_the_run() -> None:
     for thread in threads:
         thread.join(BOUND)
     assert reasons == [Reason.SIGNAL] * 5
+
+
+def test_work_that_the_run_need_not_wait_for_ends_as_it_ends() -> None:
+    """Nobody stops the run: what the work did is done, and what it raised is raised here."""
+    done: list[str] = []
+    Stop().unless(lambda: done.append("work"))
+    assert done == ["work"]
+    with pytest.raises(ZeroDivisionError):
+        Stop().unless(lambda: done.append(str(1 / 0)))
+
+
+def test_work_that_does_not_end_is_left_to_itself() -> None:
+    """A file system that never answers cannot hold a run that must end."""
+    stop, never = Stop(), Event()
+
+    def ask_to_stop_and_hang() -> None:
+        stop.request(Reason.SIGNAL, 15)
+        never.wait()
+
+    try:
+        with pytest.raises(Stopped) as caught:
+            stop.unless(ask_to_stop_and_hang)
+    finally:
+        never.set()
+    assert caught.value.reason is Reason.SIGNAL
+
+
+def test_no_work_begins_after_a_stop() -> None:
+    """What nobody will wait for is not begun."""
+    done: list[str] = []
+    with pytest.raises(Stopped):
+        stopped(Reason.DEADLINE).unless(lambda: done.append("work"))
+    assert done == []
+
+
+def test_the_deadline_stops_the_run_unless_it_is_taken_back() -> None:
+    """A run that ended in time is not stopped afterwards."""
+    late, ended = Stop(), Stop()
+    ended.after(0.2)()
+    late.after(0.2)
+    with pytest.raises(Stopped) as caught:
+        late.sleep(BOUND)
+    assert (caught.value.reason, ended.reason) == (Reason.DEADLINE, None)
 
 
 def test_causes_that_come_at_once_give_one_answer() -> None:

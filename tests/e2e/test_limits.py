@@ -126,7 +126,7 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path, dest: Path, origin: Origi
     before = len(origin.server.requests)
     done = run(tmp_path, origin)
     assert (done.code, done.stderr, len(origin.server.requests) - before) == (5, "", 0)
-    assert "Read-only file system" in done.events[-1]["problem"]
+    assert "Read-only file system" in done.named("storage_error")[0]["problem"]
     assert origin.versions(dest) == dict.fromkeys(origin.files[:OLD], 1)
 
 
@@ -135,7 +135,7 @@ def test_somebody_elses_directory(tmp_path: Path, dest: Path, origin: Origin) ->
     """A directory that one may not write to is noticed before the first request; one of one's own is written to."""
     done = run(tmp_path, origin, OLD, AS_SOMEBODY)
     assert (done.code, done.stderr, origin.server.requests) == (5, "", [])
-    assert "Permission denied" in done.events[-1]["problem"]
+    assert "Permission denied" in done.named("storage_error")[0]["problem"]
     os.chown(dest, SOMEBODY, SOMEBODY)
     assert run(tmp_path, origin, OLD, AS_SOMEBODY).code == 0
     assert {path.stat().st_uid for path in dest.glob("*.gif")} == {SOMEBODY}
