@@ -1,6 +1,7 @@
 """Generations: readers see the old set or the new one, never a mixture."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -134,6 +135,20 @@ def test_what_a_dead_run_prepared_is_swept_and_a_living_ones_is_not(tmp_path: Pa
     assert not (tmp_path / "generations" / ".new-dead").exists()
     living.commit()
     assert shown(tmp_path) == {"br.gif": GIF}
+
+
+def test_runs_that_begin_at_once_leave_each_other_alone(tmp_path: Path) -> None:
+    """What one has made and not locked yet is never swept by another as a dead one's."""
+
+    def begin_and_abandon(_: int) -> None:
+        store = GenerationStore(tmp_path, 3)
+        store.open()
+        put(store, "br.gif", GIF)
+        store.abandon()
+
+    with ThreadPoolExecutor(4) as runs:
+        list(runs.map(begin_and_abandon, range(400)))
+    assert names(tmp_path) == []
 
 
 def test_a_link_that_was_never_flipped_is_swept(tmp_path: Path) -> None:

@@ -68,11 +68,19 @@ class Generations:
                     path.rename(doomed)
                 shutil.rmtree(doomed, ignore_errors=True)
 
-    def sweep(self) -> None:
-        """Remove what dead runs had prepared; a living run has its generation locked, its link only for a moment."""
-        for path in self.directory.glob(f"{_PREPARED}*"):
-            with suppress(OSError):
-                _remove(path)
+    def begin(self, generation: Path) -> "_Lock":
+        """Make a directory and lock it, after what dead runs had prepared was removed.
+
+        A living run has its generation locked, its link only for a moment. One run does this at a time, or what one
+        has made and not locked yet would be taken for a dead one's by another.
+        """
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with closing(_Lock(self.directory, waits=True)):
+            for path in self.directory.glob(f"{_PREPARED}*"):
+                with suppress(OSError):
+                    _remove(path)
+            generation.mkdir()
+            return _Lock(generation)
 
 
 class GenerationStore(LocalStore):
@@ -92,10 +100,7 @@ class GenerationStore(LocalStore):
     def open(self) -> None:
         """Prepare the generation; raise StorageError if the destination cannot be written."""
         with named(self.root):
-            self._generations.directory.mkdir(parents=True, exist_ok=True)
-            self._generations.sweep()
-            self.root.mkdir()
-            self._lock = _Lock(self.root)
+            self._lock = self._generations.begin(self.root)
             current = self._generations.current
             if current:
                 _link_tree(current, self.root)
@@ -125,12 +130,15 @@ class GenerationStore(LocalStore):
 
 
 class _Lock:
-    """A lock on a directory, held until it is closed or its process ends; BlockingIOError if another has it."""
+    """A lock on a directory, held until it is closed or its process ends.
 
-    def __init__(self, path: Path) -> None:
+    One that does not wait for another raises BlockingIOError.
+    """
+
+    def __init__(self, path: Path, *, waits: bool = False) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
         except OSError:
             self.close()
             raise
