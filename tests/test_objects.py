@@ -181,6 +181,13 @@ def test_opening_leaves_nothing(store: ObjectStore, url: str) -> None:
     assert paths(url) == []
 
 
+def test_opening_takes_away_what_a_killed_run_left(url: str, scratch: Path) -> None:
+    """An object that was to show that the bucket can be written, of a run that ended in between."""
+    bucket(url).put(".flagjob/probe-1", b"flagjob\n")
+    opened(url, scratch)
+    assert paths(url) == []
+
+
 # What was there
 
 

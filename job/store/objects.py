@@ -14,6 +14,8 @@ from job.store.local import OWN_DIRECTORY
 from job.store.parts import Parts
 from job.store.place import USUAL, Patience, place
 
+_PROBE = f"{OWN_DIRECTORY}/probe-"
+
 
 class ObjectStore:
     """A prefix in a bucket of S3, Google Cloud Storage or Azure Blob Storage.
@@ -52,11 +54,15 @@ class ObjectStore:
         with named(self._scratch):
             self._scratch.mkdir(parents=True, exist_ok=True)
         self._bucket = Bucket(self._place, self._patience, self._ca_bundle)
-        probe = f"{OWN_DIRECTORY}/probe-{token_hex(8)}"
+        probe = f"{_PROBE}{token_hex(8)}"
         self._bucket.put(probe, b"flagjob\n")
-        self._bucket.delete([probe])
+        probes = {probe}
         for found in self._bucket.objects():
-            self._there.add(found.path, found.size, found.etag)
+            if found.path.startswith(_PROBE):
+                probes.add(found.path)  # of a run that was killed here, or of one beside this that does without
+            else:
+                self._there.add(found.path, found.size, found.etag)
+        self._bucket.delete(sorted(probes))
 
     @property
     def parts(self) -> Parts:
