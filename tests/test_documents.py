@@ -400,7 +400,7 @@ def test_the_schema_of_events(lines: list[dict[str, object]]) -> None:
     """Every line that was logged, of good and bad runs, is as the JSON Schema of its event has it."""
     for line in lines:
         SCHEMA.evolve(schema={"$ref": f"#/$defs/{line['event']}"}).validate(line)
-    assert {line["exit_code"] for line in lines if line["event"] == "run_finished"} == {0, 3, 4, 6, 7, 143}
+    assert {line["exit_code"] for line in lines if line["event"] == "run_finished"} == {0, 3, 4, 5, 6, 7, 143}
     ends = [line for line in lines if line["event"] == "interrupted"]
     assert sorted((line["reason"], line["signal"], line["in_flight"]) for line in ends) == [
         ("deadline", None, 1),
