@@ -87,6 +87,8 @@ def test_failure_tells_its_story(base: Manifests) -> None:
         ("10.96.0.1", False),
         ("100.100.100.200", False),
         ("169.254.169.254", False),
+        ("168.63.129.16", False),
+        ("192.0.0.192", False),
         ("172.20.0.1", False),
         ("192.168.0.1", False),
         ("fd00:ec2::254", False),
