@@ -14,11 +14,13 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --report /installed.json --requirement /requirements.lock
 COPY job /app/job
 # The inventory is written before the pruning, as pip left things. Of django-countries only the flags are used.
+# A checkout may keep its files to itself, by its owner's umask; here any user reads them.
 RUN --mount=type=bind,source=.ci/inventory.py,target=/inventory.py \
     PYTHONPATH=/app /app/bin/python3 -B /inventory.py /installed.json >/app/flagjob.cdx.json && \
     find /app/lib -path '*/django_countries/*' ! -path '*/django_countries/static/flags/*' ! -type d -delete && \
     find /app/lib -name '*.pyi' -delete && find /app/lib -type d -empty -delete && \
-    find /app/lib -type f -name '*.so*' -exec strip --strip-unneeded {} +
+    find /app/lib -type f -name '*.so*' -exec strip --strip-unneeded {} + && \
+    chmod --recursive a+rX /app
 
 FROM ${PYTHON_IMAGE}
 # SAFEPATH: what lies in the working directory, which is where downloads go, must never be imported.

@@ -10,6 +10,7 @@ if [ -z "${ENGINE:-}" ]; then
 fi
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' job/__init__.py)
 revision=$(git rev-parse --quiet --verify HEAD || echo unknown)
+export DOCKER_BUILDKIT=1 # docker's older builder knows neither mounts nor secrets
 created=$(git log -1 --format=%cI 2>/dev/null || date -u +%Y-%m-%dT%H:%M:%SZ)
 exec "$ENGINE" build "$@" --tag "${IMAGE:-flagjob}" \
     --build-arg VERSION="$version" --build-arg REVISION="$revision" --build-arg CREATED="$created" .

@@ -10,12 +10,15 @@ import yaml
 from e2e.programs import ROOT, output, podman
 
 IMAGE = "localhost/flagjob:e2e"
+BUILD = """
+(umask 077 && cp -r .git .ci .dockerignore Dockerfile job requirements.lock "$1") && cd "$1" && .ci/image-without-registry.sh
+"""
 
 
 @pytest.fixture(scope="session")
-def image() -> Iterator[str]:
-    """Build the image; give its name."""
-    output("env", f"IMAGE={IMAGE}", ".ci/image-without-registry.sh")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Build the image from a checkout that nobody but its owner may read; give its name."""
+    output("env", f"IMAGE={IMAGE}", "sh", "-c", BUILD, "sh", str(tmp_path_factory.mktemp("private")))
     yield IMAGE
     podman("image", "rm", IMAGE)
 
