@@ -1,5 +1,6 @@
 """Are these bytes the file that was asked for: encoding, length, type."""
 
+import re
 from xml.parsers import expat
 
 from job.errors import ContentError, Reason
@@ -12,6 +13,8 @@ _MEDIA_TYPES = {
     FileType.WEBP: "image/webp",
     FileType.SVG: "image/svg+xml",
 }
+_SAID = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+"""What a Content-Type may be to be kept: others than short, printable ones no manifest, log or bucket should get."""
 _SVG = "http://www.w3.org/2000/svg svg"
 _SUFFIXES = {
     ".gif": FileType.GIF,
@@ -48,13 +51,14 @@ def sniff(head: bytes) -> FileType | None:
 def check(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = None) -> str | None:
     """Return the media type of an acceptable body; raise ContentError for any other. `digest` is a sha256 in hex.
 
-    Pure: reads the facts that the body gathered while it was written. With `any` the media type is the header's.
+    Pure: reads the facts that the body gathered while it was written. With `any` the media type is the header's,
+    if that is fit to be kept.
     """
     _check_whole(reply)
     if digest is not None and digest != reply.body.sha256:
         raise ContentError(Reason.CHECKSUM, f"the body's sha256 is {reply.body.sha256}, not {digest}")
     if FileType.ANY in accepted:
-        return reply.content_type
+        return _as_said(reply)
     found = sniff(reply.body.head)
     if found is None and FileType.SVG in accepted and _is_svg(reply.body):
         found = FileType.SVG
@@ -62,6 +66,10 @@ def check(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = Non
         seen = found or "of no known type"
         raise ContentError(Reason.BAD_CONTENT, f"the body is {seen}, not {' or '.join(accepted)}")
     return _MEDIA_TYPES[found]
+
+
+def _as_said(reply: Reply) -> str | None:
+    return reply.content_type if _SAID.fullmatch(reply.content_type or "") else None
 
 
 def _check_whole(reply: Reply) -> None:
@@ -93,7 +101,7 @@ def _is_svg(body: Body) -> bool:
     parser.StartElementHandler, parser.EntityDeclHandler = begins, refuse
     body.rewind()
     try:
-        parser.Parse(body.read(), True)  # noqa: FBT003  (expat takes it by position only)
+        parser.ParseFile(body)
     except (expat.ExpatError, ValueError, LookupError):  # LookupError: an encoding that Python does not know
         return False
     finally:

@@ -180,6 +180,41 @@ def test_a_suffix_asks_for_svg() -> None:
     assert FileType.SVG not in types_for("")
 
 
+class ReadInParts(MemoryBody):
+    """Notes how much is asked for at a time."""
+
+    most = 0
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read on."""
+        self.most = max(self.most, self.size if size < 0 else size)
+        return super().read(size)
+
+
+def test_a_large_svg_is_not_held_in_memory() -> None:
+    """A document is read part by part, however long it is."""
+    body = ReadInParts(SVG.replace(b"<path", b" " * 1_000_000 + b"<path"))
+    assert check(Reply(body), (FileType.SVG,)) == "image/svg+xml"
+    assert 0 < body.most <= 65_536
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("text/plain; charset=utf-8", "text/plain; charset=utf-8"),
+        ("x" * 255, "x" * 255),
+        ("x" * 256, None),
+        ("image/\x01gif", None),
+        ("image/gif\xe9", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_with_any_the_origin_says_what_it_is(said: str | None, kept: str | None) -> None:
+    """Unless it says what manifest, log and bucket had better not be told: that costs nothing but the type."""
+    assert check(Reply(MemoryBody(b"anything"), content_type=said), (FileType.ANY,)) == kept
+
+
 def test_a_digest_that_was_given_must_be_met() -> None:
     """Whatever the type: other bytes than were promised are refused."""
     reply = Reply(MemoryBody(b"anything"))
