@@ -11,7 +11,8 @@ from e2e.programs import ROOT, output, podman
 
 IMAGE = "localhost/flagjob:e2e"
 BUILD = """
-(umask 077 && cp -r .git .ci .dockerignore Dockerfile job requirements.lock "$1") && cd "$1" && .ci/image-without-registry.sh
+(umask 077 && cp -r .git .ci .dockerignore Dockerfile job requirements.lock "$1") && cd "$1" &&
+    .ci/image-without-registry.sh
 """
 
 
