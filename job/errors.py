@@ -137,8 +137,6 @@ class NotFoundError(HttpError):
 class RedirectError(AttemptError):
     """A redirect led where it may not, or on and on."""
 
-    http_status = 302
-
 
 class ContentError(AttemptError):
     """A body came that is not the whole file that was asked for."""

@@ -105,6 +105,8 @@ class Reply:
     content_encoding: str | None = None
     etag: str | None = None
     last_modified: str | None = None
+    redirected_to: str | None = None
+    """Digest of the URL that answered, if redirects led to another than was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Validators:
 
     etag: str | None
     last_modified: str | None
+    redirected_to: str | None = None
+    """Digest of the URL that they are of, if redirects led to it: of any other they say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,8 @@ class Stored:
     """With the ETag, the validators of a conditional request (RFC 9110, 8.8), as the origin sent them."""
     version: str | None = None
     """What the destination changes whenever the file is written: mtime in nanoseconds, or an object's ETag."""
+    redirected_to: str | None = None
+    """Digest of the URL whose validators these are, if redirects led to it."""
 
 
 @dataclass(frozen=True, slots=True)

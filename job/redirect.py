@@ -12,14 +12,17 @@ _LEGAL = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986
 _SHOWN_MAX = 100
 
 
-def target(url: str, location: str | None, hosts: Collection[str]) -> str:
+def target(url: str, location: str | None, hosts: Collection[str], hops: int = 0) -> str:
     """Return the absolute URL that a redirect from `url` leads to; raise RedirectError where it may not lead.
 
     Followed: the same scheme, host and port; http to https on the same host; any http or https port of a host
-    in `hosts` (lower case), but never from https to http (OWASP, SSRF prevention: decide on each hop).
+    in `hosts` (lower case), but never from https to http (OWASP, SSRF prevention: decide on each hop); and none when
+    as many were followed before, `hops`, as is enough.
     `location` is the header as Latin-1; bytes that no URL has come back percent-encoded, so that whoever reads
     the URL next reads what was decided on here.
     """
+    if hops == MAX_HOPS:
+        raise RedirectError(Reason.TOO_MANY_REDIRECTS, f"more than {MAX_HOPS} redirects")
     location = (location or "").strip(" \t")
     if not location:
         raise RedirectError(Reason.REDIRECT_REFUSED, "the redirect names no location")

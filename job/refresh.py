@@ -52,7 +52,9 @@ def validators(known: Known, policy: Policy) -> Validators | None:
     stored = known.intact
     if policy.refresh is not Refresh.CONDITIONAL or stored is None or not known.same_url:
         return None
-    return Validators(stored.etag, stored.last_modified) if stored.etag or stored.last_modified else None
+    if not (stored.etag or stored.last_modified):
+        return None
+    return Validators(stored.etag, stored.last_modified, stored.redirected_to)
 
 
 def _age(checked_at: str | None, now: datetime) -> timedelta:

@@ -174,9 +174,7 @@ class Run:
 
     def _pool(self, inputs: Inputs, target: Target) -> Pool:
         settings = self._settings
-        adapter = CurlAdapter(
-            new_body=target.store.new_body, max_bytes=settings.max_bytes, attempt_timeout=settings.attempt_timeout
-        )
+        adapter = CurlAdapter(new_body=target.store.new_body, max_bytes=settings.max_bytes)
         download = self._downloader(inputs, target, adapter)
         return Pool(
             task=self._sinks.metrics.tracked(download),
@@ -228,6 +226,7 @@ class Run:
             secret_headers=settings.secret_headers,
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
+            attempt_timeout=settings.attempt_timeout,
             max_bytes=settings.max_bytes,
             ca_bundle=settings.ca_bundle,
             redirect_hosts=settings.redirect_hosts,

@@ -180,7 +180,17 @@ def test_refresh_modes() -> None:
 
 def test_the_manifest() -> None:
     """The table of the manifest's fields has every field, in their order; its first line is described beside it."""
-    entry = Entry("BR", "u", "br.gif", Status.NOT_FOUND, Stored("br.gif", 1, "0", None), "", None, 1, "http_404")
+    entry = Entry(
+        "BR",
+        "u",
+        "br.gif",
+        Status.NOT_FOUND,
+        Stored("br.gif", 1, "0", None, redirected_to="0"),
+        "",
+        None,
+        1,
+        "http_404",
+    )
     _, fields, _ = tables("CONFIGURATION.md", "What a run leaves")
     assert firsts(fields) == list(json.loads(dump(Line(entry, gone=True))))
     assert set(json.loads(header("o"))) <= set(names(section("CONFIGURATION.md", "What a run leaves")))

@@ -119,7 +119,7 @@ def test_what_is_not_there_is_not_an_error() -> None:
     [
         (errors.NetworkError(Reason.TIMEOUT, "silence"), None, True),
         (errors.NetworkError(Reason.TLS, "expired"), None, False),
-        (errors.RedirectError(Reason.REDIRECT_REFUSED, "elsewhere"), 302, False),
+        (errors.RedirectError(Reason.REDIRECT_REFUSED, "elsewhere"), None, False),
         (errors.ContentError(Reason.EMPTY, "nothing"), 200, True),
         (errors.ContentError(Reason.TOO_LARGE, "too much"), 200, False),
     ],

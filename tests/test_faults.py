@@ -5,11 +5,12 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from hashlib import sha256
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import trustme
@@ -63,6 +64,7 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(23), "304", Answer(304)),
     (row(23), "204", Answer(204)),
     (row(23), "interim answers (1xx)", Drip(drop=b"HTTP/1.1 100 Continue\r\n\r\n", interval=0.001)),
+    (row(23), "more interim answers", Raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 15_000 + Answer(body=GIF).wire())),
     (row(23), "an interim answer and", Raw(b"HTTP/1.1 103 Early Hints\r\n\r\n")),
     (row(23), "200 interim answers", Raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 200 + Answer(body=GIF).wire())),
     (row(25), "redirects in a circle", sent_to("/round")),
@@ -90,6 +92,7 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(32), "gzip without its trailer", coded(ZIPPED[:-8])),
     (row(32), "gzip that is none", coded(GIF)),
     (row(32), "gzip whose header", Raw(OK + b"Content-Encoding : gzip\r\n\r\n" + GIF)),
+    (row(32), "chunks whose header", Raw(OK + b"Transfer-Encoding : chunked\r\n\r\n23\r\n" + GIF + b"\r\n0\r\n\r\n")),
     (row(32), "a transfer coding, unasked", Raw(OK + b"Transfer-Encoding: gzip\r\n\r\n" + GIF)),
     (row(32), "a transfer coding whose name", Raw(OK + b"Transfer-Encoding: \x800\r\n\r\n" + GIF)),
     (row(33), "a length over the cap", Stall(OK + b"Content-Length: %d\r\n\r\n" % (MAX_BYTES + 1))),
@@ -188,6 +191,24 @@ def nameless(_: ExitStack) -> str:
     return "http://no..name"
 
 
+def hang_up(listener: socket.socket) -> None:
+    with suppress(OSError):  # it was shut down
+        while True:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(1 << 16)
+
+
+def leaving(stack: ExitStack) -> str:
+    """Give a port where somebody listens, and leaves at the first word."""
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    peer = Thread(target=hang_up, args=[listener])
+    peer.start()
+    stack.callback(peer.join)
+    stack.callback(listener.shutdown, socket.SHUT_RDWR)
+    return f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+
 def mute(stack: ExitStack) -> str:
     """Give a port that connections come to, and nobody ever speaks."""
     return f"https://127.0.0.1:{stack.enter_context(socket.create_server(('127.0.0.1', 0))).getsockname()[1]}"
@@ -200,6 +221,7 @@ def mute(stack: ExitStack) -> str:
         pytest.param("packets are dropped", dropping, 3, marks=row(2)),
         pytest.param("the name does not exist", nameless, 2, marks=row(13)),
         pytest.param("TLS: the other side never", mute, 3, marks=row(16)),
+        pytest.param("TLS: the other side leaves", leaving, 3, marks=row(16)),
     ],
 )
 def test_an_origin_that_nobody_reaches_is_down(

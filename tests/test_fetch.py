@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 import requests
@@ -16,7 +18,7 @@ from bodies import MemoryBody
 from images import GIF, numbered_gif
 from requests.adapters import BaseAdapter, HTTPAdapter
 from rows import row
-from scripted import Answer, Raw, ScriptedServer, Stall
+from scripted import Answer, Raw, Request, Script, ScriptedServer, Stall
 
 from job.errors import (
     AttemptError,
@@ -34,6 +36,14 @@ from job.transport import CurlAdapter
 
 MAX_BYTES = 100_000
 Make = Callable[..., Fetcher]
+
+
+class Stock(HTTPAdapter):
+    """Requests' own adapter, which knows no bound of an attempt."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
+        """Send with the two time-outs that it knows."""
+        return super().send(request, *args, **{**more, "timeout": more["timeout"][:2]})
 
 
 @pytest.fixture(params=["curl", "stock"])
@@ -56,10 +66,11 @@ def make(bodies: tuple[str, list[MemoryBody]]) -> Iterator[Make]:
         return made[-1]
 
     def make(**settings: object) -> Fetcher:
-        adapter: BaseAdapter = HTTPAdapter()
+        adapter: BaseAdapter = Stock()
         if wire == "curl":
-            adapter = CurlAdapter(new_body=new_body, max_bytes=MAX_BYTES, attempt_timeout=20)
-        facts = {"user_agent": "flagjob/test", "connect_timeout": 5, "read_timeout": 5, "max_bytes": MAX_BYTES}
+            adapter = CurlAdapter(new_body=new_body, max_bytes=MAX_BYTES)
+        limits = {"connect_timeout": 5, "read_timeout": 5, "attempt_timeout": 20, "max_bytes": MAX_BYTES}
+        facts = {"user_agent": "flagjob/test", **limits}
         fetchers.append(Fetcher(adapter, Wire(**{**facts, **settings}), new_body))  # type: ignore[arg-type]  # by name
         return fetchers[-1]
 
@@ -149,6 +160,67 @@ def test_a_conditional_request_may_be_answered_by_304(make: Make) -> None:
     assert (new.etag, new.last_modified) == ('"c"', None)
 
 
+def test_validators_are_of_the_url_that_a_redirect_led_to(make: Make) -> None:
+    """They go there and nowhere else: to another URL they would say nothing, and its 304 would keep a stale file."""
+    changed = Answer(304)
+    script: Script = {
+        "/cn.gif": [Answer(302, {"Location": f"/{place}.gif"}) for place in ("v2", "v2", "v1")],
+        "/v2.gif": [Answer(headers={"ETag": '"2"'}, body=GIF), changed],
+        "/v1.gif": Answer(headers={"ETag": '"1"'}, body=numbered_gif(1)),
+    }
+    with ScriptedServer(script) as server:
+        first = fetched(make().get(server.url("/cn.gif")))
+        known = Validators(first.etag, None, first.redirected_to)
+        same, other = make().get(server.url("/cn.gif"), known), fetched(make().get(server.url("/cn.gif"), known))
+        first.body.close()
+        other.body.close()
+    assert (type(same), other.etag) == (NotModified, '"1"')
+    assert first.redirected_to != other.redirected_to
+    asked = [request.target for request in server.requests if "if-none-match" in request.headers]
+    assert asked == ["/v2.gif"]
+
+
+def test_validators_of_a_url_do_not_go_along_with_its_redirect(make: Make) -> None:
+    """What was known of the URL itself says nothing of where it leads now; a 304 there is no answer."""
+    script: Script = {"/cn.gif": Answer(302, {"Location": "/v2.gif"}), "/v2.gif": Answer(304)}
+    with ScriptedServer(script) as server, pytest.raises(HttpError) as caught:
+        make().get(server.url("/cn.gif"), Validators('"a"', None))
+    assert caught.value.http_status == 304
+    assert ["if-none-match" in request.headers for request in server.requests] == [True, False]
+
+
+def test_a_redirect_back_to_the_url_is_that_url(make: Make) -> None:
+    """A detour, as for a cookie, changes nothing."""
+    script: Script = {
+        "/cn.gif": [Answer(302, {"Location": "/detour"}), Answer(body=GIF)],
+        "/detour": Answer(302, {"Location": "/cn.gif"}),
+    }
+    with ScriptedServer(script) as server:
+        reply = fetched(make().get(server.url("/cn.gif")))
+    assert (reply.body.read(), reply.redirected_to) == (GIF, None)
+
+
+def test_redirects_share_the_time_of_an_attempt(make: Make) -> None:
+    """However many there are: what one took, the next has not."""
+
+    def late(_: Request) -> Answer:
+        Event().wait(0.3)
+        return Answer(302, {"Location": "/"})
+
+    with ScriptedServer({"/": late}) as server, pytest.raises(NetworkError) as caught:
+        make(attempt_timeout=0.8).get(server.url())
+    assert caught.value.reason == Reason.TIMEOUT
+    assert 1 < len(server.requests) < 5
+
+
+def test_a_reason_phrase_does_not_fill_the_log(make: Make) -> None:
+    """A server may say very much in its status line; what is shown of it is short."""
+    answer = Raw(b"HTTP/1.1 503 " + b"x" * 60_000 + b"\r\nContent-Length: 0\r\n\r\n")
+    with ScriptedServer({"/": answer}) as server, pytest.raises(HttpError) as caught:
+        make().get(server.url())
+    assert len(str(caught.value)) < 200
+
+
 def test_a_redirect_on_the_same_origin_is_followed(make: Make) -> None:
     """A relative redirect ends at the file; requests sees none of it, we decide."""
     script = {"/old.gif": Answer(302, {"Location": "/new.gif"}), "/new.gif": Answer(body=GIF)}
@@ -164,7 +236,7 @@ def test_a_redirect_elsewhere_is_refused(make: Make) -> None:
         script = {"/": Answer(302, {"Location": f"http://localhost:{canary.port}/"})}
         with ScriptedServer(script) as server, pytest.raises(RedirectError) as caught:
             make().get(server.url())
-    assert caught.value.reason == Reason.REDIRECT_REFUSED
+    assert (caught.value.reason, caught.value.http_status) == (Reason.REDIRECT_REFUSED, 302)
     assert canary.requests == []
 
 
@@ -180,9 +252,9 @@ def test_a_redirect_to_an_allowed_host_takes_no_secrets_along(make: Make) -> Non
 
 def test_redirects_end_after_five(make: Make) -> None:
     """A loop costs six requests."""
-    with ScriptedServer({"/": Answer(302, {"Location": "/"})}) as server, pytest.raises(RedirectError) as caught:
+    with ScriptedServer({"/": Answer(307, {"Location": "/"})}) as server, pytest.raises(RedirectError) as caught:
         make().get(server.url())
-    assert caught.value.reason == Reason.TOO_MANY_REDIRECTS
+    assert (caught.value.reason, caught.value.http_status) == (Reason.TOO_MANY_REDIRECTS, 307)
     assert len(server.requests) == 6
 
 
@@ -314,7 +386,7 @@ def test_every_exception_of_requests_has_a_meaning(kind: type[requests.RequestEx
 
         def close(self) -> None: ...
 
-    wire = Wire(user_agent="x", connect_timeout=1, read_timeout=1, max_bytes=1)
+    wire = Wire(user_agent="x", connect_timeout=1, read_timeout=1, attempt_timeout=1, max_bytes=1)
     with pytest.raises(AttemptError) as caught:
         Fetcher(Raising(), wire, MemoryBody).get("http://localhost/")
     assert caught.value.reason in set(Reason)

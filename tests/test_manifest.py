@@ -648,14 +648,14 @@ def test_no_bytes_can_break_a_manifest(data: bytes, headed: bool) -> None:  # no
 @settings(deadline=None)
 @given(
     code=st.text(min_size=1),
-    texts=st.tuples(*[st.none() | st.text()] * 5),
+    texts=st.tuples(*[st.none() | st.text()] * 6),
     size=st.integers(0, 2**53),
     status=st.sampled_from(Status),
 )
 def test_any_text_comes_back_as_it_was(code: str, texts: tuple[str | None, ...], size: int, status: Status) -> None:
     """Validators, types and reasons are what the origin said, to the letter: quotes, line ends and NULs included."""
-    content_type, etag, last_modified, version, reason = texts
-    data = Stored("x.gif", size, "0" * 64, content_type, etag, last_modified, version)
+    content_type, etag, last_modified, version, redirected_to, reason = texts
+    data = Stored("x.gif", size, "0" * 64, content_type, etag, last_modified, version, redirected_to or None)
     item = WorkItem(code, f"{ORIGIN}/x", "x.gif")
     with TemporaryDirectory() as root:
         place = Place(Path(root))

@@ -29,7 +29,7 @@ from job.model import FileType, Reply
 from job.transport import CurlAdapter, class_of
 from job.transport.transfer import Transfer
 
-WIRE = Wire(user_agent="test", connect_timeout=5, read_timeout=5, max_bytes=10_000)
+WIRE = Wire(user_agent="test", connect_timeout=5, read_timeout=5, attempt_timeout=5, max_bytes=10_000)
 ERRNOS = sorted(errno.errorcode)
 OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """What says that this machine is short of something, wherever it comes up."""
@@ -194,7 +194,7 @@ def judged(fetcher: Fetcher, url: str) -> str:
 
 def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
     """Whatever bytes a server sends, they are a file or a failure of the attempt, and nothing is said on the side."""
-    adapter = CurlAdapter(new_body=MemoryBody, max_bytes=10_000, attempt_timeout=5)
+    adapter = CurlAdapter(new_body=MemoryBody, max_bytes=10_000)
     fetcher, answer, seen = Fetcher(adapter, WIRE, MemoryBody), [b""], set[str]()
 
     @limits(max_examples=200, deadline=None)

@@ -66,6 +66,22 @@ def test_a_run_that_changes_nothing_moves_almost_no_bytes(tmp_path: Path) -> Non
     assert (summary["change"], summary["unchanged"], summary["changed"]) == ("summary", NUMBER - 1, 1)
 
 
+def test_a_redirect_costs_no_body_unless_it_leads_elsewhere(tmp_path: Path) -> None:
+    """What is behind it is asked for on a condition; behind another one that proves nothing, and the new file comes."""
+    old, new = numbered_gif(1), numbered_gif(2)
+    with mirror({"c0": Answer(302, {"Location": "/v1.gif"}), "v1": old, "v2": new}) as origin:
+        run(origin, tmp_path, ["c0"])
+        second = run(origin, tmp_path, ["c0"])
+        origin.files |= {"c0": Answer(302, {"Location": "/v2.gif"}), "v2": Answer(304)}
+        stale = run(origin, tmp_path, ["c0"])
+        origin.files["v2"] = new
+        last = run(origin, tmp_path, ["c0"])
+    counts = [done.summary["counts"] for done in (second, stale, last)]
+    assert (counts[0]["unchanged"], counts[1]["error"], counts[2]["ok"]) == (1, 1, 1)
+    assert (second.summary["bytes"], stale.named("result")[0]["reason"]) == (0, "http_304")
+    assert published(tmp_path) == {"c0.gif": new}
+
+
 CUT = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + GIF)
 
 

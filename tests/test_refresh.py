@@ -57,6 +57,12 @@ def test_without_file_or_validators_there_is_no_condition(known: Known) -> None:
     assert validators(known, Policy()) is None
 
 
+def test_validators_say_what_url_they_are_of() -> None:
+    """Where redirects led to another than was asked for, that one's."""
+    known = replace(KNOWN, intact=replace(STORED, redirected_to="0a1b"))
+    assert validators(known, Policy()) == Validators('"a"', "then", "0a1b")
+
+
 def test_one_validator_is_enough() -> None:
     """An origin that sends only one of the two gets that one."""
     assert validators(replace(KNOWN, intact=replace(STORED, etag=None)), Policy()) == Validators(None, "then")

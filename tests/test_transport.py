@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pycurl
 import pytest
@@ -75,7 +75,8 @@ class Client:
     def __init__(
         self, new_body: Callable[[], Body] = MemoryBody, max_bytes: int = 1 << 20, attempt_timeout: float = 20
     ) -> None:
-        self.adapter = CurlAdapter(new_body=new_body, max_bytes=max_bytes, attempt_timeout=attempt_timeout)
+        self.adapter = CurlAdapter(new_body=new_body, max_bytes=max_bytes)
+        self.attempt_timeout = attempt_timeout
         self.session = requests.Session()
         self.session.trust_env = False
         self.session.mount("http://", self.adapter)
@@ -93,8 +94,10 @@ class Client:
         """Send a GET as the job does."""
         request = requests.Request("GET", url, headers={"Accept-Encoding": "identity"}).prepare()
         proxies = {"http": proxy, "https": proxy} if proxy else {}
+        connect, silence = timeout if isinstance(timeout, tuple) else (timeout, timeout)
+        limits: Any = (connect, silence, self.attempt_timeout)  # requests' stubs know two
         return self.session.send(
-            request, stream=True, allow_redirects=False, timeout=timeout, verify=verify, proxies=proxies
+            request, stream=True, allow_redirects=False, timeout=limits, verify=verify, proxies=proxies
         )
 
     def send(self, request: requests.PreparedRequest) -> requests.Response:
@@ -519,12 +522,17 @@ def subject_hash(pem: bytes) -> str:
     return f"{int.from_bytes(digest[:4], 'little'):08x}.0"
 
 
+def trusted(authority: trustme.CA, directory: Path) -> Path:
+    """Put an authority where OpenSSL looks for it in a directory; give the file."""
+    path = directory / subject_hash(authority.cert_pem.bytes())
+    path.write_bytes(authority.cert_pem.bytes())
+    return path
+
+
 @pytest.mark.parametrize("place", ["file", "directory"])
 def test_a_known_authority_is_trusted(client: Client, authority: trustme.CA, tmp_path: Path, place: str) -> None:
     """`verify` may be a file of authorities or a directory of them."""
-    pem = authority.cert_pem.bytes()
-    path = tmp_path / subject_hash(pem)
-    path.write_bytes(pem)
+    path = trusted(authority, tmp_path)
     with ScriptedServer({"/cn": Answer(body=b"flag")}, tls_for(authority, "127.0.0.1")) as server:
         response = client.get(server.url("/cn"), verify=str(path if place == "file" else tmp_path))
     assert response.content == b"flag"
@@ -569,20 +577,35 @@ def test_a_silent_tls_peer_is_a_connect_timeout(client: Client) -> None:
     assert type(error) is rx.ConnectTimeout
 
 
-@pytest.mark.parametrize(("end", "expected"), [("RST", rx.ConnectionError), ("FIN", rx.SSLError)])
-def test_a_broken_handshake_is_told_from_a_bad_one(client: Client, end: str, expected: type[Exception]) -> None:
-    """A handshake broken by RST is a ConnectionError, which passes; one that is ended in order is an SSLError."""
+HANDSHAKE_FAILURE = bytes([21, 3, 3, 0, 2, 2, 40])
+"""A fatal alert (RFC 8446, 6)."""
+
+
+@pytest.mark.parametrize(
+    ("said", "end", "expected"),
+    [
+        (b"", "RST", rx.ConnectionError),
+        (b"", "FIN", rx.ConnectionError),
+        (HANDSHAKE_FAILURE, "FIN", rx.SSLError),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "FIN", rx.SSLError),
+    ],
+)
+def test_a_broken_handshake_is_told_from_a_bad_one(
+    client: Client, said: bytes, end: str, expected: type[Exception]
+) -> None:
+    """A peer that leaves without a word, as a balancer without servers does, is a ConnectionError, which passes."""
     with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
-        leaving = pool.submit(_hear_and_leave, listener, end)
+        leaving = pool.submit(_hear_and_leave, listener, said, end)
         error = client.failure(f"https://127.0.0.1:{listener.getsockname()[1]}/")
         leaving.result(10)
     assert type(error) is expected
 
 
-def _hear_and_leave(listener: socket.socket, end: str) -> None:
+def _hear_and_leave(listener: socket.socket, said: bytes, end: str) -> None:
     peer, _ = listener.accept()
     with peer:
         peer.recv(1 << 16)
+        peer.sendall(said)
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", end == "RST", 0))
 
 
@@ -623,11 +646,13 @@ def test_what_comes_through_a_proxy_is_the_answer(client: Client) -> None:
         assert client.get("http://flags.test/us", proxy=proxy.url("")).status_code == 403
 
 
-def test_a_proxy_may_be_spoken_to_over_tls(client: Client, authority: trustme.CA) -> None:
+@pytest.mark.parametrize("place", ["file", "directory"])
+def test_a_proxy_may_be_spoken_to_over_tls(client: Client, authority: trustme.CA, tmp_path: Path, place: str) -> None:
     """The authorities that `verify` names hold for an https proxy too, and no others."""
-    script = {"http://flags.test/cn": Answer(body=b"flag")}
-    with ScriptedServer(script, tls_for(authority, "127.0.0.1")) as proxy, authority.cert_pem.tempfile() as ca:
-        assert client.get("http://flags.test/cn", verify=ca, proxy=proxy.url("")).content == b"flag"
+    path = trusted(authority, tmp_path)
+    verify, script = str(path if place == "file" else tmp_path), {"http://flags.test/cn": Answer(body=b"flag")}
+    with ScriptedServer(script, tls_for(authority, "127.0.0.1")) as proxy:
+        assert client.get("http://flags.test/cn", verify=verify, proxy=proxy.url("")).content == b"flag"
         assert type(client.failure("http://flags.test/cn", proxy=proxy.url(""))) is rx.SSLError
 
 
@@ -860,7 +885,7 @@ def test_too_many_open_files_is_not_the_networks_fault(client: Client, host: str
 
 def test_only_a_shortage_is_a_local_limit() -> None:
     """A socket refused for another reason (no IPv6 here) is an address that cannot be reached, no more."""
-    lane = Lane(Sockets(), 1, 1)
+    lane = Lane(Sockets(), 1)
     address = pycurl.CurlSockAddr(family=9999, socktype=socket.SOCK_STREAM, protocol=0, addr=("127.0.0.1", 9))
     assert (lane.open_socket(0, address), lane.shortage) == (pycurl.SOCKET_BAD, None)
 

@@ -30,7 +30,7 @@ def no_threads() -> Iterator[None]:
 
 def failed_look_up() -> Exception:
     """Give how a request ends whose name has no address."""
-    adapter = CurlAdapter(new_body=MemoryBody, max_bytes=1, attempt_timeout=20)
+    adapter = CurlAdapter(new_body=MemoryBody, max_bytes=1)
     with pytest.raises(OSError) as caught:
         adapter.send(REQUEST)
     adapter.close()
@@ -40,7 +40,7 @@ def failed_look_up() -> Exception:
 def late_look_up() -> Exception:
     """Give what it means that a transfer timed out before there was an address."""
     with pytest.raises(OSError) as caught:
-        Lane(Sockets(), 1, 1).raise_failure(pycurl.error(pycurl.E_OPERATION_TIMEDOUT, "Resolving timed out"), REQUEST)
+        Lane(Sockets(), 1).raise_failure(pycurl.error(pycurl.E_OPERATION_TIMEDOUT, "Resolving timed out"), REQUEST)
     return caught.value
 
 
@@ -71,5 +71,5 @@ def test_with_threads_it_is_the_network() -> None:
 def test_out_of_memory_is_not_the_networks_fault() -> None:
     """What libcurl has no memory for is an OSError of this machine, even if there is enough a moment later."""
     with pytest.raises(OSError) as caught:
-        Lane(Sockets(), 1, 1).raise_failure(pycurl.error(pycurl.E_OUT_OF_MEMORY, "Out of memory"), REQUEST)
+        Lane(Sockets(), 1).raise_failure(pycurl.error(pycurl.E_OUT_OF_MEMORY, "Out of memory"), REQUEST)
     assert_shortage_of(errno.ENOMEM, caught.value)

@@ -217,10 +217,11 @@ class Downloader:
         digest = reply.body.sha256
         media_type = accept.check(reply, self.terms.accepted, self.terms.checksums.get(item.file))
         if intact and intact.sha256 == digest:
-            return _Ended(Status.UNCHANGED, _renewed(replace(intact, etag=None, last_modified=None), reply))
+            same = replace(intact, etag=None, last_modified=None, redirected_to=reply.redirected_to)
+            return _Ended(Status.UNCHANGED, _renewed(same, reply))
         version = self.destination.publish(reply.body, item.file, media_type)
         stored = Stored(item.file, reply.body.size, digest, media_type, version=version)
-        return _Ended(Status.OK, _renewed(stored, reply))
+        return _Ended(Status.OK, _renewed(replace(stored, redirected_to=reply.redirected_to), reply))
 
 
 def _renewed(stored: Stored, reply: Reply | NotModified) -> Stored:

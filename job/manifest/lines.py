@@ -78,6 +78,7 @@ def dump(row: Row) -> bytes:
             "changed_at": entry.changed_at,
             "attempts": entry.attempts,
             "reason": entry.reason,
+            **({"redirected_to": stored.redirected_to} if stored and stored.redirected_to else {}),
             **({"gone": True} if row.gone else {}),
         }
     )
@@ -111,11 +112,12 @@ def load(line: bytes) -> Row | None:
         values = _FIELDS(row)
     except (orjson.JSONDecodeError, KeyError, TypeError):  # no JSON, no such field, no object
         return None
-    if not all(map(isinstance, values, _TYPES.values())):
+    redirected_to = row.get("redirected_to")
+    if not all(map(isinstance, values, _TYPES.values())) or not isinstance(redirected_to, _MAYBE_TEXT):
         return None
     code, url, file, status, sha256, size, *facts, checked_at, changed_at, attempts, reason = values
     if status not in _STATUSES:
         return None
-    stored = None if sha256 is None or size is None else Stored(file, size, sha256, *facts)
+    stored = None if sha256 is None or size is None else Stored(file, size, sha256, *(*facts, redirected_to))
     entry = Entry(code, url, file, _STATUSES[status], stored, checked_at, changed_at, attempts, reason)
     return Row(entry, gone=row.get("gone") is True)

@@ -26,17 +26,16 @@ class CurlAdapter(BaseAdapter):
     `new_body` makes the place for the body of a 200, which is written to as it arrives: `response.raw` is that body,
     rewound, and closing it is the caller's. A body is closed when its transfer fails. Bodies of other answers are
     dropped: those are their status and headers, however their bodies end. Memory per transfer does not depend on
-    what is sent. `max_bytes` caps a body; `attempt_timeout` (seconds) bounds a transfer from name look-up to last byte.
+    what is sent. `max_bytes` caps a body.
 
     `send` may be called from any number of threads: each has a handle, and so connections, of its own. `_lock` guards
     the list of handles. `interrupt` and `close` may be called from any thread.
     """
 
-    def __init__(self, *, new_body: Callable[[], Body], max_bytes: int, attempt_timeout: float) -> None:
+    def __init__(self, *, new_body: Callable[[], Body], max_bytes: int) -> None:
         super().__init__()
         self._new_body = new_body
         self._max_bytes = max_bytes
-        self._attempt_timeout = attempt_timeout
         self._sockets = Sockets()
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -55,8 +54,9 @@ class CurlAdapter(BaseAdapter):
         """Give the answer to a GET request without a body.
 
         `timeout` is in seconds: connecting (name, TCP, TLS), and silence, counted from the start until a byte of a body
-        came; the latter in whole seconds, two at least, and noticed up to 7 s late. `verify` is True for certifi's
-        authorities, or the path of a file or directory of others.
+        came; the latter in whole seconds, two at least, and noticed up to 7 s late. A third one, which only this
+        adapter knows, bounds all of it, from name look-up to last byte. `verify` is True for certifi's authorities, or
+        the path of a file or directory of others.
         Raises subclasses of requests' RequestException by their meaning, those above among them; an OSError unchanged
         when this machine failed (`new_body`, writing, no descriptors left); ValueError for what this adapter does not
         do: other methods, request bodies, client certificates, unverified TLS.
@@ -101,7 +101,7 @@ class CurlAdapter(BaseAdapter):
                 raise rx.ConnectionError(_INTERRUPTED)
             lane: Lane | None = getattr(self._local, "lane", None)
             if lane is None:
-                lane = self._local.lane = Lane(self._sockets, self._max_bytes, self._attempt_timeout)
+                lane = self._local.lane = Lane(self._sockets, self._max_bytes)
                 self._lanes.append(lane)
             return lane
 

@@ -6,24 +6,24 @@ import math
 import os
 import socket
 import threading
-from pathlib import Path
 from typing import NoReturn
 
 import pycurl
 from requests import PreparedRequest
 from requests import exceptions as rx
-from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
+from job.transport.environment import authorities
 from job.transport.meaning import class_of
 from job.transport.transfer import Transfer
 
-Timeout = float | tuple[float | None, float | None] | None
-"""requests' time-outs in seconds: one for both, or (connect, read)."""
+Timeout = float | tuple[float | None, ...] | None
+"""requests' time-outs in seconds: one for both, or (connect, read); and, as ours, (connect, read, all of it)."""
 Route = tuple[Timeout, str | bool, str]
 """What transfers to one origin have in common: time-outs, authorities as requests' `verify`, proxy or nothing."""
 _PROXYS = {7, 8, 52, 55, 56}  # failures of the proxy, if there is one, when no request was sent yet
 _STARVED = {2, 5, 6, 27, 77}  # also reported when libcurl could not open a file or begin a look-up
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""What a connection can fail of that no other host has to do with: this machine is short of something."""
 _CUT = {errno.ECONNRESET, errno.EPIPE}
 
 _ALWAYS: dict[int, int | str] = {
@@ -38,6 +38,7 @@ _ALWAYS: dict[int, int | str] = {
     pycurl.NETRC: pycurl.NETRC_IGNORED,
     pycurl.NOPROXY: "",  # or libcurl reads NO_PROXY itself, and passes by the proxy that was given
     pycurl.TCP_NODELAY: 1,
+    pycurl.DNS_CACHE_TIMEOUT: 0,  # or a name that was not found is not looked up again for 30 s
     pycurl.SSL_VERIFYPEER: 1,
     pycurl.SSL_VERIFYHOST: 2,
     pycurl.LOW_SPEED_LIMIT: 1,
@@ -83,7 +84,7 @@ class Sockets:
 class Lane:
     """One worker thread's handle; it keeps its connections, and the options of the last route."""
 
-    def __init__(self, sockets: Sockets, max_bytes: int, attempt_timeout: float) -> None:
+    def __init__(self, sockets: Sockets, max_bytes: int) -> None:
         self._sockets = sockets
         self._route: Route | None = None
         self.shortage: OSError | None = None
@@ -94,7 +95,6 @@ class Lane:
         for option, value in _ALWAYS.items():
             self.curl.setopt(option, value)
         self.curl.setopt(pycurl.MAXFILESIZE_LARGE, max_bytes)
-        self.curl.setopt(pycurl.TIMEOUT_MS, math.ceil(attempt_timeout * 1000))
         self.curl.setopt(pycurl.OPENSOCKETFUNCTION, self.open_socket)
         self.curl.setopt(pycurl.CLOSESOCKETFUNCTION, sockets.close)
 
@@ -139,16 +139,20 @@ class Lane:
         if not self.curl.getinfo(pycurl.REQUEST_SIZE):
             if code == pycurl.E_OPERATION_TIMEDOUT:
                 return rx.ConnectTimeout
-            if code == pycurl.E_SSL_CONNECT_ERROR and self.curl.getinfo(pycurl.OS_ERRNO) in _CUT:
+            if code == pycurl.E_SSL_CONNECT_ERROR and self._is_cut():
                 return rx.ConnectionError
             if code in _PROXYS and self._route and self._route[2]:
                 return rx.ProxyError
         return class_of(code)
 
+    def _is_cut(self) -> bool:
+        """Tell a handshake that the other side just left, as a balancer without a server does, from one that failed."""
+        return self.curl.getinfo(pycurl.OS_ERRNO) in _CUT or b"unexpected eof" in self.curl.errstr_raw()
+
     def _take(self, timeout: Timeout, verify: str | bool, proxy: str) -> None:  # noqa: FBT001  (requests' own type)
-        connect, silence = timeout if isinstance(timeout, tuple) else (timeout, timeout)
-        bundle = DEFAULT_CA_BUNDLE_PATH if verify is True else str(verify)
-        file, directory = (None, bundle) if Path(bundle).is_dir() else (bundle, None)
+        connect, silence, whole = (*timeout, None)[:3] if isinstance(timeout, tuple) else (timeout, timeout, None)
+        file, directory = authorities(None if verify is True else str(verify))
+        self.curl.setopt(pycurl.TIMEOUT_MS, math.ceil((whole or 0) * 1000))
         self.curl.setopt(pycurl.CONNECTTIMEOUT_MS, math.ceil((connect or 0) * 1000))
         # libcurl measures once a second: with 1 it may give up before it has counted what came
         self.curl.setopt(pycurl.LOW_SPEED_TIME, max(2, math.ceil(silence)) if silence else 0)
@@ -163,7 +167,7 @@ class Lane:
         try:
             return self._sockets.open(address)
         except OSError as error:
-            if error.errno in _SHORTAGES:
+            if error.errno in SHORTAGES:
                 self.shortage = error
             return pycurl.SOCKET_BAD
 

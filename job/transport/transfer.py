@@ -1,14 +1,18 @@
 """One answer while it arrives."""
 
 import io
+import re
 from collections.abc import Callable
 from http import HTTPStatus
 
+from requests import exceptions as rx
 from requests.structures import CaseInsensitiveDict
 
 from job.model import Body
 
 _DISCARD_BYTES = 64 * 1024
+_HIDDEN_CODING = re.compile(rb"(?:[ \t]+transfer-encoding[ \t]*|transfer-encoding[ \t]+):", re.IGNORECASE)
+"""libcurl takes blanks around a name for another header's, and the chunks that follow for the file."""
 
 
 class Transfer:
@@ -41,6 +45,9 @@ class Transfer:
         if rest < "2":
             return None  # 100 Continue, 103 Early Hints: the answer is yet to come
         self.status, self.reason, self.headers = int(rest[:3]), rest[3:].strip(), _parse_headers(lines[1:])
+        if any(map(_HIDDEN_CODING.match, lines)):
+            self.fault = rx.ContentDecodingError("the transfer coding stands in a header that is malformed")
+            return 0
         unread = rest[0] == "3" and self.status != HTTPStatus.NOT_MODIFIED and self.headers.get("Content-Length") != "0"
         return 0 if unread else None
 
