@@ -9,6 +9,7 @@ from pathlib import Path
 from job.errors import PathError, StorageError
 
 _ONE_FILE_ONLY = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
+_ONE_FILE_ONLY |= {errno.EBUSY}  # a file is mounted in the way
 """Errors that concern one path; any other means that the destination as a whole cannot be written."""
 
 

@@ -1,11 +1,14 @@
 """Generations: readers see the old set or the new one, never a mixture."""
 
+import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
+from disk_calls import disk_calls
 from images import GIF, PNG
 
 from job.errors import StorageError
@@ -30,7 +33,7 @@ def publish(root: Path, files: dict[str, bytes], keep: int = 3) -> None:
 
 def shown(root: Path) -> dict[str, bytes]:
     current = root / "current"
-    paths = sorted(path for path in current.rglob("*") if path.is_file())
+    paths = sorted(path for path in current.rglob("*") if path.is_file() and path.name != "before")
     return {str(path.relative_to(current)): path.read_bytes() for path in paths}
 
 
@@ -114,6 +117,83 @@ def test_a_rollback_shows_the_generation_before(tmp_path: Path) -> None:
     assert shown(tmp_path) == {"br.gif": GIF}
     with pytest.raises(StorageError, match="no generation before"):
         generations.roll_back()
+
+
+def test_a_rollback_does_not_show_again_what_was_rolled_back(tmp_path: Path) -> None:
+    """The set before is the one from which the current one was made, not the one that readers were taken away from."""
+    for data in (GIF, PNG):
+        publish(tmp_path, {"br.gif": data})
+    generations = Generations(tmp_path)
+    good = generations.roll_back()
+    publish(tmp_path, {"cn.gif": PNG})
+    assert generations.roll_back() == good
+    assert shown(tmp_path) == {"br.gif": GIF}
+
+
+def test_a_rollback_beyond_what_is_kept_is_one_step(tmp_path: Path) -> None:
+    """Where the set before was pruned, the newest of the older ones is shown."""
+    for data in (GIF, PNG):
+        publish(tmp_path, {"br.gif": data})
+    generations = Generations(tmp_path)
+    good = generations.roll_back()
+    publish(tmp_path, {"cn.gif": PNG})
+    rmtree(good)
+    assert generations.roll_back().name == names(tmp_path)[0]
+    assert shown(tmp_path) == {"br.gif": PNG}
+
+
+def test_the_current_generation_is_never_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not under a relative destination, nor where another run has prepared a newer one."""
+    monkeypatch.chdir(tmp_path)
+    first, second = GenerationStore(Path("out"), 1), GenerationStore(Path("out"), 1)
+    for store, data in ((first, GIF), (second, PNG)):
+        store.open()
+        put(store, "br.gif", data)
+    second.commit()
+    first.commit()
+    assert shown(Path("out")) == {"br.gif": GIF}
+
+
+def test_a_link_that_leads_to_itself_shows_nothing(tmp_path: Path) -> None:
+    """It is replaced by the first set."""
+    (tmp_path / "current").symlink_to("current")
+    assert Generations(tmp_path).current is None
+    publish(tmp_path, {"br.gif": GIF})
+    assert shown(tmp_path) == {"br.gif": GIF}
+
+
+def test_a_generation_that_cannot_be_shown_is_not_left(tmp_path: Path) -> None:
+    """A directory in the link's place costs no room at each run, and no rollback may lead to what nobody saw."""
+    (tmp_path / "current" / "mine").mkdir(parents=True)
+    with pytest.raises(StorageError, match="current"):
+        publish(tmp_path, {"br.gif": GIF})
+    assert names(tmp_path) == []
+
+
+def test_a_file_system_without_hard_links_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each file; there is none to try it on, so the call is made to fail as there."""
+    publish(tmp_path, {f"{number}.gif": GIF for number in range(50)})
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(StorageError, match=r"Operation not permitted.*FLAGJOB_PUBLISH=each") as caught:
+        GenerationStore(tmp_path, 3).open()
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_set_is_shown_when_all_of_it_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directories, then its own name, then the link: a power cut finds the one set or the other."""
+    publish(tmp_path, {"br.gif": GIF})
+    calls = disk_calls(monkeypatch, tmp_path)
+    publish(tmp_path, {"7/66/42.png": PNG})
+    (name,) = {path.name for path in Generations(tmp_path).published()[1:]}
+    prepared = f"generations/.new-{name}"
+    shown_at = calls.index("current is named")
+    for before in (f"{prepared}/7/66 is synced", f"{prepared}/7 is synced", f"{prepared} is synced"):
+        assert calls.index(before) < calls.index(f"generations/{name} is named") < shown_at
+    assert calls[shown_at - 1 : shown_at + 2] == ["generations is synced", "current is named", ". is synced"]
 
 
 def test_without_any_generation_there_is_nothing_to_roll_back_to(tmp_path: Path) -> None:

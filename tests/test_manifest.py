@@ -18,6 +18,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+from disk_calls import disk_calls
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from limits import files_limited_to
@@ -333,6 +334,42 @@ def test_gone_is_told_once(place: Place) -> None:
     said = [told(place, result) for result in (missing("BR"), missing("BR"), failed("BR"), missing("BR"))]
     assert said == [["gone"], [], [], []]
     assert place.known()["BR"].stored == file_of("BR")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "file"), [("BR", "br", "br.gif"), ("x", "x.gif", "x.gif"), ("CN", "cn", "cn"), ("cn", "CN", "cn")]
+)
+def test_a_file_is_one_codes_only(place: Place, old: str, new: str, file: str) -> None:
+    """A template that reads items in another way gives a file to another code, and the one before has it no more."""
+    place.run(ok("US"))
+    for code, data in ((old, b"GIF89a"), (new, b"GIF87a")):
+        manifest = place.manifest()
+        stored = Stored(file, len(data), sha256(data).hexdigest(), "image/gif")
+        manifest.record(WorkItem(code, f"{ORIGIN}/{code}", file), Result(Status.OK, stored, code, attempts=1))
+        manifest.close()
+    assert set(place.known()) == {"US", new}
+    digest = sha256(b"GIF87a").hexdigest()
+    assert [line for line in place.sums.read_text().splitlines() if line.endswith(f" {file}")] == [f"{digest}  {file}"]
+
+
+def test_what_another_code_did_not_get_stays_the_first_ones(place: Place) -> None:
+    """A failure takes nothing over, nor does a file of another name."""
+    place.run(ok("BR"), ok("br.gif"))
+    manifest = place.manifest()
+    manifest.record(WorkItem("br", f"{ORIGIN}/br", "br.gif"), missing("br"))
+    manifest.close()
+    assert {code for code, entry in place.known().items() if entry.stored} == {"BR", "br.gif"}
+
+
+def test_a_power_cut_finds_one_manifest_or_the_other(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compacted is on the disk before it has its name, and its name before the run has ended."""
+    place.run(ok("BR"), ok("BR", b"GIF87a"))
+    calls = disk_calls(monkeypatch, place.root)
+    place.run(ok("BR"), ok("CN"))
+    for name, directory in ((".flagjob/manifest.jsonl", ".flagjob"), ("SHA256SUMS", ".")):
+        at = calls.index(f"{name} is named")
+        assert calls[at - 1].endswith(".tmp is synced")
+        assert calls[at + 1] == f"{directory} is synced"
 
 
 def test_only_a_file_can_be_gone(place: Place) -> None:

@@ -138,6 +138,7 @@ def test_a_tls_error_is_no_local_one() -> None:
 def test_each_error_of_a_disk_means_one_thing(tmp_path: Path) -> None:
     """What is in the way of one name costs that item; everything else ends the run; both name the path."""
     one = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
+    one |= {errno.EBUSY}
     for number in ERRNOS:
         with pytest.raises(StorageError) as caught, named(tmp_path):
             raise OSError(number, "boom")

@@ -8,6 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from disk_calls import disk_calls
 from images import GIF, numbered_gif
 from limits import files_limited_to
 from rows import row
@@ -51,6 +52,29 @@ def test_what_is_published_is_what_was_written(store: LocalStore, root: Path, da
     put(store, "br.gif", data)
     assert (root / "br.gif").read_bytes() == data
     assert list(left(root)) == ["br.gif"]
+
+
+@pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
+def test_a_power_cut_finds_whole_files(
+    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """A file's bytes are on the disk before it has its name, and its names before the run ends, at every level."""
+    calls = disk_calls(monkeypatch, root)
+    put(store, "7/66/42.png", data)
+    draft, name = calls
+    assert draft.startswith(".flagjob/tmp/")
+    assert (draft.endswith(" is synced"), name) == (True, "7/66/42.png is named")
+    store.sync()
+    assert {". is synced", "7 is synced", "7/66 is synced"} <= set(calls[2:])
+
+
+def test_a_draft_that_cannot_be_removed_changes_nothing(store: LocalStore, root: Path) -> None:
+    """What made it fail was told; the next run sweeps it up."""
+    with closing(store.new_body()) as body:
+        body.write(LARGE)
+        for path in (root / ".flagjob" / "tmp").iterdir():
+            path.unlink()
+            path.mkdir()
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])

@@ -16,7 +16,7 @@ from job.manifest.disk import first_line, replacing, sweep
 from job.manifest.history import Change
 from job.manifest.journal import Journal, newest
 from job.manifest.names import Shard, manifests
-from job.model import Entry, InvalidItem, Item, Result
+from job.model import Entry, InvalidItem, Item, Result, WorkItem
 
 _QUERY_BYTES = 12
 BUILT_IN = "built-in"
@@ -134,6 +134,8 @@ class Manifest:
             # first, so that after a crash in between the next run tells it once more rather than never
             self._changes.add(change, item.code, row.entry.stored, known.entry.stored if known else None)
         self._journal.append(lines.dump(row))
+        if change is Change.NEW:
+            self._take_over(item)
 
     def close(self) -> None:
         """Compact what pays, renew SHA256SUMS if it would differ, tell the summary; then all of it is on the disk."""
@@ -156,6 +158,14 @@ class Manifest:
                 sums.write(listed, self.directory, newest(journals))
             self._changes.finish()
             sync_directory(self.directory)
+
+    def _take_over(self, item: WorkItem) -> None:
+        """Forget the code that had this file before, under a template that read items in another way."""
+        stem = item.file.rpartition(".")[0] or item.file
+        for code in {item.file, stem, item.file.upper(), stem.upper()} - {item.code}:
+            other = self._journal.row(code)
+            if other and other.entry.stored and other.entry.stored.path == item.file:
+                self._journal.append(lines.forgotten(code))
 
     @property
     def _path(self) -> Path:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+from contextlib import suppress
 from hashlib import sha256
 from io import BytesIO, FileIO
 from pathlib import Path
@@ -45,7 +46,8 @@ class Draft:
 
     def read(self, size: int = -1, /) -> bytes:
         """Return up to `size` bytes from where the last read ended."""
-        return self._file.read(size)
+        with named(self._path):
+            return self._file.read(size)
 
     def rewind(self) -> None:
         """Make the next read begin at the first byte."""
@@ -71,7 +73,8 @@ class Draft:
         """Throw away what was not published; may be called again."""
         self._file.close()
         if self._on_disk:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # the disk failed meanwhile, which was told; a later run sweeps it up
+                self._path.unlink()
 
     def _roll_over(self) -> None:
         self._file.seek(0)
@@ -79,7 +82,8 @@ class Draft:
         with named(self._path):
             self._file = self._path.open("x+b", buffering=0)  # a buffer costs calls of its own, and is never filled
             self._on_disk = True
-            fcntl.flock(self._file, fcntl.LOCK_EX)  # until it is closed nobody may take it for a dead run's
+            with suppress(OSError):  # not every file system has locks; where there are none nothing is swept either
+                fcntl.flock(self._file, fcntl.LOCK_EX)  # until it is closed nobody may take it for a dead run's
             self._put(held)
 
     def _put(self, data: bytes) -> None:

@@ -13,6 +13,8 @@ from job.disk import named, sync_directory
 from job.errors import StorageError
 from job.store.local import OWN_DIRECTORY, SWEPT_SECONDS, LocalStore
 
+_BEFORE = "before"
+"""The file, among what flagjob remembers, that names the generation from which this one was made."""
 _PREPARED = ".new-"
 """How the name of a generation begins that is not published: hidden, and swept when its run is dead."""
 
@@ -28,8 +30,10 @@ class Generations:
     @property
     def current(self) -> Path | None:
         """The generation that readers see, or None before the first."""
-        found = self._link.resolve()
-        return found if self._link.is_symlink() and found.is_dir() else None
+        with suppress(OSError):  # there is no such link
+            found = self._destination / self._link.readlink()
+            return found if found.is_dir() else None
+        return None
 
     def published(self) -> list[Path]:
         """Return the generations that were published and are kept, the oldest first."""
@@ -50,19 +54,23 @@ class Generations:
             sync_directory(self._destination)
 
     def roll_back(self) -> Path:
-        """Show the generation before the current one, and return it; raise StorageError if there is none."""
+        """Show the generation from which the current one was made, and return it; raise StorageError if there is none.
+
+        Where that was pruned it is the newest of the older ones.
+        """
         current = self.current
         older = [path for path in self.published() if current and path.name < current.name]
-        if not older:
+        if not older or current is None:
             raise StorageError(f"{self.directory}: there is no generation before the current one")
-        self.flip(older[-1])
-        return older[-1]
+        before = next((path for path in older if path.name == _made_from(current)), older[-1])
+        self.flip(before)
+        return before
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` generations; the current one always stays."""
         current = self.current
         for path in self.published()[:-keep]:
-            if path != current:
+            if not current or path.name != current.name:
                 doomed = path.with_name(f"{_PREPARED}{path.name}")  # half of it must not be there under its name
                 with suppress(OSError):
                     path.rename(doomed)
@@ -104,17 +112,26 @@ class GenerationStore(LocalStore):
             current = self._generations.current
             if current:
                 _link_tree(current, self.root)
+                (self.own / _BEFORE).write_text(current.name)
         super().open()
 
     def commit(self) -> None:
-        """Make the generation durable and show it to readers; raise StorageError, with the old one shown, if not."""
+        """Make the generation durable and show it to readers; raise StorageError where that fails, with nothing left.
+
+        Only where the disk fails after readers saw it, it stays: a power cut may then take them back to the old one.
+        """
         with named(self.root):
             shutil.rmtree(self._drafts)
             for directory, _, _ in os.walk(self.root):
                 sync_directory(Path(directory))
             self.root.rename(self._final)
             sync_directory(self._final.parent)
-        self._generations.flip(self._final)
+        try:
+            self._generations.flip(self._final)
+        except StorageError:
+            if self._generations.current != self._final:
+                shutil.rmtree(self._final, ignore_errors=True)
+            raise
         self._generations.prune(self._keep)
         self._unlock()
 
@@ -155,6 +172,20 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+def _made_from(generation: Path) -> str | None:
+    with suppress(OSError):
+        return (generation / OWN_DIRECTORY / _BEFORE).read_text("utf-8")
+    return None
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError as error:  # told at once: copytree would gather one for each file
+        why = f"{error.strerror} (a set has hard links to what is unchanged; FLAGJOB_PUBLISH=each needs none)"
+        raise StorageError(f"{target}: {why}") from error
+
+
 def _link_tree(source: Path, target: Path) -> None:
     """Give each file a second name; what flagjob remembers is copied, because it is written to."""
     shutil.copytree(
@@ -162,7 +193,7 @@ def _link_tree(source: Path, target: Path) -> None:
         target,
         symlinks=True,
         ignore=lambda directory, _: [OWN_DIRECTORY] if Path(directory) == source else [],
-        copy_function=os.link,
+        copy_function=_link,
         dirs_exist_ok=True,
     )
     shutil.copytree(source / OWN_DIRECTORY, target / OWN_DIRECTORY)

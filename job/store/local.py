@@ -55,7 +55,7 @@ class LocalStore:
         """Remove the drafts that runs which were killed left behind; those of a living run are locked, or new."""
         oldest = time.time() - SWEPT_SECONDS
         for path in self._drafts.iterdir():
-            with suppress(OSError), path.open("rb") as draft:
+            with suppress(OSError), path.open("r+b") as draft:  # NFS locks for who may write only
                 fcntl.flock(draft, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if path.stat().st_mtime < oldest:
                     path.unlink()
@@ -98,5 +98,6 @@ class LocalStore:
         """
         with self._syncing:
             directories, self._unsynced = self._unsynced, set()
-        for directory in directories:
-            sync_directory(directory)
+        for directory in directories | {above for below in directories for above in below.parents}:
+            if directory.is_relative_to(self.root):
+                sync_directory(directory)
