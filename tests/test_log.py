@@ -6,7 +6,8 @@ import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from datetime import datetime, tzinfo
+from typing import Any, Self
 
 import pytest
 
@@ -99,6 +100,31 @@ def test_the_summary_adds_up() -> None:
     assert sum(message["counts"].values()) == message["codes"] == 20
     assert (message["exit_code"], message["outcome"], message["duration_s"]) == (0, "ok", 1.235)
     assert len(line) < 2000
+
+
+def test_a_time_has_all_its_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also in the one microsecond of a million that is 0, which no test can wait for: readers rely on one form."""
+    monkeypatch.setattr("structlog.processors.datetime.datetime", _OnTheSecond)
+    assert event(lambda log: log.info("builtin_origin"))["timestamp"] == "2026-11-22T04:17:00.000000Z"
+
+
+class _OnTheSecond(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2026, 11, 22, 4, 17, tzinfo=tz)
+
+
+def test_a_part_of_a_secret_is_not_shown_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines for people are masked before they are cut to the terminal."""
+    monkeypatch.setenv("COLUMNS", "40")
+    said = [f"no way by http://user:{'pass' * 20}@proxy/", f"no Bearer {'token' * 20}"]
+
+    def write(log: RunLog) -> None:
+        for text in said:
+            log.result(Result(Status.ERROR, None, "BR", error=text))
+
+    by_proxy, by_token = lines(write, for_people=True, secrets=("token" * 20,))
+    assert (by_proxy, by_token) == ("*** Error for BR: no way by http://***@…", "*** Error for BR: no Bearer ***")
 
 
 def test_a_failed_run_ends_with_an_error() -> None:

@@ -63,10 +63,9 @@ class RunLog:
         transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
         processors: list[structlog.typing.Processor] = [
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),  # "iso" leaves .000000 out
             structlog.processors.ExceptionRenderer(transformer),
-            console if for_people else json,
-            redactor(secrets),
+            (console if for_people else json)(redactor(secrets)),
         ]
 
         out = _Checked(stream)

@@ -4,7 +4,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from structlog.typing import EventDict, Processor, WrappedLogger
@@ -18,33 +18,43 @@ _SHORTEST_SECRET = 6
 """Masking what is shorter, or a number, would strike innocent places, and JSON's own syntax."""
 
 
-def json(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    """Render one JSON object: strict JSON (a NaN becomes null), time and level first."""
-    first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
-    ordered = {**first, **event}
-    try:
-        return orjson.dumps(ordered, default=str)
-    except TypeError:  # a path or a host's text that is no UTF-8 (PEP 383): shown with backslashes
-        shown = {name: _encodable(value) for name, value in ordered.items()}
-        return orjson.dumps(shown, default=str)
+def json(masked: Callable[[bytes], bytes]) -> Processor:
+    """Return a processor that renders one JSON object: strict JSON (a NaN becomes null), time and level first."""
+
+    def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+        first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
+        ordered = {**first, **event}
+        try:
+            return masked(orjson.dumps(ordered, default=str))
+        except TypeError:  # a path or a host's text that is no UTF-8 (PEP 383): shown with backslashes
+            shown = {name: _encodable(value) for name, value in ordered.items()}
+            return masked(orjson.dumps(shown, default=str))
+
+    return render
 
 
 def _encodable(value: object) -> object:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def console(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-    """Render one line for people, in the seed's words, that fits the terminal."""
-    render = _FOR_PEOPLE.get(event["event"], _other)
-    width = sys.maxsize if event["event"] in _WHOLE else shutil.get_terminal_size().columns
-    lines = "".join(c if c.isprintable() or c == "\n" else "?" for c in render(event)).split("\n")
-    return "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in lines).encode(
-        "utf-8", "backslashreplace"
-    )
+def console(masked: Callable[[bytes], bytes]) -> Processor:
+    """Return a processor that renders one line for people, in the seed's words, that fits the terminal.
+
+    It is masked before it is cut: a part of a secret is one, too.
+    """
+
+    def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+        width = sys.maxsize if event["event"] in _WHOLE else shutil.get_terminal_size().columns
+        text = _FOR_PEOPLE.get(event["event"], _other)(event)
+        shown = "".join(c if c.isprintable() or c == "\n" else "?" for c in text)
+        lines = masked(shown.encode()).decode().split("\n")
+        return "\n".join(line if len(line) <= width else line[: width - 1] + "…" for line in lines).encode()
+
+    return render
 
 
-def redactor(secrets: Collection[str]) -> Processor:
-    """Return a processor, the last one, that masks secrets wherever they hide in a rendered line.
+def redactor(secrets: Collection[str]) -> Callable[[bytes], bytes]:
+    """Return what masks secrets wherever they hide in a rendered line.
 
     Masked are the given texts, and the user, password and query of any URL.
     """
@@ -52,8 +62,7 @@ def redactor(secrets: Collection[str]) -> Processor:
     forms = {form for s in told for form in (s.encode(), orjson.dumps(s)[1:-1])}
     exact = re.compile(b"|".join(map(re.escape, sorted(forms, key=len, reverse=True))) if forms else rb"(?!)")
 
-    def redact(_logger: WrappedLogger, _method: str, rendered: EventDict) -> bytes:
-        line = cast("bytes", rendered)
+    def redact(line: bytes) -> bytes:
         if b"://" in line:
             line = _USER.sub(b"://" + _MASK + b"@", line)
             line = _QUERY.sub(rb"\1?" + _MASK, line)
