@@ -8,6 +8,7 @@ from hashlib import blake2b, file_digest
 from pathlib import Path
 
 from job.disk import named
+from job.errors import PathError
 from job.model import Entry, Status, Stored
 from job.store import OWN_DIRECTORY
 
@@ -38,6 +39,8 @@ class Audit:
     tell: Callable[[Finding, str], None]
     delete: bool = False
     """Delete the files that are gone; `deleted` then has their codes, to be forgotten."""
+    check: Callable[[], None] = lambda: None
+    """Called before each file; what it raises ends the audit."""
     counts: dict[Finding, int] = field(default_factory=lambda: dict.fromkeys(Finding, 0))
     deleted: list[str] = field(default_factory=list)
     _known: set[bytes] = field(default_factory=set)
@@ -48,6 +51,7 @@ class Audit:
         A changed file that looks as it was stored, by size and mtime, is touched, so that the next run replaces it.
         """
         for entry in entries:
+            self.check()
             if entry.stored:
                 self._known.add(_key(entry.stored.path))
                 self._count(self._judged(entry, entry.stored), entry.stored.path)
@@ -64,10 +68,7 @@ class Audit:
         path = self.root / stored.path
         gone = entry.status is Status.NOT_FOUND
         if gone and self.delete:
-            with named(path):
-                path.unlink(missing_ok=True)
-            self.deleted.append(entry.code)
-            return Finding.DELETED
+            return self._deleted(entry, path)
         if not path.is_file() or path.is_symlink():
             return Finding.MISSING
         with named(path), path.open("rb") as file:
@@ -75,6 +76,15 @@ class Audit:
             if not whole and str(os.fstat(file.fileno()).st_mtime_ns) == stored.version:
                 os.utime(path)
         return (Finding.GONE if gone else Finding.WHOLE) if whole else Finding.CHANGED
+
+    def _deleted(self, entry: Entry, path: Path) -> Finding:
+        try:
+            with named(path):
+                path.unlink(missing_ok=True)
+        except PathError:  # something else is there, a directory say
+            return Finding.MISSING
+        self.deleted.append(entry.code)
+        return Finding.DELETED
 
     def _unknown(self) -> Iterator[str]:
         """Find files that no entry names, but for what is flagjob's own."""

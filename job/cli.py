@@ -30,12 +30,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(page)
         return Exit.OK
     try:
+        return _told(command, words)
+    except LogError as error:
+        return _without_stdout(str(error))
+
+
+def _told(command: str, words: Sequence[str]) -> int:
+    """Do what a command does, and tell why it cannot; raise LogError if nobody takes that."""
+    try:
         return _COMMANDS[command](words)
     except UsageError as error:
         _log_for_failures().usage(error.faults)
         return Exit.USAGE
-    except LogError as error:
-        return _without_stdout(str(error))
+    except LogError:
+        raise
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
         return _unforeseen(error, _log_for_failures())
 
@@ -97,8 +105,9 @@ def _serve(words: Sequence[str]) -> int:
 
 
 def _verify(words: Sequence[str]) -> int:
-    loaded = settings.load([word for word in words if word != _DELETE], os.environ)
-    return upkeep.verify(loaded, _log_for(loaded), delete=_DELETE in words)
+    stop, loaded = Stop(), settings.load([word for word in words if word != _DELETE], os.environ)
+    _heed_signals(stop)
+    return upkeep.verify(loaded, _log_for(loaded), stop, delete=_DELETE in words)
 
 
 def _roll_back(words: Sequence[str]) -> int:

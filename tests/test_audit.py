@@ -8,7 +8,6 @@ import pytest
 from images import GIF, PNG
 
 from job.audit import Audit, Finding
-from job.errors import StorageError
 from job.model import Entry, Status, Stored
 from job.store import LocalStore
 
@@ -98,10 +97,11 @@ def test_entries_without_a_file_are_no_files(tmp_path: Path) -> None:
     assert (well, told, sum(audit.counts.values())) == (True, [], 0)
 
 
-def test_a_file_that_cannot_be_deleted_is_a_storage_error(tmp_path: Path) -> None:
-    """One clear message with the path."""
-    gone = entry(tmp_path, "zz.gif", status=Status.NOT_FOUND)
-    (tmp_path / "zz.gif").unlink()
-    (tmp_path / "zz.gif").mkdir()
-    with pytest.raises(StorageError, match=r"zz\.gif: Is a directory"):
-        audited(tmp_path, gone, delete=True)
+def test_a_directory_in_a_gone_files_place_is_nobodys_to_delete(tmp_path: Path) -> None:
+    """It is told, and holds up none of the others."""
+    odd, gone = (entry(tmp_path, name, status=Status.NOT_FOUND) for name in ("yy.gif", "zz.gif"))
+    (tmp_path / "yy.gif").unlink()
+    (tmp_path / "yy.gif").mkdir()
+    audit, well, told = audited(tmp_path, odd, gone, delete=True)
+    assert (well, told, audit.deleted) == (False, [("missing", "yy.gif"), ("deleted", "zz.gif")], ["ZZ.GIF"])
+    assert [path.name for path in tmp_path.iterdir()] == ["yy.gif"]

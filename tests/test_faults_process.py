@@ -119,7 +119,7 @@ def test_two_runs_at_once_are_as_good_as_one(tmp_path: Path) -> None:
 
 READS_THE_CLOCK = {
     "job/download/item.py": 1,  # FLAGJOB_NOT_FOUND_TTL, which is of earlier runs
-    "job/fetch.py": 1,  # a Retry-After that is a date, clamped
+    "job/fetch/fetcher.py": 1,  # a Retry-After that is a date, clamped
     "job/manifest/known.py": 1,  # when an entry was checked
     "job/sinks.py": 2,  # when a run began and ended, for metrics
     "job/store/generations.py": 2,  # a set's name, and what is old enough to be swept
@@ -182,9 +182,10 @@ def test_a_log_that_takes_no_more_ends_the_run(tmp_path: Path, lines: int) -> No
 
 
 @row(51)
-def test_a_full_disk_under_the_log_is_no_success(tmp_path: Path) -> None:
-    """`flagjob > /dev/full`: exit 5, one line on standard error, no traceback."""
-    command = [sys.executable, "-m", "job", "BR"]
+@pytest.mark.parametrize("words", [["BR"], ["--workers=x"], ["verify"], ["--codes-file=/proc/self/mem"]])
+def test_a_full_disk_under_the_log_is_no_success(tmp_path: Path, words: list[str]) -> None:
+    """`flagjob > /dev/full`: exit 5, one line on standard error, no traceback, whatever there was to be said."""
+    command = [sys.executable, "-m", "job", *words]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             command, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, check=False, timeout=TIMEOUT

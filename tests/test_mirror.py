@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -12,9 +13,16 @@ from typing import Any
 import pytest
 from command import TIMEOUT, Done, environment, flagjob
 from images import GIF, HTML, numbered_gif
+from inprocess import Watched
 from mirror import Mirror, mirror
 from rows import row
 from scripted import Answer, Raw, Step
+
+from job import upkeep
+from job.errors import Reason
+from job.log import RunLog
+from job.settings import load
+from job.stop import Stop
 
 pytestmark = pytest.mark.slow
 NUMBER = 250
@@ -335,13 +343,63 @@ def test_a_set_that_cannot_be_shown_is_told(tmp_path: Path) -> None:
     assert (done.code, done.summary["published"], len(done.named("storage_error"))) == (5, False, 1)
 
 
-def test_a_file_that_verify_cannot_delete_is_told(tmp_path: Path) -> None:
+@pytest.fixture
+def gone(tmp_path: Path) -> Path:
+    """Give a destination with two files that the origin has no more."""
+    with mirror(flags(number=2)) as origin:
+        run(origin, tmp_path, ["c0", "c1"])
+        origin.files = {name: Answer(404) for name in origin.files}
+        run(origin, tmp_path, ["c0", "c1"])
+    return tmp_path / "downloads"
+
+
+def test_what_verify_cannot_forget_is_told(gone: Path) -> None:
     """Exit 5 and one clear error, not a traceback."""
-    with mirror(flags(number=1)) as origin:
-        run(origin, tmp_path, ["c0"])
-        origin.files["c0"] = Answer(404)
-        run(origin, tmp_path, ["c0"])
-    (tmp_path / "downloads" / "c0.gif").unlink()
-    (tmp_path / "downloads" / "c0.gif").mkdir()
-    done = flagjob("verify", "--delete", cwd=tmp_path)
+    (gone / "SHA256SUMS").unlink()
+    (gone / "SHA256SUMS").mkdir()
+    done = flagjob("verify", "--delete", cwd=gone.parent)
     assert (done.code, len(done.named("storage_error"))) == (5, 1)
+
+
+def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone: Path) -> None:
+    """The file that was being looked at when the signal came is the last one; 143 says so, with the counts so far."""
+    stop, lines = Stop(), list[bytes]()
+
+    def tell(line: bytes) -> None:
+        lines.append(line)
+        stop.request(Reason.SIGNAL, signal.SIGTERM)
+
+    settings = load(["--dest", str(gone)], {})
+    assert upkeep.verify(settings, RunLog(Watched(tell)), stop, delete=True) == 143
+    counts = json.loads(lines[-1])["counts"]
+    assert (counts["deleted"], len(published(gone.parent)), len((gone / "SHA256SUMS").read_text().splitlines())) == (
+        1,
+        1,
+        1,
+    )
+    left = flagjob("verify", cwd=gone.parent)
+    assert (left.code, left.named("verify_finished")[0]["counts"]["gone"]) == (0, 1)
+
+
+def test_a_dry_run_deletes_nothing(gone: Path) -> None:
+    """It says what is gone; a rollback has no such thing, and neither takes codes."""
+    dry = flagjob("verify", "--delete", "--dry-run", cwd=gone.parent)
+    assert (dry.code, dry.named("verify_finished")[0]["counts"]["gone"], len(published(gone.parent))) == (0, 2, 2)
+    wrong = [["verify", "--delete", "c0"], ["rollback", "c0"], ["rollback", "--dry-run"]]
+    faults = [flagjob(*words, cwd=gone.parent) for words in wrong]
+    assert [(done.code, done.events[0]["setting"]) for done in faults] == [
+        (2, "arguments"),
+        (2, "arguments"),
+        (2, "--dry-run"),
+    ]
+    assert len(published(gone.parent)) == 2
+
+
+def test_verify_looks_at_what_is_published(tmp_path: Path) -> None:
+    """Where there are single files and sets it looks at those that the setting names, files unless it says set."""
+    flagjob("BR", "CN", cwd=tmp_path)
+    flagjob("BR", "--publish=set", cwd=tmp_path)
+    (tmp_path / "downloads" / "cn.gif").write_bytes(b"rotten")
+    files, sets = flagjob("verify", cwd=tmp_path), flagjob("verify", "--publish=set", cwd=tmp_path)
+    assert (files.code, sets.code) == (4, 0)
+    assert sets.named("verify_finished")[0]["counts"]["whole"] == 1
