@@ -17,6 +17,7 @@ _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,16}")
 _CODES = frozenset({"{cc}", "{CC}"})
 _IDS = frozenset({"{id}"})
 _UNREADABLE = "must be a URL with a host, and if it names a port, one from 1 to 65535"
+_USUAL_PORT = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +42,9 @@ class UrlTemplate:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port, as `https://example.org:8443`."""
+        """Scheme, host and port, as `https://example.org:8443`; the port that a scheme has anyhow is left out."""
         parts = urlsplit(self.text)
-        return f"{parts.scheme}://{parts.netloc}".lower()
+        return f"{parts.scheme}://{parts.netloc}".lower().removesuffix(_USUAL_PORT[parts.scheme])
 
     def url(self, code: str) -> str:
         """Put a valid code or id into the URL."""

@@ -103,6 +103,9 @@ REJECTED = [
     ("dest", "https://bucket.example.org/flags", "'https://bucket.example.org/flags'", NO_BUCKET),
     ("dest", "S3://bucket", "'S3://bucket'", NO_BUCKET),
     ("dest", "s3a://bucket", "'s3a://bucket'", NO_BUCKET),
+    ("dest", "s3:/bucket/flags", "'s3:/bucket/flags'", NO_BUCKET),
+    ("dest", "gs:bucket", "'gs:bucket'", NO_BUCKET),
+    ("dest", "~/flags", "'~/flags'", "must be the directory's path in full: nothing here knows whose home ~ is"),
     ("dest", "s3://", "'s3://'", BUCKET),
     ("dest", "gs:///flags", "'gs:///flags'", BUCKET),
     ("dest", "az://container/../flags", "'az://container/../flags'", BUCKET),
@@ -421,7 +424,7 @@ def test_every_fault_at_once() -> None:
         "--limit 'none': must be a whole number from 1 to 1000000000",
         "--wrokers: is no option of flagjob; did you mean --workers?",
         f"FLAGJOB_ACCEPT 'bmp': {TYPES}",
-        "FLAGJOB_DEADLIN '5m': is no setting of flagjob; did you mean FLAGJOB_DEADLINE?",
+        "FLAGJOB_DEADLIN: is no setting of flagjob; did you mean FLAGJOB_DEADLINE?",
         "FLAGJOB_HEADERS_FILE '/nowhere': must be a file that can be read (No such file or directory)",
         "FLAGJOB_URL '': is set but empty: give it a value, or do not set it",
         "FLAGJOB_WORKERS '0': must be a whole number from 1 to 1000",
@@ -461,7 +464,7 @@ def test_unknown_options(word: str, fault: str) -> None:
 
 
 def test_unknown_variables() -> None:
-    """An unknown name is a fault, with what was meant if that is near; else its value, maybe a secret, is not shown."""
+    """An unknown name is a fault, with what was meant if that is near; its value, maybe a secret, is not shown."""
     unknown = {
         "FLAGJOB_HEADERS": f"X-Key: {SECRET}",
         "FLAGJOB_TOKEN": SECRET,
@@ -472,11 +475,11 @@ def test_unknown_variables() -> None:
         "FLAGJOBS": "1",
     }
     assert faults(environ=unknown) == [
-        "FLAGJOB_HEADERS '***': is no setting of flagjob; did you mean FLAGJOB_HEADERS_FILE?",
+        "FLAGJOB_HEADERS: is no setting of flagjob; did you mean FLAGJOB_HEADERS_FILE?",
         "FLAGJOB_TOKEN: is no setting of flagjob",
-        f"FLAGJOB_ULR '{URL}?***': is no setting of flagjob; did you mean FLAGJOB_URL?",
+        "FLAGJOB_ULR: is no setting of flagjob; did you mean FLAGJOB_URL?",
         "FLAGJOB_USER_PASS: is no setting of flagjob",
-        "FLAGJOB_WORKRES '5': is no setting of flagjob; did you mean FLAGJOB_WORKERS?",
+        "FLAGJOB_WORKRES: is no setting of flagjob; did you mean FLAGJOB_WORKERS?",
         "FLAGJOB_\\xff: is no setting of flagjob",
     ]
 
@@ -502,10 +505,10 @@ def test_services(service: str, protocol: str) -> None:
 def test_a_port_that_nobody_injected() -> None:
     """A bare number in a name that Kubernetes could inject was meant as a setting, and is a fault."""
     assert faults(FLAGJOB_METRICS_PORT="9464") == [
-        "FLAGJOB_METRICS_PORT '9464': is no setting of flagjob; did you mean FLAGJOB_METRICS_LINGER?"
+        "FLAGJOB_METRICS_PORT: is no setting of flagjob; did you mean FLAGJOB_METRICS_LINGER?"
     ]
     assert faults(FLAGJOB_SERVICE_PORT="9464 or so") == [
-        "FLAGJOB_SERVICE_PORT '9464 or so': is no setting of flagjob; did you mean FLAGJOB_SERVER?"
+        "FLAGJOB_SERVICE_PORT: is no setting of flagjob; did you mean FLAGJOB_SERVER?"
     ]
 
 
@@ -636,7 +639,8 @@ def test_malformed_headers(tmp_path: Path) -> None:
     ]
     path = file(tmp_path / "headers", "\n".join(lines))
     printable = "must be `Name: value` in printable ASCII"
-    ours = "Accept-Encoding, Connection, Content-Length, Host, Range, Transfer-Encoding"
+    ours = "Accept-Encoding, Connection, Content-Length, Host, If-Match, If-Modified-Since, If-None-Match"
+    ours += ", If-Range, If-Unmodified-Since, Range, Transfer-Encoding"
     assert faults(FLAGJOB_HEADERS_FILE=path) == [
         f"FLAGJOB_HEADERS_FILE '{path}': line {problem}"
         for problem in (
@@ -655,6 +659,13 @@ def test_binary_headers(tmp_path: Path) -> None:
     """A file of headers that is not UTF-8 is a fault."""
     path = file(tmp_path / "headers", b"X-Key: \xff")
     assert faults(FLAGJOB_HEADERS_FILE=path) == [f"FLAGJOB_HEADERS_FILE '{path}': must be a file of UTF-8 text"]
+
+
+@pytest.mark.parametrize("text", [f"Authorization: Bearer {SECRET}", f"Bearer {SECRET}"])
+def test_a_secret_in_the_place_of_its_file_is_not_shown(text: str) -> None:
+    """Who takes the setting for the header itself is told that it is a file, and sees nothing of it in the log."""
+    (fault,) = faults(FLAGJOB_HEADERS_FILE=text)
+    assert fault.startswith("FLAGJOB_HEADERS_FILE '***': must be a file")
 
 
 def test_certificate_authorities(tmp_path: Path) -> None:

@@ -186,6 +186,9 @@ def test_a_template_cannot_be_changed() -> None:
 def test_the_origin_is_scheme_host_and_port() -> None:
     """Where files come from is told without path, query and case."""
     assert UrlTemplate.parse("HTTPS://Example.org:8443/a/{cc}?key=1").origin == "https://example.org:8443"
+    assert UrlTemplate.parse("https://example.org:443/{cc}").origin == "https://example.org"
+    assert UrlTemplate.parse("http://[::1]:80/{cc}").origin == "http://[::1]"
+    assert UrlTemplate.parse("http://example.org:443/{cc}").origin == "http://example.org:443"
 
 
 @settings(deadline=None)

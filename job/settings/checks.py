@@ -16,7 +16,10 @@ from job.template import UrlTemplate
 _CLUSTERS = ("KUBERNETES_SERVICE_HOST", "CLOUD_RUN_JOB", "AWS_BATCH_JOB_ID")
 _PROXIES = [form for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for form in (name, name.lower())]
 _PROXY_SCHEMES = {"http", "https", "socks4", "socks4a", "socks5", "socks5h"}
-_OUR_HEADERS = ("Accept-Encoding", "Connection", "Content-Length", "Host", "Range", "Transfer-Encoding")
+_OUR_HEADERS = (
+    *("Accept-Encoding", "Connection", "Content-Length", "Host", "If-Match", "If-Modified-Since", "If-None-Match"),
+    *("If-Range", "If-Unmodified-Since", "Range", "Transfer-Encoding"),
+)
 """What would change how an answer must be read; headers that are copied from a browser hold some of them."""
 _SUM = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
 _LINES_TOLD = 10

@@ -38,5 +38,8 @@ def destination(text: str) -> str:
 
 
 def path(text: str) -> str:
-    """Mask what was given where a secret file's path belongs, but seems to be the secret itself."""
-    return MASK if HEADER.match(text) else plain(text)  # a URL, too, begins as a header does
+    """Mask what was given where a secret file's path belongs, but seems to be the secret itself.
+
+    A URL begins as a header does; of `Bearer ...` the blank tells.
+    """
+    return MASK if HEADER.match(text) or " " in text else plain(text)

@@ -173,16 +173,10 @@ class _Reader:
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Fault]:
     """Find names that no setting has: a misspelt one must not be silently without effect."""
-    known = {row.variable: row for row in ROWS} | {f"{row.variable}_FILE": row for row in ROWS if row.secret}
+    known = {row.variable for row in ROWS} | {f"{row.variable}_FILE" for row in ROWS if row.secret}
     for name in sorted(environ):
         if name.startswith(PREFIX) and name not in known and not _INJECTED.fullmatch(f"{name}={environ[name]}"):
-            meant = known.get(_near(name, known))
-            value = _shown_for(meant, environ[name]) if meant else None  # it may be a secret
-            yield Fault(mask.printable(name), value, _unknown("setting", name, known))
-
-
-def _shown_for(meant: Row, text: str) -> str:
-    return mask.url(text) if meant.secret else mask.path(text)
+            yield Fault(mask.printable(name), None, _unknown("setting", name, known))  # its value may be a secret
 
 
 def _unknown(kind: str, name: str, known: Collection[str]) -> str:

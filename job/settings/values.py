@@ -23,6 +23,7 @@ BUCKETS = ("s3://", "gs://", "az://")
 """How the URL of a destination in an object store begins."""
 _BUCKET = re.compile(r"[a-z0-9]+://[A-Za-z0-9][A-Za-z0-9._-]*(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._=-]+)*/?")
 """What `store` takes, told before anything is started, with all that is wrong besides."""
+_NEARLY_A_BUCKET = re.compile(r"(s3|gs|az):", re.IGNORECASE)
 _RATE_MAX = 1_000_000
 
 
@@ -153,7 +154,9 @@ def path(text: str) -> str:
 
 def destination(text: str) -> str:
     """Read a directory's path, or a bucket's URL: any other URL would silently become a directory of that name."""
-    if "://" not in text:
+    if text.startswith("~"):
+        raise ValueError("must be the directory's path in full: nothing here knows whose home ~ is")
+    if "://" not in text and not _NEARLY_A_BUCKET.match(text):
         return path(text)
     if not text.startswith(BUCKETS):
         raise ValueError("must be a directory of this machine, or a bucket: s3://bucket/prefix, gs://... or az://...")
