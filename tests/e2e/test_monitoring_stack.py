@@ -118,13 +118,9 @@ def test_schedule(image: str, volume: str) -> None:
     service, name = SERVICES["flagjob"], f"stack-{volume}"
     *shell, script = service["entrypoint"]
     with pushgateway() as gateway:
-        changed = {
-            "PAUSE_SECONDS": "1",
-            "FLAGJOB_CODES": "BR",
-            "FLAGJOB_SERVER": "local",
-            "FLAGJOB_METRICS_ADDRESS": "",
-        }
-        env = {**service["environment"], **changed, "FLAGJOB_PUSHGATEWAY_URL": gateway.url}
+        usual = {name: re.sub(r"\$\{\w+:-(\w+)\}", r"\1", str(text)) for name, text in service["environment"].items()}
+        changed = {"PAUSE_SECONDS": "1", "FLAGJOB_CODES": "BR", "FLAGJOB_METRICS_ADDRESS": ""}
+        env = {**usual, **changed, "FLAGJOB_PUSHGATEWAY_URL": gateway.url}
         options = [*setting_flags(env), *HARDENED, "--network", "host", "--init", "--volume", f"{volume}:/data"]
         options += [word for path in service["tmpfs"] for word in ("--tmpfs", path)]
         command = ["--entrypoint", shell[0], image, *shell[1:], script.replace("$$", "$")]
