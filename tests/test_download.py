@@ -235,14 +235,33 @@ def test_every_attempt_passes_the_gate_on_the_runs_time() -> None:
     class Slow(Gate):
         entered = 0
 
-        def enter(self, sleep: Callable[[float], None], item: str = "", *, again: bool = False) -> Ticket:
+        def enter(self, sleep: Callable[[float], None], item: str = "", **_: bool) -> Ticket:
             sleep(0)
             self.entered += 1
-            return Ticket(item, again, waited_seconds=1000.0)  # far more than the item's 60 seconds
+            return Ticket(item, waited_seconds=1000.0)  # far more than the item's 60 seconds
 
     gate = Slow(Limits())
     result = downloader(Script([HTML, HTML, GIF]), gate=gate)(BR)
     assert (result.status, result.attempts, gate.entered) == (Status.OK, 3, 3)
+
+
+def test_an_item_that_failed_while_others_were_answered_is_in_doubt() -> None:
+    """The gate is told so at each further attempt, and not before."""
+    doubts: list[bool] = []
+
+    class Busy(Gate):
+        def enter(self, sleep: Callable[[float], None], item: str = "", **before: bool) -> Ticket:
+            doubts.append(before["doubted"])
+            return super().enter(sleep, item, **before)
+
+        def left(self, ticket: Ticket, error: BaseException | None) -> bool:
+            if len(doubts) == 2:
+                super().left(super().enter(lambda _: None), None)
+            return super().left(ticket, error)
+
+    refused = NetworkError(Reason.CONNECTION, "refused")
+    result = downloader(Script([refused, refused, GIF]), gate=Busy(Limits()))(BR)
+    assert (result.status, doubts) == (Status.OK, [False, False, True])
 
 
 def leaping(limits: Limits) -> Gate:

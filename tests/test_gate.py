@@ -11,6 +11,7 @@ from job.errors import AttemptError, ContentError, HttpError, NetworkError, NotF
 from job.gate import Gate, Limits, News, Ticket
 
 REFUSED = NetworkError(Reason.CONNECTION, "connection refused")
+TIMED_OUT = NetworkError(Reason.TIMEOUT, "silence")
 BROKEN = HttpError(500, "HTTP error 500")
 MISSING = NotFoundError(404, "HTTP error 404")
 WORKERS = 30
@@ -37,16 +38,17 @@ class Site:
             spent=lambda: self.told.append(("spent",)),
         )
         jitter = settings.pop("jitter", 0.0)
-        limits = Limits(rate=rate, workers=WORKERS, **settings)
+        items = int(settings.pop("items", 0)) or None
+        limits = Limits(rate=rate, workers=WORKERS, items=items, **settings)
         self.gate = Gate(limits, news, clock=lambda: self.now, jitter=lambda: jitter)
 
     def sleep(self, seconds: float) -> None:
         self.slept.append(seconds)
         self.now += seconds
 
-    def enter(self, item: str | None = None, *, again: bool = False) -> Ticket:
+    def enter(self, item: str | None = None, **before: bool) -> Ticket:
         """Enter for an item, another one each time unless it is named."""
-        return self.gate.enter(self.sleep, item or f"c{next(self.numbers)}", again=again)
+        return self.gate.enter(self.sleep, item or f"c{next(self.numbers)}", **before)
 
     def ends(self, *errors: BaseException | None, item: str | None = None, again: bool = False) -> list[bool]:
         """Send a request for each, one after the other; tell which failures were excused."""
@@ -370,6 +372,44 @@ def test_few_items_that_always_fail_are_not_the_origin() -> None:
     assert site.told == [("down", "connection")]
 
 
+NO_HTTP = NetworkError(Reason.PROTOCOL, "Received HTTP/0.9 when not allowed")
+
+
+def test_who_speaks_no_http_is_no_origin() -> None:
+    """Another service on the port is not asked ten thousand times, nor probed without a pause."""
+    site = Site(patience=60)
+    site.ends(*[NO_HTTP] * 30)
+    assert site.told == [("paused", "protocol", 60)]
+    while site.gate.left(site.enter(), NO_HTTP) is not False:
+        assert len(site.slept) < 1000
+    assert site.told[-1] == ("down", "protocol")
+    assert site.now >= 60
+
+
+def test_slow_items_at_the_end_of_a_run_are_not_the_origin() -> None:
+    """What fails while others are answered is in doubt: that it fails again, when nobody else is left, is no news."""
+    site = Site()
+    slow = [site.enter(f"bad{n}") for n in range(29)]
+    site.ends(*[None] * 100)
+    doubted = [(ticket.item, site.gate.left(ticket, TIMED_OUT), ticket.passed_over) for ticket in slow]
+    assert {passed_over for *_, passed_over in doubted} == {True}
+    for item in [f"bad{n}" for n in range(29)] * 3:
+        site.gate.left(site.enter(item, doubted=True), TIMED_OUT)
+    assert site.told == []
+    site.ends(TIMED_OUT)
+    assert site.told == [("down", "timeout")]
+
+
+@pytest.mark.parametrize("items", [1, 2, 5, 9])
+def test_patience_is_for_short_lists_too(items: int) -> None:
+    """Where all of a few items fail twice, and nobody is answered, the origin is waited for; without patience not."""
+    patient, hasty = Site(patience=60, items=items), Site(items=items)
+    for site in (patient, hasty):
+        for number in range(2 * items):
+            site.ends(REFUSED, item=f"c{number % items}")
+    assert (patient.told, hasty.told) == ([("paused", "connection", 60)], [])
+
+
 def test_that_a_broken_path_is_still_broken_is_no_news() -> None:
     """A path that answers 500 each time is the path's fault: its retries do not count."""
     site = Site()
@@ -399,11 +439,9 @@ def test_any_answer_begins_the_count_anew(answer: AttemptError | None) -> None:
     assert site.told == []
 
 
-@pytest.mark.parametrize(
-    "neutral", [StorageError("disk full"), NetworkError(Reason.PROTOCOL, "two lengths"), ValueError(), busy(1)]
-)
+@pytest.mark.parametrize("neutral", [StorageError("disk full"), ValueError(), busy(1)])
 def test_what_says_nothing_of_the_origin_changes_no_count(neutral: Exception) -> None:
-    """A full disk, a malformed answer, a bug or a pause: neither a failure in a row, nor an end of the row."""
+    """A full disk, a bug or a pause: neither a failure in a row, nor an end of the row."""
     site = Site()
     site.ends(*[REFUSED] * 15, neutral, *[REFUSED] * 14)
     assert "down" not in [name for name, *_ in site.told]

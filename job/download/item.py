@@ -39,6 +39,8 @@ class _Progress:
     """Spent at the gate: the origin's pace is no fault of an item."""
     excuses: int = 0
     """Attempts that failed by no fault of the item."""
+    doubted: bool = False
+    """It failed while others were answered."""
     passed_over: int = 0
     """How often others were answered while it was asked to wait."""
     refused_since: float = inf
@@ -152,13 +154,15 @@ class Downloader:
 
     def _attempt(self, item: WorkItem, progress: _Progress) -> _Ended:
         """Try once, when the gate lets it, and tell the gate how it went."""
-        ticket = self.gate.enter(self.stop.sleep, item.code, again=progress.attempts > progress.excuses)
+        again = progress.attempts > progress.excuses
+        ticket = self.gate.enter(self.stop.sleep, item.code, again=again, doubted=progress.doubted)
         progress.excused_seconds += ticket.waited_seconds
         began = monotonic()
         try:
             ended = self._tried(item, progress)
         except BaseException as error:
             excused = self.gate.left(ticket, error)
+            progress.doubted |= ticket.passed_over
             if isinstance(error, AttemptError):
                 error.excused = excused and self._is_excusable(error, ticket, progress)
                 progress.excuses += error.excused

@@ -1,11 +1,12 @@
 """Is the origin there at all: failures in a row, and the probing of an origin that is not."""
 
+from job.gate.parts import Limits
 from job.retry import probe_wait_seconds
 
 _FEWEST = 20
 """Failures in a row that a run of few workers bears."""
 _MOST_WITH_PATIENCE = 45
-"""Waiting is cheap, so that with patience it begins sooner."""
+"""Waiting is cheap, so that with patience it begins sooner; and also where there are few items, if each fails twice."""
 
 
 class Breaker:
@@ -16,11 +17,11 @@ class Breaker:
     Times are those of one monotonic clock, in seconds.
     """
 
-    def __init__(self, workers: int, patience: float, ends_at: float) -> None:
-        limit = max(_FEWEST, workers)
-        self._limit = min(limit, _MOST_WITH_PATIENCE) if patience else limit
-        self._patience = patience
-        self._ends_at = ends_at
+    def __init__(self, limits: Limits) -> None:
+        limit = max(_FEWEST, limits.workers)
+        self._limit = min(limit, _MOST_WITH_PATIENCE, 2 * (limits.items or limit)) if limits.patience else limit
+        self._patience = limits.patience
+        self._ends_at = limits.ends_at
         self._failures = self._probes = 0
         self._items: set[str] = set()
         self._next = self._until = 0.0
@@ -28,12 +29,12 @@ class Breaker:
         self.probing = False
         """A request is under way to see whether the origin is back."""
 
-    def failed(self, item: str, *, was_told: bool) -> bool:
+    def failed(self, item: str, *, counts_again: bool) -> bool:
         """Count a failure while closed; return whether it is one too many.
 
-        That an item which failed fails again, and that the origin says so (`was_told`), is no news.
+        `counts_again` says that it is news although the item failed before.
         """
-        is_news = item not in self._items or not was_told
+        is_news = item not in self._items or counts_again
         self._items.add(item)
         self._failures += is_news
         return self._failures >= self._limit and 2 * len(self._items) >= self._limit

@@ -15,6 +15,8 @@ class Ticket:
     """Whose request it is."""
     again: bool = False
     """The item failed before, and that was its own fault."""
+    doubted: bool = False
+    """The item failed while others were answered: that it fails again says nothing of the origin."""
     epoch: int = -1
     slot: float | None = None
     probe: bool = False
@@ -55,6 +57,8 @@ class Limits:
     rate: float = 0.0
     """Requests a second, all threads together; 0 is no limit."""
     workers: int = 1
+    items: int | None = None
+    """How many there are, if that is known: of few, few can fail."""
     patience: float = 0.0
     """How long an origin that is away is probed before it is given up."""
     fruitless: float = 180.0

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from threading import Lock
 from time import monotonic
 
-from job.errors import AttemptError, NetworkError, Reason
+from job.errors import AttemptError, NetworkError
 from job.gate.breaker import Breaker
 from job.gate.budget import RetryBudget
 from job.gate.pace import Pace
@@ -50,16 +50,18 @@ class Gate:
         """There was a pause, and nobody was let in since."""
         self._fruitless_since: float | None = None
         self._pace = Pace(limits.rate, limits.workers, clock())
-        self._breaker = Breaker(limits.workers, limits.patience, limits.ends_at)
+        self._breaker = Breaker(limits)
         self._budget = RetryBudget()
         self._told_spent = False
 
-    def enter(self, sleep: Callable[[float], None], item: str = "", *, again: bool = False) -> Ticket:
+    def enter(
+        self, sleep: Callable[[float], None], item: str = "", *, again: bool = False, doubted: bool = False
+    ) -> Ticket:
         """Wait until an item's request may start, by `sleep`, which may raise to end the wait.
 
-        `again` says that the item failed before, by its own fault.
+        `again` says that the item failed before, by its own fault; `doubted`, that it did while others were answered.
         """
-        began, ticket = self._clock(), Ticket(item, again)
+        began, ticket = self._clock(), Ticket(item, again, doubted)
         try:
             while wait := self._wait(ticket):
                 sleep(wait)
@@ -147,7 +149,7 @@ class Gate:
         if error is None:
             self._budget.refill(retried=ticket.again)
             return False, self._answered(ticket, now)
-        if not isinstance(error, AttemptError) or error.reason == Reason.PROTOCOL:
+        if not isinstance(error, AttemptError):
             return False, ignore
         if _asks_all_to_wait(error) and not self._breaker.is_open:
             return self._refused(ticket, error, now)
@@ -177,15 +179,14 @@ class Gate:
                 self._breaker.schedule(now, error.retry_after or 0.0)
                 return not self._breaker.given_up, self._farewell(error)
             return not self._breaker.given_up, ignore
-        was_told = not isinstance(error, NetworkError)
-        if ticket.epoch == self._epoch and self._breaker.failed(ticket.item, was_told=was_told):
+        counts_again = isinstance(error, NetworkError) and not (ticket.doubted or ticket.passed_over)
+        if ticket.epoch == self._epoch and self._breaker.failed(ticket.item, counts_again=counts_again):
             return self._opened(error, now)
         return False, ignore
 
     def _opened(self, error: AttemptError, now: float) -> tuple[bool, Then]:
         """Let nobody in but probes; without patience give the origin up."""
         self._pace.slow(now)
-        self._hold(now)
         self._breaker.open(now, error.retry_after or 0.0)
         if self._breaker.given_up:
             return False, self._farewell(error)
