@@ -27,6 +27,11 @@ def _plural(count: int) -> str:
     return "" if count == 1 else "s"
 
 
+def is_terminal(stream: TextIO | None) -> bool:
+    """Tell whether somebody looks at it; standard error is None where whoever started the program closed it."""
+    return stream is not None and stream.isatty()
+
+
 class Bar:
     """tqdm's bar on a terminal, and the lines that are written above it. `tell` and `close` are for the main thread.
 

@@ -49,7 +49,7 @@ class Sinks:
         self.abandoned = 0
         """How many threads still push when nobody waits for them any more; joining them could take for ever."""
         self._for_people = settings.log_format is LogFormat.CONSOLE or on_terminal
-        self._bar_wanted = not settings.verbose and sys.stderr.isatty()
+        self._bar_wanted = not settings.verbose and progress.is_terminal(sys.stderr)
         self._bar: progress.Bar | None = None
         self._shown = _LOGGED[settings.log_results]
         if self._bar_wanted and self._for_people and "log_results" not in settings.changed:
@@ -161,7 +161,7 @@ class Sinks:
             self._guarded(message, lambda: Path(message).write_bytes(termination_message(summary, text)))
         self._push()
         self.log.finished(summary, text)
-        if not self._for_people and sys.stderr.isatty():
+        if not self._for_people and progress.is_terminal(sys.stderr):
             sys.stderr.write(f"{text}\n")
 
     def _serve(self, address: Address) -> None:
@@ -178,20 +178,24 @@ class Sinks:
 
     def _push(self) -> None:
         """Push the final metrics, in what is left of the grace after a signal or the deadline."""
-        gateway, began = self._settings.pushgateway_url, self._stop.grace_began
-        left = math.inf if began is None else began + self._settings.shutdown_grace - time.monotonic()
+        gateway = self._settings.pushgateway_url
         if gateway:
-            problem = self._pushed(gateway, min(_PUSH_SECONDS, left)) if left > 0 else "nothing was left of the grace"
+            problem = self._pushed(gateway) if self._grace_left() > 0 else "nothing was left of the grace"
             if problem:
                 self.log.warning("metrics_push_failed", target=gateway.url, error=problem)
 
-    def _pushed(self, gateway: Gateway, seconds: float) -> str | None:
-        settings = self._settings
+    def _pushed(self, gateway: Gateway) -> str | None:
+        settings, until = self._settings, time.monotonic() + _PUSH_SECONDS
         shard = settings.shard_index if settings.shard_count > 1 else None
         push = Push(self.metrics.registry, gateway, shard, settings.ca_bundle)
-        problem = push.within(seconds)
+        problem = push.within(lambda: min(until - time.monotonic(), self._grace_left()))
         self.abandoned += push.is_alive()
         return problem
+
+    def _grace_left(self) -> float:
+        """Return how many seconds are left after a signal or the deadline, or that there is no end to them."""
+        began = self._stop.grace_began
+        return math.inf if began is None else began + self._settings.shutdown_grace - time.monotonic()
 
     def _guarded(self, target: str, act: Callable[[], object]) -> None:
         try:

@@ -106,13 +106,16 @@ def test_retries_are_counted_by_group(reason: str, group: str) -> None:
 
 
 def test_items_are_counted_by_status() -> None:
-    """One item, one status, its time."""
+    """One item, one status, its time; what nobody asked for has none, and makes no run look fast."""
     metrics = make()
-    metrics.result(Result(Status.OK, None, "BR", duration_seconds=0.2))
-    metrics.result(Result(Status.NOT_FOUND, None, "ZZ", duration_seconds=3))
+    metrics.result(Result(Status.OK, None, "BR", attempts=1, duration_seconds=0.2))
+    metrics.result(Result(Status.NOT_FOUND, None, "ZZ", attempts=1, duration_seconds=3))
+    metrics.result(Result(Status.CANCELLED, None, "XX"))
     found = samples(metrics)
     assert found["flagjob_downloads_total", ("ok",)] == found["flagjob_downloads_total", ("not_found",)] == 1
+    assert found["flagjob_downloads_total", ("cancelled",)] == 1
     assert found["flagjob_download_duration_seconds_bucket", ("0.25",)] == 1
+    assert found["flagjob_download_duration_seconds_count", ()] == 2
     assert found["flagjob_download_duration_seconds_sum", ()] == pytest.approx(3.2)
 
 

@@ -81,7 +81,8 @@ class Metrics:
     def result(self, result: Result) -> None:
         """Count one item."""
         self._downloads[result.status].inc()
-        self._item_seconds.observe(result.duration_seconds)
+        if result.attempts:  # what nobody asked for took no time
+            self._item_seconds.observe(result.duration_seconds)
 
     def started(self, timestamp: float, workers: int, pending: Callable[[], int]) -> None:
         """Note when the run began, in seconds of the Unix epoch, with how many workers, and who knows what waits."""

@@ -5,6 +5,7 @@ import ssl
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from threading import Thread
+from time import monotonic
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import (
@@ -25,6 +26,7 @@ from job.settings import Gateway
 from job.transport import authorities, proxy_for
 
 _JOB = "flagjob"
+_POLL_SECONDS = 0.1
 _TOLD_BYTES = 500
 """Of what a gateway has against the metrics: its first line says it."""
 
@@ -46,15 +48,19 @@ class Push(Thread):
         self._timeout = 0.0
         self._problem: str | None = None
 
-    def within(self, seconds: float) -> str | None:
-        """Push, and return what went wrong, if anything did. It may be alive then: do not wait for it any longer."""
-        self._timeout = 2 * seconds  # later than here, so that it is told in one way; it ends the thread
+    def within(self, left: Callable[[], float]) -> str | None:
+        """Push, and return what went wrong, if anything did. It may be alive then: do not wait for it any longer.
+
+        `left` says how many seconds it may still take, and is asked again and again: a signal may come meanwhile.
+        """
+        began, self._timeout = monotonic(), 2 * left()  # later than here, so that it is told in one way
         try:
             self.start()
         except RuntimeError as error:  # the system gives no more threads
             return str(error)
-        self.join(seconds)
-        return f"no answer within {seconds:.1f} s" if self.is_alive() else self._problem
+        while self.is_alive() and (seconds := left()) > 0:
+            self.join(min(seconds, _POLL_SECONDS))
+        return f"no answer within {monotonic() - began:.1f} s" if self.is_alive() else self._problem
 
     def run(self) -> None:
         """Push, on this thread."""
