@@ -12,6 +12,7 @@ from job import __version__, settings, upkeep
 from job.errors import LogError, Reason, UsageError
 from job.log import RunLog
 from job.origin import PATH, Faults, Origin, Request
+from job.progress import is_terminal
 from job.run import Run
 from job.settings import ServeOptions, SimulateOptions
 from job.simulate import Plan, simulate
@@ -25,10 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = words.pop(0) if words and words[0] in _COMMANDS else "run"
     if sys.stdout is None:  # whoever started us closed it
         return _without_stdout("standard output is closed")
-    page = _page(command, words)
-    if page:
-        sys.stdout.write(page)
-        return Exit.OK
     try:
         return _told(command, words)
     except LogError as error:
@@ -37,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _told(command: str, words: Sequence[str]) -> int:
     """Do what a command does, and tell why it cannot; raise LogError if nobody takes that."""
+    page = _page(command, words)
+    if page:
+        return _print(page)
     try:
         return _COMMANDS[command](words)
     except UsageError as error:
@@ -50,7 +50,7 @@ def _told(command: str, words: Sequence[str]) -> int:
 
 def _unforeseen(error: Exception, log: RunLog) -> int:
     """Tell of a machine that failed, or has no room for another thread or byte; all else is a bug."""
-    if isinstance(error, OSError):  # a list of codes that cannot be read on, say
+    if isinstance(error, OSError):  # a list of codes that cannot be read, say
         log.storage_failed(f"this machine failed: {error}")
     elif isinstance(error, MemoryError) or "can't start new thread" in str(error):  # Python has no OSError for these
         log.storage_failed(f"this machine is short of something: {error!r}")
@@ -58,6 +58,15 @@ def _unforeseen(error: Exception, log: RunLog) -> int:
         log.bug(error)
         return Exit.BUG
     return Exit.STORAGE
+
+
+def _print(page: str) -> int:
+    try:
+        sys.stdout.write(page)
+        sys.stdout.flush()
+    except OSError as error:
+        raise LogError(f"standard output cannot be written: {error.strerror}") from error
+    return Exit.OK
 
 
 def _page(command: str, words: Sequence[str]) -> str:
@@ -74,8 +83,10 @@ def _run(words: Sequence[str]) -> int:
     _allow_descriptors(loaded.workers)
     try:
         code = run.execute()
-    except (UsageError, LogError):
+    except UsageError:
         raise
+    except LogError as error:
+        code = _without_stdout(str(error))
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told, by the log that knows the run's secrets)
         code = _unforeseen(error, run.log)
     finally:
@@ -125,7 +136,10 @@ def _simulate(words: Sequence[str]) -> int:
     options = settings.load_options(SimulateOptions, words)
     stop = Stop()
     _heed_signals(stop)
-    done = simulate(Plan(options.tasks, options.workers, options.latency, options.rate), stop, sys.stdout)
+    try:
+        done = simulate(Plan(options.tasks, options.workers, options.latency, options.rate), stop, sys.stdout)
+    except OSError as error:
+        raise LogError(f"standard output cannot be written: {error.strerror}") from error
     if done:
         return Exit.OK
     return 128 + stop.signal if stop.signal else Exit.STORAGE
@@ -193,8 +207,8 @@ def _heed_signals(stop: Stop) -> None:
 
 def _log_for_failures() -> RunLog:
     """Make a log where there is none yet: lines for people on a terminal, JSON where machines read."""
-    for_people = sys.stdout.isatty() or sys.stderr.isatty()
-    return RunLog(sys.stderr.buffer if for_people else sys.stdout.buffer, for_people=for_people)
+    for_people = sys.stdout.isatty() or is_terminal(sys.stderr)
+    return RunLog(((for_people and sys.stderr) or sys.stdout).buffer, for_people=for_people)
 
 
 def _without_stdout(problem: str) -> int:

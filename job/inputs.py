@@ -1,10 +1,11 @@
 """What a run works on: where files come from, and which."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from job import codes, origin
@@ -30,7 +31,7 @@ class Inputs:
     template: UrlTemplate
     items: Iterator[Item]
     known: int | None
-    """How many items there are; a file does not tell before its end."""
+    """How many items there are; a file that has more than there are workers does not tell before its end."""
     server: Server | None
     """The label that was asked for, or stands in for a URL."""
     first: str | None = None
@@ -50,16 +51,30 @@ def open_inputs(settings: Settings, stop: Stop, stack: ExitStack) -> Inputs:
     """
     server = None if settings.url else settings.server or Server.LOCAL
     template = settings.url or _template(server or Server.LOCAL, stack, starts=not settings.dry_run)
-    words = _words(settings, stop, stack, letters=not template.takes_ids)
-    first = next(words, None)
-    if first is None:
-        raise UsageError(Fault("codes", None, "there are none: give codes as arguments, in a variable or a file"))
-    items = codes.select(chain([first], words), template, settings.limit, _share(settings))
+    words = _some(_words(settings, stop, stack, letters=not template.takes_ids), stop)
+    items = codes.select(words, template, settings.limit, _share(settings))
     if settings.codes_file and not settings.arguments:
-        return Inputs(template, items, None, server)
+        items, is_all = _peeked(items, settings)
+        if not is_all:
+            return Inputs(template, items, None, server)
     known = list(items)
     first_code, last_code = (known[0].code, known[-1].code) if known else (None, None)  # a shard may have none
     return Inputs(template, iter(known), len(known), server, first_code, last_code)
+
+
+def _some(words: Iterator[codes.Word], stop: Stop) -> Iterator[codes.Word]:
+    """Wait for the first word; raise UsageError where there is none, unless the run was stopped meanwhile."""
+    first = list(islice(words, 1))
+    if not first and not stop.reason:
+        raise UsageError(Fault("codes", None, "there are none: give codes as arguments, in a variable or a file"))
+    return chain(first, words)
+
+
+def _peeked(items: Iterator[Item], settings: Settings) -> tuple[Iterator[Item], bool]:
+    """Look whether a file has more codes than there are workers; a pipe may take its time, and is not waited for."""
+    most = settings.workers if _is_file(settings.codes_file or "-") else -1
+    head = list(islice(items, most + 1))
+    return chain(head, items), len(head) <= most
 
 
 def _share(settings: Settings) -> Callable[[str], bool] | None:
@@ -82,10 +97,26 @@ def _words(settings: Settings, stop: Stop, stack: ExitStack, *, letters: bool) -
         return codes.expand(settings.arguments, letters=letters)
     if settings.codes is not None:
         return codes.expand(settings.codes.replace(",", " ").split(), letters=False)
-    if settings.codes_file == "-":
-        if sys.stdin is None:
-            raise UsageError(Fault("-", None, "needs an open standard input"))
-        return codes.read(stack.enter_context(codes.interruptible(sys.stdin.fileno(), stop)))
     if settings.codes_file:
-        return codes.read(stack.enter_context(Path(settings.codes_file).open("rb")))
+        return _read(settings.codes_file, stop, stack)
     return codes.expand(["POP20"], letters=False)
+
+
+def _is_file(path: str) -> bool:
+    return path != "-" and Path(path).is_file()
+
+
+def _read(path: str, stop: Stop, stack: ExitStack) -> Iterator[codes.Word]:
+    """Read words from a file, from standard input, or from a pipe that has a name, for whose writer nobody waits."""
+    if _is_file(path):
+        return codes.read(stack.enter_context(Path(path).open("rb")))
+    if path != "-":
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        stack.callback(os.close, descriptor)
+        os.set_blocking(descriptor, True)
+    elif sys.stdin is None:
+        raise UsageError(Fault("-", None, "needs an open standard input"))
+    else:
+        descriptor = sys.stdin.fileno()
+    source = stack.enter_context(codes.Interruptible(descriptor, stop))
+    return codes.read(source, source.is_cut)

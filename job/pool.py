@@ -1,7 +1,7 @@
 """Many items in a ThreadPoolExecutor: a bounded number in flight, results as completed or as submitted."""
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -56,7 +56,7 @@ class Pool:
         """How many items wait in the window for a worker."""
         return max(len(self._to_do) - self.workers, 0)
 
-    def results(self, items: Iterable[Item]) -> Iterator[Result]:
+    def results(self, items: Iterable[Item]) -> Generator[Result, None, None]:
         """Yield exactly one result an item, also after a stop: what was not begun then is cancelled."""
         source = iter(items)
         executor = ThreadPoolExecutor(self.workers, thread_name_prefix="flagjob")
@@ -68,6 +68,9 @@ class Pool:
                 self._fill(executor, source)
             yield from self._drain()
             yield from map(self.cancelled, source)
+        except BaseException:
+            self._leave()
+            raise
         finally:
             executor.shutdown(wait=False, cancel_futures=True)
 
@@ -121,6 +124,13 @@ class Pool:
         yield from self._await(_GIVE_UP_SECONDS)
         for future in list(self._to_do):
             yield self._take(future)
+
+    def _leave(self) -> None:
+        """End what runs, where nobody takes its results any more."""
+        self.stop.request(Reason.INTERNAL)
+        running = [future for future in self._to_do if not future.cancel()]
+        self.interrupt()
+        self.abandoned += len(wait(running, _GIVE_UP_SECONDS).not_done)
 
     def _await(self, seconds: float) -> Iterator[Result]:
         until = monotonic() + seconds

@@ -7,6 +7,7 @@ from time import monotonic
 from job.errors import Reason, Stopped, StorageError
 
 _POLL_SECONDS = 0.1
+_LEAST_SECONDS = 1.0
 _GRACED = {Reason.SIGNAL, Reason.DEADLINE}
 
 
@@ -20,7 +21,7 @@ class Stop:
     def __init__(self) -> None:
         self._event = Event()
         self._causes: list[tuple[Reason, int | None]] = []
-        self._signalled = False
+        self._signalled = self._storage = False
         self._grace_began: float | None = None
 
     @property
@@ -43,10 +44,17 @@ class Stop:
         """Whether a signal came, also to a run that ended already: nothing may be waited for any more."""
         return self._signalled
 
+    @property
+    def storage_failed(self) -> bool:
+        """Whether destination or machine failed, be it only when the run ended already."""
+        return self._storage
+
     def request(self, reason: Reason, signal: int | None = None) -> None:
         """Ask the run to end, because of a signal if one is given; every wait ends at once."""
         if signal is not None:
             self._signalled = True
+        if reason is Reason.STORAGE:
+            self._storage = True
         if self._grace_began is None and reason in _GRACED:
             self._grace_began = monotonic()
         if not self._causes:
@@ -75,10 +83,27 @@ class Stop:
         left to itself then. Raises StorageError where the system gives no thread.
         """
         self.check()
+        self._aside(work, self.check)
+
+    def within(self, grace_seconds: float, work: Callable[[], None]) -> None:
+        """Do the same for work that belongs to the run's end: Stopped comes out when the grace is over.
+
+        A second it has in any case: what can be ended at once is.
+        """
+        least = monotonic() + _LEAST_SECONDS
+
+        def check() -> None:
+            began, now = self._grace_began, monotonic()
+            if began is not None and now >= max(began + grace_seconds, least):
+                self.check()
+
+        self._aside(work, check)
+
+    def _aside(self, work: Callable[[], None], check: Callable[[], None]) -> None:
         aside = _Aside(work)
         _start(aside)
         while aside.is_alive():
-            self.check()
+            check()
             aside.join(_POLL_SECONDS)
         if aside.failure:
             raise aside.failure

@@ -101,7 +101,7 @@ def exit_code(tally: Tally, stop: Stop, *, errors: Budget, not_found: Budget, to
     over_budget = is_over_budget(tally, tally.items, errors=errors, not_found=not_found)
     rules = (
         (stop.signal, 128 + (stop.signal or 0)),  # POSIX shells' way to tell of a signal
-        (stop.reason is Reason.STORAGE, Exit.STORAGE),
+        (stop.storage_failed, Exit.STORAGE),
         (stop.reason is Reason.ORIGIN_DOWN, Exit.ORIGIN_DOWN),
         (tally.attempted and not tally.answered and not tally.internal, Exit.ORIGIN_DOWN),
         (stop.reason is Reason.DEADLINE, Exit.DEADLINE),

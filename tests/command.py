@@ -66,6 +66,13 @@ def wait_until_asleep(process: "subprocess.Popen[bytes]") -> None:
         threading.Event().wait(0.05)
 
 
+def wait_until_heeding(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """Return when it has a handler for a signal (proc(5): SigCgt in status)."""
+    status = Path(f"/proc/{process.pid}/status")
+    while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 1 << number - 1:
+        threading.Event().wait(0.02)
+
+
 def _main_thread(pid: int) -> tuple[bytes, ...]:
     """Give its state and the ticks it has run, in user mode and in the kernel (proc(5): task/PID/stat)."""
     fields = Path(f"/proc/{pid}/task/{pid}/stat").read_bytes().rpartition(b")")[2].split()

@@ -95,9 +95,9 @@ def test_a_piped_log_keeps_the_bar_for_the_person(tmp_path: Path) -> None:
 
 
 def test_a_bar_of_unknown_length_only_counts(tmp_path: Path) -> None:
-    """A file does not tell how many codes it holds: no percentage is made up."""
+    """A file does not tell how many codes it holds, if they are more than workers: no percentage is made up."""
     (tmp_path / "codes").write_text("BR CN")
-    code, sent = on_terminal("--codes-file", "codes", cwd=tmp_path)
+    code, sent = on_terminal("--codes-file", "codes", "-m", "1", cwd=tmp_path)
     assert (code, "%" in sent) == (0, False)
     assert "Searching for flags" in screen(sent)
     assert "2flag [" in sent

@@ -20,7 +20,7 @@ from command import TIMEOUT, Done, flagjob, started
 from images import GIF, HTML, numbered_gif
 from mirror import Mirror, mirror
 from obstore.store import S3Store
-from scripted import Answer, Gate, Raw, Request, ScriptedServer, Step
+from scripted import Answer, Gate, Raw, Request, ScriptedServer, Stall, Step
 from seaweed import BUCKET, READER, WRITER, Seaweed
 
 pytestmark = pytest.mark.s3
@@ -283,6 +283,44 @@ def test_a_bucket_that_does_not_answer_does_not_hold_a_run(tmp_path: Path) -> No
     assert not any(
         secret in done.stdout.decode() + done.stderr for secret in (*WRITER.values(), "guess", "read-sesame")
     )
+
+
+class Everything(dict[str, Step]):
+    """A bucket that takes all but what is remembered: there it falls silent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent = Event()
+
+    def get(self, _path: str, _default: object = None) -> Any:
+        """Give what answers any path."""
+        return self._answer
+
+    def _answer(self, request: Request) -> Step:
+        if request.method == "GET":
+            return Answer(body=b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+        if request.method == "POST":
+            return Answer(body=b"<DeleteResult><Deleted><Key>x</Key></Deleted></DeleteResult>")
+        if "manifest" in request.target:
+            self.silent.set()
+            return Stall()
+        return Answer(headers={"ETag": '"1"'})
+
+
+def test_a_bucket_that_falls_silent_at_the_end_does_not_hold_a_run(tmp_path: Path) -> None:
+    """SIGTERM while the manifest is written has its grace, not the bucket's patience; the file is there."""
+    everything = Everything()
+    with ScriptedServer(everything) as server, mirror(flags(1)) as origin:
+        place = Place(f"s3://{BUCKET}/x", server.url("").rstrip("/"), tmp_path, S3Store(BUCKET))
+        place.write(CODES[:1])
+        settings = {**place.settings(origin), "FLAGJOB_SHUTDOWN_GRACE": "0.1"}
+        with started(cwd=tmp_path, settings=settings) as process:
+            assert everything.silent.wait(TIMEOUT)
+            process.send_signal(signal.SIGTERM)
+            stdout, _ = process.communicate(timeout=10)  # far less than the bucket is waited for without a signal
+        done = Done(process.returncode, stdout, "")
+    assert (done.code, done.summary["published"], list(done.statuses.values())) == (143, False, ["ok"])
+    assert "FLAGJOB_SHUTDOWN_GRACE" in done.named("storage_error")[0]["problem"]
 
 
 def test_credentials_that_cannot_be_sent_are_a_usage_error(place: Place) -> None:

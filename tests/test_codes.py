@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rows import row
 
-from job.codes import ALL, POP20, Word, expand, interruptible, read, select, shard_of
+from job.codes import ALL, POP20, Interruptible, Word, expand, read, select, shard_of
 from job.errors import Reason
 from job.model import InvalidItem, WorkItem
 from job.stop import Stop
@@ -455,7 +455,7 @@ def test_what_a_pipe_holds_comes_through() -> None:
     with os.fdopen(reader, "rb"), os.fdopen(writer, "wb") as pipe:
         pipe.write(b"cn us\nde")
         pipe.close()
-        with interruptible(reader, Stop()) as stream:
+        with Interruptible(reader, Stop()) as stream:
             assert stream.readable()
             assert [word.text for word in read(stream)] == ["cn", "us", "de"]
 
@@ -464,7 +464,7 @@ def test_a_silent_pipe_does_not_outlast_a_stop() -> None:
     """A run that waits for its next code ends when it must, though nobody closes the pipe."""
     stop, seen = Stop(), SimpleQueue[str]()
     reader, writer = os.pipe()
-    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb", buffering=0) as pipe, interruptible(reader, stop) as stream:
+    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb", buffering=0) as pipe, Interruptible(reader, stop) as stream:
         thread = Thread(
             target=lambda: deque(map(seen.put, (word.text for word in read(stream))), maxlen=0), daemon=True
         )
@@ -482,7 +482,7 @@ def test_nothing_is_read_after_a_stop() -> None:
     stop = Stop()
     stop.request(Reason.DEADLINE)
     reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as rest, os.fdopen(writer, "wb") as pipe, interruptible(reader, stop) as stream:
+    with os.fdopen(reader, "rb") as rest, os.fdopen(writer, "wb") as pipe, Interruptible(reader, stop) as stream:
         pipe.write(b"cn\n")
         pipe.close()
         assert list(read(stream)) == []

@@ -182,7 +182,9 @@ def test_a_log_that_takes_no_more_ends_the_run(tmp_path: Path, lines: int) -> No
 
 
 @row(51)
-@pytest.mark.parametrize("words", [["BR"], ["--workers=x"], ["verify"], ["--codes-file=/proc/self/mem"]])
+@pytest.mark.parametrize(
+    "words", [["BR"], ["--workers=x"], ["verify"], ["--codes-file=/proc/self/mem"], ["--help"], ["simulate"]]
+)
 def test_a_full_disk_under_the_log_is_no_success(tmp_path: Path, words: list[str]) -> None:
     """`flagjob > /dev/full`: exit 5, one line on standard error, no traceback, whatever there was to be said."""
     command = [sys.executable, "-m", "job", *words]
@@ -194,6 +196,18 @@ def test_a_full_disk_under_the_log_is_no_success(tmp_path: Path, words: list[str
         line_of("nobody reads the log").exit_code,
         b"flagjob: standard output cannot be written: No space left on device\n",
     )
+
+
+@row(51)
+def test_without_standard_error_a_run_is_a_run(tmp_path: Path) -> None:
+    """`flagjob 2>&-` has nobody to show a bar to, and does the rest; wrong settings are told on standard output."""
+    command = ["sh", "-c", 'exec "$0" -m job "$@" 2>&-', sys.executable]
+    ended = [
+        subprocess.run([*command, *words], cwd=tmp_path, env=environment(), capture_output=True, check=False)
+        for words in (["BR"], ["--workers=x"])
+    ]
+    assert [done.returncode for done in ended] == [0, 2]
+    assert [b'"event":"run_finished"' in ended[0].stdout, b'"event":"usage_error"' in ended[1].stdout] == [True, True]
 
 
 @row(51)

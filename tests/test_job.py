@@ -14,7 +14,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from command import TIMEOUT, Done, environment, flagjob, started, wait_until_asleep
+from command import TIMEOUT, Done, environment, flagjob, started, wait_until_asleep, wait_until_heeding
 from images import GIF, HTML, PNG, numbered_gif
 from rows import row
 from scripted import Answer, Gate, Raw, Request, ScriptedServer, Stall, Step
@@ -142,7 +142,8 @@ def test_codes_come_from_wherever_they_are(tmp_path: Path, source: str) -> None:
     arguments = {"arguments": ["BR", "cn"], "stdin": ["-"]}.get(source, [])
     done = flagjob(*arguments, cwd=tmp_path, stdin=b"BR\ncn", settings=chosen)
     assert (done.code, done.statuses) == (0, {"BR": "ok", "CN": "ok"})
-    assert done.named("run_started")[0]["codes"] == (None if source in {"stdin", "FLAGJOB_CODES_FILE"} else 2)
+    assert done.named("run_started")[0]["codes"] == (None if source == "stdin" else 2)
+    assert done.named("run_started")[0]["workers"] == (30 if source == "stdin" else 2)
 
 
 def test_ids_keep_case_and_path(tmp_path: Path) -> None:
@@ -356,16 +357,79 @@ def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
 
 
 @row(54)
-def test_the_deadline_holds_while_no_code_comes(tmp_path: Path) -> None:
-    """A silent standard input cannot hold a run beyond its deadline."""
+@pytest.mark.parametrize(("said", "codes"), [(b"BR\n", ["BR"]), (b"BR C", ["BR"]), (b"", [])])
+def test_the_deadline_holds_while_no_code_comes(tmp_path: Path, said: bytes, codes: list[str]) -> None:
+    """A silent standard input cannot hold a run beyond its deadline; half a code that came until then is none."""
     with started("-", "--deadline", "1", cwd=tmp_path) as process:
         assert process.stdin
-        process.stdin.write(b"BR\n")
+        process.stdin.write(said)
         process.stdin.flush()
         assert process.stdout
         lines = list(map(json.loads, process.stdout))
         assert process.wait(TIMEOUT) == 7
-    assert [line["code"] for line in lines if line["event"] == "result"] == ["BR"]
+    assert [line["code"] for line in lines if line["event"] == "result"] == codes
+    assert lines[-1]["event"] == "run_finished"
+
+
+@row(47)
+@pytest.mark.parametrize("source", ["-", "pipe"])
+def test_a_signal_before_the_first_code_is_no_usage_error(tmp_path: Path, source: str) -> None:
+    """A run that waits for its list, also where nobody has opened the pipe to write, is interrupted: 143, not 2."""
+    os.mkfifo(tmp_path / "pipe")
+    with started("--codes-file", source, cwd=tmp_path) as process:
+        wait_until_heeding(process, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        stdout, _ = process.communicate(timeout=TIMEOUT)
+    assert process.returncode == 143
+    assert json.loads(stdout.splitlines()[-1])["outcome"] == "sigterm"
+
+
+@row(53)
+def test_each_code_of_a_list_that_is_still_read_has_its_line(tmp_path: Path) -> None:
+    """An origin that is given up early leaves the rest of standard input: a line for each, and no half code."""
+    codes = [f"C{number:05}" for number in range(20_000)]
+    settings = {"FLAGJOB_URL": "http://127.0.0.1:1/{cc}.gif"}
+    done = flagjob("-", cwd=tmp_path, stdin="\n".join(codes).encode(), settings=settings)
+    assert (done.code, done.summary["codes"]) == (6, len(codes))
+    assert sorted(line["code"] for line in done.named("result")) == codes
+
+
+def test_a_list_that_cannot_be_read_on_ends_the_run_in_good_order(tmp_path: Path) -> None:
+    """A terminal that is gone, say: exit 5, each code that came has its line, and the end is told."""
+    ours, theirs = os.openpty()
+    os.write(theirs, b"BR\nCN\n")
+    os.close(theirs)
+    command = [sys.executable, "-m", "job", "-"]
+    with os.fdopen(ours, "rb") as terminal:
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment(), stdin=terminal, capture_output=True, check=False, timeout=TIMEOUT
+        )
+    done = Done(ended.returncode, ended.stdout, ended.stderr.decode())
+    assert (done.code, set(done.statuses), done.summary["outcome"]) == (5, {"BR", "CN"}, "storage")
+    (line,) = done.named("storage_error")
+    assert line["problem"] == "the list of codes cannot be read on: Input/output error"
+
+
+def test_a_pipe_with_a_name_is_a_list(tmp_path: Path) -> None:
+    """Whoever writes to it comes when they like."""
+    os.mkfifo(tmp_path / "pipe")
+    with started("--codes-file", "pipe", cwd=tmp_path) as process:
+        (tmp_path / "pipe").write_text("BR CN")
+        stdout, _ = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, Done(0, stdout, "").statuses) == (0, {"BR": "ok", "CN": "ok"})
+
+
+def test_a_dry_run_that_was_interrupted_is_no_success(tmp_path: Path) -> None:
+    """The plan is not whole, and its exit code says so."""
+    with started("-", "--dry-run", cwd=tmp_path) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(b"BR\nC")
+        process.stdin.flush()
+        first = [process.stdout.readline() for _ in range(2)]
+        process.send_signal(signal.SIGTERM)
+        stdout, _ = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, json.loads(first[1])["code"], stdout) == (143, "BR", b"")
 
 
 def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch, capsysbinary: CaptureBytes) -> None:

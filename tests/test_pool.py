@@ -238,6 +238,26 @@ def test_a_bug_in_the_task_is_not_swallowed() -> None:
         list(make(task, workers=1).results(map(item, range(9))))
 
 
+@pytest.mark.parametrize("stuck", [True, False])
+def test_a_reader_who_leaves_is_not_held(*, stuck: bool) -> None:
+    """Nothing more begins, what runs is interrupted, and what even that does not end is counted as given up."""
+    release, begun = threading.Event(), list[str]()
+
+    def task(item: Item) -> Result:
+        begun.append(item.code)
+        if item.code != "C0":
+            release.wait(BOUND)
+        return ok(item)
+
+    pool = make(task, workers=2, interrupt=lambda: None if stuck else release.set())
+    results = pool.results(map(item, range(100)))
+    assert next(results).code == "C0"
+    results.close()
+    assert (pool.abandoned > 0) is stuck
+    assert (pool.stop.reason, len(begun) <= 3) == (Reason.INTERNAL, True)
+    release.set()
+
+
 class Crowded(threading.Thread):
     """A thread that a machine with room for two more refuses to start."""
 

@@ -134,6 +134,39 @@ def test_work_that_does_not_end_is_left_to_itself() -> None:
     assert caught.value.reason is Reason.SIGNAL
 
 
+def test_work_that_belongs_to_the_end_is_done_after_a_stop() -> None:
+    """It has the rest of the grace, and a second in any case; what it raised is raised here."""
+    done: list[str] = []
+    for stop in (Stop(), stopped(Reason.STORAGE), stopped(Reason.SIGNAL, 15)):
+        stop.within(0, lambda: done.append("work"))
+        with pytest.raises(ZeroDivisionError):
+            stop.within(BOUND, lambda: done.append(str(1 / 0)))
+    assert done == ["work"] * 3
+
+
+def test_work_that_does_not_end_has_the_grace_only() -> None:
+    """Whatever ended the run before, a signal begins the grace, and after that nobody waits."""
+    stop, never = stopped(Reason.ORIGIN_DOWN), Event()
+
+    def ask_to_stop_and_hang() -> None:
+        stop.request(Reason.SIGNAL, 15)
+        never.wait()
+
+    try:
+        with pytest.raises(Stopped):
+            stop.within(0.1, ask_to_stop_and_hang)
+    finally:
+        never.set()
+
+
+def test_a_storage_failure_is_noticed_however_late() -> None:
+    """It does not change why a run ends, but what is thought of its end."""
+    stop = stopped(Reason.DEADLINE)
+    assert not stop.storage_failed
+    stop.request(Reason.STORAGE)
+    assert (stop.reason, stop.storage_failed) == (Reason.DEADLINE, True)
+
+
 def test_no_work_begins_after_a_stop() -> None:
     """What nobody will wait for is not begun."""
     done: list[str] = []

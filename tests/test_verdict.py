@@ -149,6 +149,18 @@ def test_failures_within_their_budgets_are_forgiven(
     assert verdict(results, errors=errors, not_found=not_found) == code
 
 
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [(Reason.UNIFORM_REFUSAL, 5), (Reason.DEADLINE, 5), (Reason.ORIGIN_DOWN, 5), (Reason.SIGNAL, 143)],
+)
+def test_a_disk_that_fails_at_the_end_is_told(cause: Reason, code: int) -> None:
+    """Whatever had ended the run before, unless a signal did: what was downloaded may not be there."""
+    stop = Stop()
+    stop.request(cause, 15 if cause is Reason.SIGNAL else None)
+    stop.request(Reason.STORAGE)
+    assert exit_code(Tally(), stop, errors=NOTHING, not_found=NOTHING) == code
+
+
 def test_results_are_counted_by_what_they_mean() -> None:
     """Every result falls under its status, and where it matters for the exit code."""
     counted = tally(

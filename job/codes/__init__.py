@@ -2,6 +2,6 @@
 
 from job.codes.items import select, shard_of
 from job.codes.sets import ALL, POP20
-from job.codes.source import Word, expand, interruptible, read
+from job.codes.source import Interruptible, Word, expand, read
 
-__all__ = ["ALL", "POP20", "Word", "expand", "interruptible", "read", "select", "shard_of"]
+__all__ = ["ALL", "POP20", "Interruptible", "Word", "expand", "read", "select", "shard_of"]

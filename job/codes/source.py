@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from itertools import filterfalse
@@ -55,17 +55,18 @@ def _expanded(word: str, letters: bool) -> Iterator[tuple[str, bool]]:  # noqa: 
     return iter([(word, False)])
 
 
-def read(stream: BinaryIO) -> Iterator[Word]:
+def read(stream: BinaryIO, is_cut: Callable[[], bool] = lambda: False) -> Iterator[Word]:
     """Yield the words of a file: one or more a line, `#` comments, CRLF and a byte order mark accepted.
 
     Every word is literal here. Memory does not grow with the file, nor with its longest line. What is not UTF-8
-    comes out with backslashes, which no code has. Raises OSError where the stream does.
+    comes out with backslashes, which no code has. `is_cut` is asked at the end: the last word of a stream that was
+    cut may be half of one, and is none. Raises OSError where the stream does.
     """
-    for token in _tokens(stream):
+    for token in _tokens(stream, is_cut):
         yield Word(token[:_LONGEST_BYTES].decode("utf-8", "backslashreplace"))
 
 
-def _tokens(stream: BinaryIO) -> Iterator[bytes]:
+def _tokens(stream: BinaryIO, is_cut: Callable[[], bool]) -> Iterator[bytes]:
     """Split a stream by lines or, where they are long, by chunks, over which tokens and comments may reach."""
     unfinished = b""
     for chunk in _chunks(stream):
@@ -74,7 +75,7 @@ def _tokens(stream: BinaryIO) -> Iterator[bytes]:
         reaches_over = found and text.endswith(found[-1])
         unfinished = _shortened(found.pop()) if reaches_over else b""
         yield from filterfalse(_is_comment, found)
-    if unfinished and not _is_comment(unfinished):
+    if unfinished and not _is_comment(unfinished) and not is_cut():
         yield unfinished
 
 
@@ -94,21 +95,33 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
     yield from iter(lambda: stream.readline(_CHUNK_BYTES), b"")
 
 
-class _Interruptible(RawIOBase):
+class _Source(RawIOBase):
     def __init__(self, descriptor: int, stop: Stop) -> None:
         self._descriptor = descriptor
         self._stop = stop
+        self.is_cut = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        while not self._stop.reason:
+        while self._stop.grace_began is None:
             if select([self._descriptor], [], [], _POLL_SECONDS)[0]:
                 return os.readv(self._descriptor, [buffer])
+        self.is_cut = True
         return 0
 
 
-def interruptible(descriptor: int, stop: Stop) -> BufferedReader:
-    """Return a reader of a descriptor, standard input's say, that ends when the run must: no read outlasts a stop."""
-    return BufferedReader(_Interruptible(descriptor, stop), _CHUNK_BYTES)
+class Interruptible(BufferedReader):
+    """A reader of a descriptor, standard input's say, that no read of outlasts a signal or the deadline.
+
+    Whatever else ends a run, the rest is read: each code of it has a line.
+    """
+
+    def __init__(self, descriptor: int, stop: Stop) -> None:
+        self._source = _Source(descriptor, stop)
+        super().__init__(self._source, _CHUNK_BYTES)
+
+    def is_cut(self) -> bool:
+        """Tell whether there may be more that nobody waited for."""
+        return self._source.is_cut

@@ -62,14 +62,11 @@ class Bucket:
         if self._parts and self._header() != fetched:
             self._merge()  # the parts name the origin before, and would be refused the next time
 
-    def told(self) -> None:
-        """Push what was learned, now and then; after a failure no more, or each other result would wait for one."""
+    def told(self) -> Callable[[], None] | None:
+        """Return, now and then, what pushes what was learned; not after a failure: each result would wait for one."""
         self._results += 1
         due = self._results >= _PUSHED_RESULTS or self._clock() - self._pushed_at >= _PUSHED_SECONDS
-        if due and not self._refused:
-            self._refused = True
-            self._push()
-            self._refused = False
+        return self._push_due if due and not self._refused else None
 
     def close(self, *, publish: bool) -> bool:
         """Push the rest, and merge the parts where there are many, or lines that count no more."""
@@ -82,6 +79,11 @@ class Bucket:
         self._tell_changes()
         self._tell_sums()
         return True
+
+    def _push_due(self) -> None:
+        self._refused = True
+        self._push()
+        self._refused = False
 
     @property
     def _size(self) -> int:

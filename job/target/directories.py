@@ -21,7 +21,7 @@ class Directory:
         self.manifest.open(accept_new_origin=accept_new_origin)
 
     def told(self) -> None:
-        """Do nothing: the line is in the file."""
+        """Return nothing to be done: the line is in the file."""
 
     def close(self, *, publish: bool) -> bool:
         """Make names and memory durable; files are seen already."""
@@ -49,7 +49,7 @@ class SetOfFiles:
             failed.pop_all()
 
     def told(self) -> None:
-        """Do nothing: the line is in the file."""
+        """Return nothing to be done: the line is in the file."""
 
     def close(self, *, publish: bool) -> bool:
         """Show the generation to readers if it may be published, else throw it away; its changes are told anyhow."""

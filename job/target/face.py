@@ -1,5 +1,6 @@
 """What every destination does, and what each is made of."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -37,7 +38,7 @@ class Store(Protocol):
 
 
 class Target(Protocol):
-    """A destination during one run; `open` and `close` are called once each, by the main thread."""
+    """A destination during one run; `open` and `close` are called once each, and nothing else beside them."""
 
     store: Store
     manifest: Manifest
@@ -46,8 +47,8 @@ class Target(Protocol):
         """Make ready; raise StorageError where it cannot be written, UsageError where it is another origin's."""
         ...
 
-    def told(self) -> None:
-        """Take note that the manifest was told a result."""
+    def told(self) -> Callable[[], None] | None:
+        """Take note that the manifest was told a result; return what is to be done now, which may take its time."""
         ...
 
     def close(self, *, publish: bool) -> bool:

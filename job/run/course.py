@@ -1,32 +1,23 @@
-"""One run of the job: its parts wired, its items drained, its exit code found."""
+"""The course of a run: its destination opened, its items drained, its exit code found."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
 from typing import BinaryIO
 
-from job import accept
-from job.download import Downloader, Hooks, Terms
 from job.errors import Reason, Stopped, StorageError
-from job.fetch import Fetcher, Wire
-from job.gate import Gate, Limits
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
 from job.model import Item, Result, Summary, WorkItem
-from job.pool import Pool
-from job.refresh import Policy as RefreshPolicy
-from job.retry import MAX_RETRY_AFTER_SECONDS, Policy
-from job.settings import Executor, NewOrigin, Order, Publish, Settings
+from job.run.parts import Parts
+from job.settings import NewOrigin, Publish, Settings
 from job.sinks import Sinks
 from job.stop import Stop
 from job.target import Target, target_of
-from job.transport import CurlAdapter
 from job.verdict import Exit, Refusals, Tally, exit_code, is_over_budget, outcome
 
 _ENOUGH_REFUSALS = 100
-_LAST_SECOND = 1.0
-"""Who waits for an origin until the run's deadline gives up a second before, and so can say why."""
 _HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
 
 
@@ -42,13 +33,13 @@ class Run:
         self._is_open = False
         self._storage_told = False
         self._given_up = 0
-        self._ends_at = time.monotonic() + settings.deadline
-        self._patience = max(settings.item_timeout, MAX_RETRY_AFTER_SECONDS)
+        self._in_pool: Callable[[], int] = lambda: 0
+        self._parts = Parts(settings, stop, self._sinks, time.monotonic() + settings.deadline)
 
     @property
     def abandoned(self) -> int:
         """How many threads were still at work when the run gave them up; joining them could take for ever."""
-        return self._given_up + self._sinks.abandoned
+        return self._given_up + self._in_pool() + self._sinks.abandoned
 
     @property
     def log(self) -> RunLog:
@@ -58,10 +49,10 @@ class Run:
     def execute(self) -> int:
         """Do all of it and return the exit code; raise UsageError before anything was attempted."""
         with self._sinks, self._stack:
+            self._limit_time()
             inputs = open_inputs(self._settings, self._stop, self._stack)
             if self._settings.dry_run:
                 return self._dry_run(inputs.items)
-            self._limit_time()
             target = target_of(self._settings, inputs, self._stack)
             self._open(target)
             return self._drain(inputs, target)
@@ -72,7 +63,7 @@ class Run:
         for item in items:
             facts = {"url": item.url, "file": item.file} if isinstance(item, WorkItem) else {"url": None, "file": None}
             log.plan("item", code=item.code, **facts)
-        return Exit.OK
+        return 128 + self._stop.signal if self._stop.signal else Exit.OK
 
     def _open(self, target: Target) -> None:
         """Make the destination ready; where that fails, or does not end before the run, every item is cancelled."""
@@ -88,16 +79,17 @@ class Run:
 
     def _drain(self, inputs: Inputs, target: Target) -> int:
         began = time.monotonic()
-        pool = self._pool(inputs, target)
+        pool = self._parts.pool(inputs, target, self._stack, self._storage_failed)
+        self._in_pool = lambda: pool.abandoned
         refusals = Refusals(max(_ENOUGH_REFUSALS, 2 * pool.workers))
         self._sinks.started(inputs, pool.workers, lambda: pool.pending)
-        with self._sinks.bar(inputs.known):
-            for result in pool.results(self._sinks.counted(inputs.items)):
+        items = self._sinks.counted(self._readable(inputs.items))
+        with self._sinks.bar(inputs.known), closing(pool.results(items)) as results:
+            for result in results:
                 self._tally.add(result)
                 self._sinks.result(result)
                 self._remember(result, target)
                 self._judge(refusals.add(result), inputs.known)
-        self._given_up += pool.abandoned
         published, changes = self._close(target), target.manifest.counts
         code = self._code(changes)
         summary = Summary(
@@ -113,15 +105,24 @@ class Run:
         self._sinks.finished(summary)
         return code
 
+    def _readable(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Give the items; a list that cannot be read on ends the run, but in good order."""
+        try:
+            yield from items
+        except OSError as error:
+            self._storage_failed(f"the list of codes cannot be read on: {error.strerror or error}")
+
     def _remember(self, result: Result, target: Target) -> None:
         """Tell the manifest; a destination that cannot be written ends the run."""
-        if self._stop.reason is Reason.STORAGE and result.reason == Reason.STORAGE and result.error:
+        if self._stop.storage_failed and result.reason == Reason.STORAGE and result.error:
             self._storage_failed(result.error)
         if result.url is None or result.file is None or not self._is_open:
             return
         try:
             target.manifest.record(WorkItem(result.code, result.url, result.file), result)
-            target.told()
+            due = target.told()
+            if due:
+                self._within_grace(due)
         except StorageError as error:
             self._storage_failed(f"the manifest cannot be written: {error}")
 
@@ -138,14 +139,25 @@ class Run:
         """Make everything durable; publish a set only if every budget holds."""
         if not self._is_open:
             return False
+        published: list[bool] = []
+        publish = self._code(target.manifest.counts) == Exit.OK
         try:
-            published = target.close(publish=self._code(target.manifest.counts) == Exit.OK)
+            self._within_grace(lambda: published.append(target.close(publish=publish)))
         except StorageError as error:
             self._storage_failed(f"what was downloaded is not durable: {error}")
             return False
-        if not published:
+        if not published[0]:
             self._sinks.log.error("set_not_published", problem="a budget does not hold, or the run was stopped")
-        return published
+        return published[0]
+
+    def _within_grace(self, work: Callable[[], None]) -> None:
+        """Let the destination do something for as long as there is time; after that it is left alone for good."""
+        try:
+            self._stop.within(self._settings.shutdown_grace, work)
+        except Stopped:
+            self._given_up += 1
+            self._is_open = False
+            raise StorageError("it did not answer within FLAGJOB_SHUTDOWN_GRACE") from None
 
     def _storage_failed(self, problem: str) -> None:
         """End the run, and say why once: what fails after that fails for the same reason."""
@@ -168,82 +180,6 @@ class Run:
     def _limit_time(self) -> None:
         """Stop the run at its deadline, wherever the main thread may wait then."""
         try:
-            self._stack.callback(self._stop.after(self._ends_at - time.monotonic()))
+            self._stack.callback(self._stop.after(self._parts.ends_at - time.monotonic()))
         except StorageError as error:
             self._storage_failed(str(error))
-
-    def _pool(self, inputs: Inputs, target: Target) -> Pool:
-        settings = self._settings
-        adapter = CurlAdapter(new_body=target.store.new_body, max_bytes=settings.max_bytes)
-        download = self._downloader(inputs, target, adapter)
-        return Pool(
-            task=self._sinks.metrics.tracked(download),
-            cancelled=download.cancelled,
-            workers=self._workers(inputs),
-            stop=self._stop,
-            drain_seconds=self._drain_seconds,
-            interrupt=adapter.interrupt,
-            as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
-            on_shortage=self._storage_failed,
-            on_drain=self._interrupted,
-            on_scheduled=self._sinks.log.scheduled,
-            on_done=self._sinks.log.done,
-        )
-
-    def _interrupted(self, in_flight: int, cancelled: int) -> None:
-        """Tell of an end that comes from outside; all others were told by what found them."""
-        stop, number = self._stop, self._stop.signal
-        if stop.reason in {Reason.SIGNAL, Reason.DEADLINE}:
-            name = Exit(128 + number).name if number else None
-            facts = {"reason": stop.reason, "signal": name, "in_flight": in_flight, "cancelled": cancelled}
-            self._sinks.log.warning("interrupted", **facts)
-
-    def _drain_seconds(self) -> float:
-        """Half the grace for what is in flight; nothing for what waits for an origin that is not there."""
-        return 0.0 if self._stop.reason is Reason.ORIGIN_DOWN else self._settings.shutdown_grace / 2
-
-    def _workers(self, inputs: Inputs) -> int:
-        settings = self._settings
-        if settings.executor is Executor.SEQUENTIAL:
-            return 1
-        return max(1, min(settings.workers, inputs.known or settings.workers))
-
-    def _gate(self, inputs: Inputs) -> Gate:
-        settings = self._settings
-        limits = Limits(
-            rate=settings.rate_limit,
-            workers=self._workers(inputs),
-            patience=settings.origin_patience,
-            fruitless=2 * self._patience,  # an item that is refused alone has given up by then
-            ends_at=self._ends_at - _LAST_SECOND,
-        )
-        return Gate(limits, self._sinks.news(inputs.template.origin))
-
-    def _downloader(self, inputs: Inputs, target: Target, adapter: CurlAdapter) -> Downloader:
-        settings, sinks = self._settings, self._sinks
-        wire = Wire(
-            user_agent=settings.user_agent,
-            secret_headers=settings.secret_headers,
-            connect_timeout=settings.connect_timeout,
-            read_timeout=settings.read_timeout,
-            attempt_timeout=settings.attempt_timeout,
-            max_bytes=settings.max_bytes,
-            ca_bundle=settings.ca_bundle,
-            redirect_hosts=settings.redirect_hosts,
-        )
-        fetcher = Fetcher(adapter, wire, target.store.new_body)
-        self._stack.callback(fetcher.close)
-        return Downloader(
-            source=fetcher,
-            destination=target.store,
-            memory=target.manifest,
-            terms=Terms(
-                settings.accept or accept.types_for(inputs.template.suffix),
-                settings.sums,
-                RefreshPolicy(settings.refresh, settings.not_found_ttl),
-            ),
-            policy=Policy(settings.max_attempts, settings.item_timeout, self._patience, self._ends_at),
-            gate=self._gate(inputs),
-            stop=self._stop,
-            hooks=Hooks(attempt=sinks.metrics.attempt, retry=sinks.retry, bug=sinks.bug),
-        )

@@ -1,0 +1,116 @@
+"""The parts that download, wired as the settings say."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from job import accept
+from job.download import Downloader, Hooks, Terms
+from job.errors import Reason
+from job.fetch import Fetcher, Wire
+from job.gate import Gate, Limits
+from job.inputs import Inputs
+from job.pool import Pool
+from job.refresh import Policy as RefreshPolicy
+from job.retry import MAX_RETRY_AFTER_SECONDS, Policy
+from job.settings import Executor, Order, Settings
+from job.sinks import Sinks
+from job.stop import Stop
+from job.target import Target
+from job.transport import CurlAdapter
+from job.verdict import Exit
+
+_LAST_SECOND = 1.0
+"""Who waits for an origin until the run's deadline gives up a second before, and so can say why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What makes the parts of one run. `ends_at` is when its time is up, by the monotonic clock."""
+
+    settings: Settings
+    stop: Stop
+    sinks: Sinks
+    ends_at: float
+
+    @property
+    def _patience(self) -> float:
+        return max(self.settings.item_timeout, MAX_RETRY_AFTER_SECONDS)
+
+    def pool(self, inputs: Inputs, target: Target, stack: ExitStack, on_shortage: Callable[[str], None]) -> Pool:
+        """Return what downloads into a target that is open; `stack` closes its connections."""
+        settings = self.settings
+        adapter = CurlAdapter(new_body=target.store.new_body, max_bytes=settings.max_bytes)
+        download = self._downloader(inputs, target, adapter, stack)
+        return Pool(
+            task=self.sinks.metrics.tracked(download),
+            cancelled=download.cancelled,
+            workers=self._workers(inputs),
+            stop=self.stop,
+            drain_seconds=self._drain_seconds,
+            interrupt=adapter.interrupt,
+            as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
+            on_shortage=on_shortage,
+            on_drain=self._interrupted,
+            on_scheduled=self.sinks.log.scheduled,
+            on_done=self.sinks.log.done,
+        )
+
+    def _interrupted(self, in_flight: int, cancelled: int) -> None:
+        """Tell of an end that comes from outside; all others were told by what found them."""
+        stop, number = self.stop, self.stop.signal
+        if stop.reason in {Reason.SIGNAL, Reason.DEADLINE}:
+            name = Exit(128 + number).name if number else None
+            facts = {"reason": stop.reason, "signal": name, "in_flight": in_flight, "cancelled": cancelled}
+            self.sinks.log.warning("interrupted", **facts)
+
+    def _drain_seconds(self) -> float:
+        """Half the grace for what is in flight; nothing for what waits for an origin that is not there."""
+        return 0.0 if self.stop.reason is Reason.ORIGIN_DOWN else self.settings.shutdown_grace / 2
+
+    def _workers(self, inputs: Inputs) -> int:
+        settings = self.settings
+        if settings.executor is Executor.SEQUENTIAL:
+            return 1
+        return max(1, min(settings.workers, inputs.known or settings.workers))
+
+    def _gate(self, inputs: Inputs) -> Gate:
+        settings = self.settings
+        limits = Limits(
+            rate=settings.rate_limit,
+            workers=self._workers(inputs),
+            patience=settings.origin_patience,
+            fruitless=2 * self._patience,  # an item that is refused alone has given up by then
+            ends_at=self.ends_at - _LAST_SECOND,
+            items=inputs.known,
+        )
+        return Gate(limits, self.sinks.news(inputs.template.origin))
+
+    def _downloader(self, inputs: Inputs, target: Target, adapter: CurlAdapter, stack: ExitStack) -> Downloader:
+        settings, sinks = self.settings, self.sinks
+        wire = Wire(
+            user_agent=settings.user_agent,
+            secret_headers=settings.secret_headers,
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+            attempt_timeout=settings.attempt_timeout,
+            max_bytes=settings.max_bytes,
+            ca_bundle=settings.ca_bundle,
+            redirect_hosts=settings.redirect_hosts,
+        )
+        fetcher = Fetcher(adapter, wire, target.store.new_body)
+        stack.callback(fetcher.close)
+        return Downloader(
+            source=fetcher,
+            destination=target.store,
+            memory=target.manifest,
+            terms=Terms(
+                settings.accept or accept.types_for(inputs.template.suffix),
+                settings.sums,
+                RefreshPolicy(settings.refresh, settings.not_found_ttl),
+            ),
+            policy=Policy(settings.max_attempts, settings.item_timeout, self._patience, self.ends_at),
+            gate=self._gate(inputs),
+            stop=self.stop,
+            hooks=Hooks(attempt=sinks.metrics.attempt, retry=sinks.retry, bug=sinks.bug),
+        )
