@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from job.errors import AttemptError, ContentError, HttpError, NetworkError, NotFoundError, Reason, StorageError
+from job.errors import AttemptError, ContentError, HttpError, NetworkError, NotFoundError, Reason, Stopped, StorageError
 from job.gate import Gate, Limits, News, Ticket
 
 REFUSED = NetworkError(Reason.CONNECTION, "connection refused")
@@ -570,6 +570,22 @@ def test_failures_while_it_is_away_are_excused() -> None:
     late = site.enter()
     site.ends(*[REFUSED] * 30)
     assert site.gate.left(late, REFUSED)
+
+
+def test_what_was_sent_before_frees_no_second_probe() -> None:
+    """While one looks whether the origin is back, a request of old that ends late lets nobody else in."""
+    site = Site(patience=600)
+    late = site.enter()
+    site.ends(*[REFUSED] * 30)
+    assert site.enter().probe
+    assert site.gate.left(late, REFUSED)
+
+    def stops(_seconds: float) -> None:
+        raise Stopped(Reason.SIGNAL)
+
+    site.now += 60
+    with pytest.raises(Stopped):
+        site.gate.enter(stops)
 
 
 def test_a_probe_that_cannot_be_judged_leaves_the_next_one_free() -> None:

@@ -27,7 +27,7 @@ class Gate:
     """Lets requests in at a pace, holds them back while the origin asks for it, and notices an origin that is away.
 
     `clock` is a monotonic clock in seconds, `jitter` gives what is added to a pause. Who waited longest goes first.
-    Thread-safe: `_lock` guards all of it. After `enter` comes `left`, always.
+    Thread-safe: `_lock` guards all of it. After `enter` comes `left`, or the gate learns nothing.
     """
 
     def __init__(

@@ -35,7 +35,7 @@ def _now() -> datetime:
 class Manifest:
     """What is known of each code, in a file that survives a crash at any byte, and what this run changes in it.
 
-    `find` may be called by any thread, all else by the main one; there are no locks. Everything may raise StorageError.
+    `find` may be called by any thread, all else by one at a time; there are no locks. All may raise StorageError.
     A result's line reaches the kernel before `record` returns, so a killed process keeps what it did; a power cut
     may take back what came after the last `close`. Damaged lines are passed over.
 

@@ -22,7 +22,7 @@ SWEPT_SECONDS = 60
 
 
 class LocalStore:
-    """A directory. `new_body` and `publish` may be called by any thread, `open` and `sync` by the main one."""
+    """A directory. `new_body` and `publish` may be called by any thread, all else by one at a time."""
 
     def __init__(self, root: Path, room: int = 0) -> None:
         """Take the directory, and how many bytes may have to be there at once beside what it holds already."""

@@ -20,7 +20,7 @@ _PROBE = f"{OWN_DIRECTORY}/probe-"
 class ObjectStore:
     """A prefix in a bucket of S3, Google Cloud Storage or Azure Blob Storage.
 
-    `new_body`, `publish` and `has` may be called by any thread, once `open` has returned on the main one.
+    `new_body`, `publish` and `has` may be called by any thread, once `open` has returned.
 
     Credentials, region and endpoint come from each cloud's environment variables, as obstore reads them:
     AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL
