@@ -83,7 +83,7 @@ class Stop:
         left to itself then. Raises StorageError where the system gives no thread.
         """
         self.check()
-        self._aside(work, self.check)
+        self._watch(_started(work), self.check)
 
     def within(self, grace_seconds: float, work: Callable[[], None]) -> None:
         """Do the same for work that belongs to the run's end: Stopped comes out when the grace is over.
@@ -97,11 +97,14 @@ class Stop:
             if began is not None and now >= max(began + grace_seconds, least):
                 self.check()
 
-        self._aside(work, check)
+        try:
+            aside = _started(work)
+        except StorageError:  # there is no thread to be had, but perhaps no need of one
+            work()
+        else:
+            self._watch(aside, check)
 
-    def _aside(self, work: Callable[[], None], check: Callable[[], None]) -> None:
-        aside = _Aside(work)
-        _start(aside)
+    def _watch(self, aside: "_Aside", check: Callable[[], None]) -> None:
         while aside.is_alive():
             check()
             aside.join(_POLL_SECONDS)
@@ -128,6 +131,12 @@ class _Aside(Thread):
             self._work()
         except BaseException as error:  # noqa: BLE001  (whoever waits for it raises it)
             self.failure = error
+
+
+def _started(work: Callable[[], None]) -> _Aside:
+    aside = _Aside(work)
+    _start(aside)
+    return aside
 
 
 def _start(thread: Thread) -> None:

@@ -144,6 +144,18 @@ def test_work_that_belongs_to_the_end_is_done_after_a_stop() -> None:
     assert done == ["work"] * 3
 
 
+def test_work_that_belongs_to_the_end_is_done_without_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that gives no thread any more still gets what was downloaded made durable. (No limit binds root.)."""
+
+    def refused(_thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    done: list[str] = []
+    monkeypatch.setattr(Thread, "start", refused)
+    Stop().within(BOUND, lambda: done.append("work"))
+    assert done == ["work"]
+
+
 def test_work_that_does_not_end_has_the_grace_only() -> None:
     """Whatever ended the run before, a signal begins the grace, and after that nobody waits."""
     stop, never = stopped(Reason.ORIGIN_DOWN), Event()
