@@ -169,8 +169,12 @@ def test_a_link_that_leads_to_itself_shows_nothing(tmp_path: Path) -> None:
 def test_a_generation_that_cannot_be_shown_is_not_left(tmp_path: Path) -> None:
     """A directory in the link's place costs no room at each run, and no rollback may lead to what nobody saw."""
     (tmp_path / "current" / "mine").mkdir(parents=True)
+    store = GenerationStore(tmp_path, 3)
+    store.open()
+    put(store, "br.gif", GIF)
     with pytest.raises(StorageError, match="current"):
-        publish(tmp_path, {"br.gif": GIF})
+        store.commit()
+    store.abandon()
     assert names(tmp_path) == []
 
 
@@ -187,6 +191,7 @@ def test_a_set_that_readers_see_stays(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(StorageError, match="Input/output error"):
         store.commit()
+    store.abandon()
     assert shown(tmp_path) == {"br.gif": GIF}
 
 

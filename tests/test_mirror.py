@@ -341,6 +341,7 @@ def test_a_set_that_cannot_be_shown_is_told(tmp_path: Path) -> None:
     (tmp_path / "downloads" / "current").mkdir(parents=True)
     done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_PUBLISH": "set"})
     assert (done.code, done.summary["published"], len(done.named("storage_error"))) == (5, False, 1)
+    assert list((tmp_path / "downloads" / "generations").iterdir()) == []
 
 
 @pytest.fixture

@@ -116,28 +116,25 @@ class GenerationStore(LocalStore):
         super().open()
 
     def commit(self) -> None:
-        """Make the generation durable and show it to readers; raise StorageError where that fails, with nothing left.
-
-        Only where the disk fails after readers saw it, it stays: a power cut may then take them back to the old one.
-        """
+        """Make the generation durable and show it to readers; where StorageError comes out, it is to be abandoned."""
         with named(self.root):
             shutil.rmtree(self._drafts)
             for directory, _, _ in os.walk(self.root):
                 sync_directory(Path(directory))
             self.root.rename(self._final)
             sync_directory(self._final.parent)
-        try:
-            self._generations.flip(self._final)
-        except StorageError:
-            if self._generations.current != self._final:
-                shutil.rmtree(self._final, ignore_errors=True)
-            raise
+        self._generations.flip(self._final)
         self._generations.prune(self._keep)
         self._unlock()
 
     def abandon(self) -> None:
-        """Throw the generation away; readers go on with the old one."""
+        """Throw the generation away, as far as it came; readers go on with the old one.
+
+        Only what they see already stays: where the disk failed just then, a power cut may take them back.
+        """
         shutil.rmtree(self.root, ignore_errors=True)
+        if self._generations.current != self._final:
+            shutil.rmtree(self._final, ignore_errors=True)
         self._unlock()
 
     def _unlock(self) -> None:
