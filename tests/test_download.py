@@ -38,6 +38,7 @@ class Script:
 
     replies: Sequence[bytes | Exception | NotModified] = (GIF,)
     etag: str | None = None
+    redirected_to: str | None = None
     entry: Entry | None = None
     version: str = "v1"
     asked: list[Validators | None] = field(default_factory=list)
@@ -59,7 +60,7 @@ class Script:
         if isinstance(reply, NotModified):
             return reply
         self.bodies.append(MemoryBody(reply))
-        return Reply(self.bodies[-1], etag=self.etag)
+        return Reply(self.bodies[-1], etag=self.etag, redirected_to=self.redirected_to)
 
     def has(self, stored: Stored) -> bool:
         return stored.version == self.version
@@ -405,6 +406,16 @@ def test_the_same_bytes_again_are_unchanged() -> None:
     result = downloader(script)(BR)
     assert (result.status, script.published, script.bodies[0].closed) == (Status.UNCHANGED, {}, True)
     assert result.data == replace(STORED, etag='"c"', last_modified=None)
+
+
+@pytest.mark.parametrize("body", [GIF, GIF[:-1] + b"\x00;"], ids=["the same bytes", "others"])
+def test_validators_are_kept_with_the_url_that_they_are_of(body: bytes) -> None:
+    """Where a redirect leads elsewhere than before, or no more, those of the answer belong there."""
+    before = replace(KNOWN, stored=replace(STORED, redirected_to="before"))
+    for now in ("now", None):
+        result = downloader(Script([body], entry=before, etag='"c"', redirected_to=now))(BR)
+        assert result.data is not None
+        assert (result.data.etag, result.data.redirected_to) == ('"c"', now)
 
 
 def test_other_bytes_replace_the_file() -> None:

@@ -179,7 +179,7 @@ class Gate:
                 self._breaker.schedule(now, error.retry_after or 0.0)
                 return not self._breaker.given_up, self._farewell(error)
             return not self._breaker.given_up, ignore
-        counts_again = isinstance(error, NetworkError) and not (ticket.doubted or ticket.passed_over)
+        counts_again = isinstance(error, NetworkError) and not ticket.doubted
         if ticket.epoch == self._epoch and self._breaker.failed(ticket.item, counts_again=counts_again):
             return self._opened(error, now)
         return False, ignore
