@@ -169,7 +169,7 @@ def test_the_rate_holds_for_all_threads(tmp_path: Path) -> None:
     """Thirty threads at 50 requests a second: ten requests take at least nine fiftieths of a second."""
     done = flagjob("-a", "-l", "10", "--rate-limit", "50", cwd=tmp_path)
     assert done.summary["counts"]["ok"] == 10
-    assert done.summary["duration_s"] >= 9 / 50
+    assert 9 / 50 <= done.summary["duration_s"] < TIMEOUT
 
 
 @contextmanager

@@ -491,6 +491,15 @@ def test_the_sums_catch_up_after_a_killed_run(place: Place) -> None:
     assert "cn.gif" in place.sums.read_text()
 
 
+def test_the_sums_catch_up_where_nobody_knows_how_the_run_before_ended(place: Place) -> None:
+    """Somebody tidied the lists of changes away: the sums are made anew, as after a killed run."""
+    place.run(ok("BR"))
+    place.killed(ok("CN"))
+    (place.own / "changes.jsonl").unlink()
+    place.run(unchanged("BR"), unchanged("CN"))
+    assert "cn.gif" in place.sums.read_text()
+
+
 def test_shards_have_sums_of_their_own(place: Place) -> None:
     """Pods that share a destination do not overwrite each other's list."""
     place.run(ok("BR"), shard=0, shards=2)

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from fcntl import F_SETPIPE_SZ, fcntl
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command import TIMEOUT, Done, environment, flagjob
+from command import TIMEOUT, Done, environment, flagjob, started, wait_until_heeding
 from images import GIF, HTML, numbered_gif
 from inprocess import Watched
 from mirror import Mirror, mirror
@@ -380,6 +381,22 @@ def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone: Path) -> N
     )
     left = flagjob("verify", cwd=gone.parent)
     assert (left.code, left.named("verify_finished")[0]["counts"]["gone"]) == (0, 1)
+
+
+def test_a_signal_is_heeded_by_the_command_too(tmp_path: Path) -> None:
+    """`verify` waits for a slow reader in the midst of its files, and is told to end: it looks at no other."""
+    assert flagjob("ALL", cwd=tmp_path).code == 0
+    for file in published(tmp_path):
+        (tmp_path / "downloads" / file).unlink()
+    with started("verify", cwd=tmp_path) as process:
+        assert process.stdout
+        fcntl(process.stdout, F_SETPIPE_SZ, 4096)  # a few lines of those that tell of a missing file
+        wait_until_heeding(process, signal.SIGTERM)
+        process.send_signal(signal.SIGTERM)
+        stdout, _ = process.communicate(timeout=TIMEOUT)
+    done = Done(process.returncode, stdout, "")
+    assert done.code == 143
+    assert done.named("verify_finished")[0]["counts"]["missing"] == len(done.named("file")) < 249
 
 
 def test_a_dry_run_deletes_nothing(gone: Path) -> None:
