@@ -81,13 +81,18 @@ def _main_thread(pid: int) -> tuple[bytes, ...]:
 
 @contextmanager
 def started(
-    *arguments: str | bytes, cwd: Path, settings: Mapping[str, str] | None = None
+    *arguments: str | bytes, cwd: Path, settings: Mapping[str, str] | None = None, pipe_bytes: int = -1
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start the command, and end it with the block if it has not ended by itself."""
+    """Start the command, and end it with the block if it has not ended by itself.
+
+    It waits for whoever reads what it says when `pipe_bytes` of that are unread; -1 is as many as the system likes.
+    """
     command: Sequence[str | bytes] = [sys.executable, "-m", "job", *arguments]
     pipe = subprocess.PIPE
     env = environment(**(settings or {}))
-    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, env=env) as process:
+    with subprocess.Popen(
+        command, stdin=pipe, stdout=pipe, stderr=pipe, cwd=cwd, env=env, pipesize=pipe_bytes
+    ) as process:
         try:
             yield process
         finally:

@@ -104,7 +104,7 @@ def test_the_summary_adds_up() -> None:
 
 def test_a_time_has_all_its_digits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also in the one microsecond of a million that is 0, which no test can wait for: readers rely on one form."""
-    monkeypatch.setattr("job.log.render.datetime", _OnTheSecond)
+    monkeypatch.setattr("structlog.processors.datetime.datetime", _OnTheSecond)
     assert event(lambda log: log.info("builtin_origin"))["timestamp"] == "2026-11-22T04:17:00.000000Z"
 
 

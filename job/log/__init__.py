@@ -11,7 +11,7 @@ import structlog
 from structlog.typing import FilteringBoundLogger
 
 from job.errors import Fault, LogError
-from job.log.render import console, json, redactor, stamped
+from job.log.render import console, json, redactor
 from job.model import Item, Lines, Result, Status, Summary
 from job.retry import Retry
 
@@ -63,7 +63,7 @@ class RunLog:
         transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
         processors: list[structlog.typing.Processor] = [
             structlog.processors.add_log_level,
-            stamped,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),  # "iso" leaves .000000 out
             structlog.processors.ExceptionRenderer(transformer),
             (console if for_people else json)(redactor(secrets)),
         ]
@@ -78,7 +78,6 @@ class RunLog:
 
         self._log = logger(logging.getLevelNamesMapping()[level.upper()])
         self._always = logger(logging.DEBUG)
-        self._is_verbose = self._log.is_enabled_for(logging.DEBUG)
 
     def usage(self, faults: Iterable[Fault]) -> None:
         """Say what is wrong with the input, a line for each fault."""
@@ -101,13 +100,11 @@ class RunLog:
 
     def scheduled(self, item: Item, future: object) -> None:
         """Say that an item was handed to the pool, with the state of its future."""
-        if self._is_verbose:  # describing a future costs more than handing it to the pool
-            self._log.debug("scheduled", code=item.code, future=_state(future))
+        self._log.debug("scheduled", code=item.code, future=_state(future))
 
     def done(self, item: Item, future: object) -> None:
         """Say in which state an item's future ended."""
-        if self._is_verbose:
-            self._log.debug("done", code=item.code, future=_state(future))
+        self._log.debug("done", code=item.code, future=_state(future))
 
     def result(self, result: Result) -> None:
         """Say how an item ended."""

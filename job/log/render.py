@@ -4,7 +4,6 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -17,12 +16,6 @@ _WHOLE = {"usage_error", "storage_error", "host_paused", "origin_down", "uniform
 """What would be right stands at the end of these lines: they may wrap."""
 _SHORTEST_SECRET = 6
 """Masking what is shorter, or a number, would strike innocent places, and JSON's own syntax."""
-
-
-def stamped(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Add the time in UTC, always with six digits of a second, so that lines of any programs sort by it."""
-    event["timestamp"] = f"{datetime.now(UTC).replace(tzinfo=None).isoformat(timespec='microseconds')}Z"
-    return event
 
 
 def json(masked: Callable[[bytes], bytes]) -> Processor:
@@ -67,13 +60,13 @@ def redactor(secrets: Collection[str]) -> Callable[[bytes], bytes]:
     """
     told = [s for s in secrets if len(s) >= _SHORTEST_SECRET and not s.isdigit()]
     forms = {form for s in told for form in (s.encode(), orjson.dumps(s)[1:-1])}
-    exact = re.compile(b"|".join(map(re.escape, sorted(forms, key=len, reverse=True))))
+    exact = re.compile(b"|".join(map(re.escape, sorted(forms, key=len, reverse=True))) if forms else rb"(?!)")
 
     def redact(line: bytes) -> bytes:
         if b"://" in line:
             line = _USER.sub(b"://" + _MASK + b"@", line)
             line = _QUERY.sub(rb"\1?" + _MASK, line)
-        return exact.sub(_MASK, line) if forms else line
+        return exact.sub(_MASK, line)
 
     return redact
 

@@ -79,7 +79,7 @@ class Changes:
 
 def stamp(time: datetime) -> str:
     """Return a time as it is recorded: ISO 8601 in UTC, to the second, so that texts compare as times do."""
-    return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='seconds')}Z"
+    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def _last_line(path: Path) -> bytes:

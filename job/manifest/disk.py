@@ -51,20 +51,15 @@ class LineFile:
         with named(self.path):
             return os.fstat(self._descriptor).st_size
 
-    @property
-    def appended(self) -> int:
-        """Where the line that was last appended ends, whatever others have appended since."""
-        with named(self.path):
-            return os.lseek(self._descriptor, 0, os.SEEK_CUR)  # O_APPEND moves it to behind what was just written
-
-    def append(self, line: bytes) -> None:
-        """Hand a line, without its end, to the kernel, where it outlives this process."""
+    def append(self, line: bytes) -> int:
+        """Hand a line, without its end, to the kernel, where it outlives this process; return where it ends there."""
         data = (b"\n" if self._torn else b"") + line + b"\n"
         self._torn = True
         with named(self.path):
             while data:
                 data = data[os.write(self._descriptor, data) :]  # a full disk takes a part, and then refuses
             self._torn = False
+            return os.lseek(self._descriptor, 0, os.SEEK_CUR)  # O_APPEND moves it to behind what was just written
 
     def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yield each whole line from a byte on, after its own offset and without its end."""

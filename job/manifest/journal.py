@@ -51,13 +51,12 @@ class Journal:
             self._end = offset + len(line) + 1
             self._lines += 1
 
-    def append(self, code: str, line: bytes) -> None:
-        """Add a line about a code, and learn it together with what other processes added."""
-        self._file.append(line)
-        end = self._file.appended
+    def append(self, line: bytes) -> None:
+        """Add a line, and learn it together with what other processes added."""
+        end = self._file.append(line)
         offset = end - len(line) - 1
         if offset == self._end:  # nobody else has added anything: what is there is known
-            self._learn(code, offset, line)
+            self._take(offset, line)
             self._end, self._lines = end, self._lines + 1
         else:
             self.learn()
@@ -97,10 +96,8 @@ class Journal:
 
     def _take(self, offset: int, line: bytes) -> None:
         code = lines.code_of(line)
-        if code is not None and self._mine(code):
-            self._learn(code, offset, line)
-
-    def _learn(self, code: str, offset: int, line: bytes) -> None:
+        if code is None or not self._mine(code):
+            return
         if lines.is_forgotten(line):
             self._index.remove(_key(code))
         else:

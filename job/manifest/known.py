@@ -133,7 +133,7 @@ class Manifest:
         if change and row.entry.stored:
             # first, so that after a crash in between the next run tells it once more rather than never
             self._changes.add(change, item.code, row.entry.stored, known.entry.stored if known else None)
-        self._journal.append(item.code, lines.dump(row))
+        self._journal.append(lines.dump(row))
         if change is Change.NEW:
             self._take_over(item)
 
@@ -165,7 +165,7 @@ class Manifest:
         for code in {item.file, stem, item.file.upper(), stem.upper()} - {item.code}:
             other = self._journal.row(code)
             if other and other.entry.stored and other.entry.stored.path == item.file:
-                self._journal.append(code, lines.forgotten(code))
+                self._journal.append(lines.forgotten(code))
 
     @property
     def _path(self) -> Path:
