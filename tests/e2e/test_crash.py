@@ -212,8 +212,9 @@ def test_no_kill_tears_a_file_or_costs_more_than_what_was_in_flight(tmp_path: Pa
     with origin.server, reader(torn_files, runs) as seen:
         for _ in range(KILLS):
             runs.kill(when)
-            assert runs.asked == {file: runs.known.get(file) for file in runs.asked}
-            assert len(runs.asked.keys() - on_record(runs.dest).keys()) <= 2 * WORKERS
+            asked = runs.asked  # once: the server may still be reading what a killed run sent
+            assert asked == {file: runs.known.get(file) for file in asked}
+            assert len(asked.keys() - on_record(runs.dest).keys()) <= 2 * WORKERS
             origin.version += random.random() < 1 / 3
         drafts = list((runs.dest / ".flagjob" / "tmp").iterdir())
         for draft in drafts:
