@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
 from job import __version__, settings, upkeep
+from job.cancellation import Cancellation
 from job.errors import LogError, Reason, UsageError
 from job.log import RunLog
 from job.origin import PATH, Faults, Origin, Request
@@ -16,7 +17,6 @@ from job.progress import is_terminal
 from job.run import Run
 from job.settings import ServeOptions, SimulateOptions
 from job.simulate import Plan, simulate
-from job.stop import Stop
 from job.verdict import Exit
 
 
@@ -77,9 +77,9 @@ def _page(command: str, words: Sequence[str]) -> str:
 
 
 def _run(words: Sequence[str]) -> int:
-    stop, loaded = Stop(), settings.load(words, os.environ)
-    run = Run(loaded, stop, sys.stdout.buffer, terminal=sys.stdout.isatty())
-    _heed_signals(stop)
+    cancellation, loaded = Cancellation(), settings.load(words, os.environ)
+    run = Run(loaded, cancellation, sys.stdout.buffer, terminal=sys.stdout.isatty())
+    _heed_signals(cancellation)
     _allow_descriptors(loaded.workers)
     try:
         code = run.execute()
@@ -90,7 +90,7 @@ def _run(words: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told, by the log that knows the run's secrets)
         code = _unforeseen(error, run.log)
     finally:
-        stop.request(Reason.INTERNAL)  # whatever ended the run, its workers end too
+        cancellation.request(Reason.INTERNAL)  # whatever ended the run, its workers end too
     if run.abandoned:
         os._exit(code)  # a thread that cannot be joined, in a name look-up say, must not hold the process
     return code
@@ -116,9 +116,9 @@ def _serve(words: Sequence[str]) -> int:
 
 
 def _verify(words: Sequence[str]) -> int:
-    stop, loaded = Stop(), settings.load([word for word in words if word != _DELETE], os.environ)
-    _heed_signals(stop)
-    return upkeep.verify(loaded, _log_for(loaded), stop, delete=_DELETE in words)
+    cancellation, loaded = Cancellation(), settings.load([word for word in words if word != _DELETE], os.environ)
+    _heed_signals(cancellation)
+    return upkeep.verify(loaded, _log_for(loaded), cancellation, delete=_DELETE in words)
 
 
 def _roll_back(words: Sequence[str]) -> int:
@@ -134,15 +134,15 @@ def _log_for(loaded: settings.Settings) -> RunLog:
 
 def _simulate(words: Sequence[str]) -> int:
     options = settings.load_options(SimulateOptions, words)
-    stop = Stop()
-    _heed_signals(stop)
+    cancellation = Cancellation()
+    _heed_signals(cancellation)
     try:
-        done = simulate(Plan(options.tasks, options.workers, options.latency, options.rate), stop, sys.stdout)
+        done = simulate(Plan(options.tasks, options.workers, options.latency, options.rate), cancellation, sys.stdout)
     except OSError as error:
         raise LogError(f"standard output cannot be written: {error.strerror}") from error
     if done:
         return Exit.OK
-    return 128 + stop.signal if stop.signal else Exit.STORAGE
+    return 128 + cancellation.signal if cancellation.signal else Exit.STORAGE
 
 
 _DELETE = "--delete"
@@ -188,7 +188,7 @@ def _allow_descriptors(workers: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
 
 
-def _heed_signals(stop: Stop) -> None:
+def _heed_signals(cancellation: Cancellation) -> None:
     """Let SIGINT and SIGTERM end the run in good order, and a second one at once.
 
     A process that is PID 1 has no default handlers: without these, SIGTERM would be ignored in a container.
@@ -199,7 +199,7 @@ def _heed_signals(stop: Stop) -> None:
         if received:
             os._exit(128 + number)
         received.append(number)
-        stop.request(Reason.SIGNAL, number)
+        cancellation.request(Reason.SIGNAL, number)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, handle)

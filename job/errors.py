@@ -86,7 +86,7 @@ class LogError(FlagjobError):
     """Nobody takes the log any more: its reader is gone, or its disk is full. The run ends, exit 5."""
 
 
-class Stopped(FlagjobError):  # noqa: N818  (a request to end, not a failure)
+class Cancelled(FlagjobError):  # noqa: N818  (a request to end, not a failure)
     """The run was told to end while an item was under way."""
 
     def __init__(self, reason: Reason) -> None:

@@ -9,10 +9,10 @@ from itertools import chain, islice
 from pathlib import Path
 
 from job import codes, origin
+from job.cancellation import Cancellation
 from job.errors import Fault, UsageError
 from job.model import Item
 from job.settings import Server, Settings
-from job.stop import Stop
 from job.template import UrlTemplate
 
 _BOOK_SITE = "https://www.fluentpython.com/data/flags/{cc}/{cc}.gif"
@@ -44,14 +44,14 @@ class Inputs:
         return self.server in _FAULTS
 
 
-def open_inputs(settings: Settings, stop: Stop, stack: ExitStack) -> Inputs:
+def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack) -> Inputs:
     """Open what the settings name, and hand to `stack` what must be closed after the run.
 
     Raises UsageError where there is no code at all: an empty list must not pass for a run in which all went well.
     """
     server = None if settings.url else settings.server or Server.LOCAL
     template = settings.url or _template(server or Server.LOCAL, stack, starts=not settings.dry_run)
-    words = _some(_words(settings, stop, stack, letters=not template.takes_ids), stop)
+    words = _some(_words(settings, cancellation, stack, letters=not template.takes_ids), cancellation)
     items = codes.select(words, template, settings.limit, _share(settings))
     if settings.codes_file and not settings.arguments:
         items, is_all = _peeked(items, settings)
@@ -62,10 +62,10 @@ def open_inputs(settings: Settings, stop: Stop, stack: ExitStack) -> Inputs:
     return Inputs(template, iter(known), len(known), server, first_code, last_code)
 
 
-def _some(words: Iterator[codes.Word], stop: Stop) -> Iterator[codes.Word]:
+def _some(words: Iterator[codes.Word], cancellation: Cancellation) -> Iterator[codes.Word]:
     """Wait for the first word; raise UsageError where there is none, unless the run was stopped meanwhile."""
     first = list(islice(words, 1))
-    if not first and not stop.reason:
+    if not first and not cancellation.reason:
         raise UsageError(Fault("codes", None, "there are none: give codes as arguments, in a variable or a file"))
     return chain(first, words)
 
@@ -92,13 +92,13 @@ def _template(server: Server, stack: ExitStack, *, starts: bool) -> UrlTemplate:
     return UrlTemplate.parse(stack.enter_context(origin.Origin(faults=_FAULTS[server])).url + origin.PATH)
 
 
-def _words(settings: Settings, stop: Stop, stack: ExitStack, *, letters: bool) -> Iterator[codes.Word]:
+def _words(settings: Settings, cancellation: Cancellation, stack: ExitStack, *, letters: bool) -> Iterator[codes.Word]:
     if settings.arguments:
         return codes.expand(settings.arguments, letters=letters)
     if settings.codes is not None:
         return codes.expand(settings.codes.replace(",", " ").split(), letters=False)
     if settings.codes_file:
-        return _read(settings.codes_file, stop, stack)
+        return _read(settings.codes_file, cancellation, stack)
     return codes.expand(["POP20"], letters=False)
 
 
@@ -106,7 +106,7 @@ def _is_file(path: str) -> bool:
     return path != "-" and Path(path).is_file()
 
 
-def _read(path: str, stop: Stop, stack: ExitStack) -> Iterator[codes.Word]:
+def _read(path: str, cancellation: Cancellation, stack: ExitStack) -> Iterator[codes.Word]:
     """Read words from a file, from standard input, or from a pipe that has a name, for whose writer nobody waits."""
     if _is_file(path):
         return codes.read(stack.enter_context(Path(path).open("rb")))
@@ -118,5 +118,5 @@ def _read(path: str, stop: Stop, stack: ExitStack) -> Iterator[codes.Word]:
         raise UsageError(Fault("-", None, "needs an open standard input"))
     else:
         descriptor = sys.stdin.fileno()
-    source = stack.enter_context(codes.Interruptible(descriptor, stop))
+    source = stack.enter_context(codes.Interruptible(descriptor, cancellation))
     return codes.read(source, source.is_cut)

@@ -8,9 +8,9 @@ from queue import Empty, SimpleQueue
 from threading import Event
 from time import monotonic
 
+from job.cancellation import Cancellation
 from job.errors import Reason
 from job.model import Item, Result
-from job.stop import Stop
 
 _POLL_SECONDS = 0.1
 """How soon the main thread notices a stop when no future completes."""
@@ -33,7 +33,7 @@ class Pool:
     cancelled: Callable[[Item], Result]
     """Says how an item ended that was never begun, or could not be waited for."""
     workers: int
-    stop: Stop
+    cancellation: Cancellation
     drain_seconds: Callable[[], float]
     """How long the items in flight may still take to end by themselves; asked after a stop."""
     interrupt: Callable[[], None]
@@ -63,7 +63,7 @@ class Pool:
         try:
             self._staff(executor)
             self._fill(executor, source)
-            while self._to_do and not self.stop.reason:
+            while self._to_do and not self.cancellation.reason:
                 yield from self._completed()
                 self._fill(executor, source)
             yield from self._drain()
@@ -81,14 +81,14 @@ class Pool:
             for _ in range(self.workers):
                 executor.submit(ready.wait)
         except RuntimeError as error:
-            self.stop.request(Reason.STORAGE)
+            self.cancellation.request(Reason.STORAGE)
             self.on_shortage(f"this machine does not allow {self.workers} threads: {error}")
         finally:
             ready.set()
 
     def _fill(self, executor: ThreadPoolExecutor, source: Iterator[Item]) -> None:
         """Keep every worker busy and as many items waiting, and no more."""
-        if self.stop.reason:
+        if self.cancellation.reason:
             return
         for item in islice(source, 2 * self.workers - len(self._to_do)):
             future = executor.submit(self._begin, item)
@@ -98,7 +98,7 @@ class Pool:
 
     def _begin(self, item: Item) -> Result:
         """Run the task in a worker, unless the run was stopped while the item waited for one."""
-        return self.cancelled(item) if self.stop.reason else self.task(item)
+        return self.cancelled(item) if self.cancellation.reason else self.task(item)
 
     def _completed(self) -> Iterator[Result]:
         """Wait for a future to end, as `as_completed` does, but not for longer than a stop may go unnoticed."""
@@ -116,7 +116,7 @@ class Pool:
         in_flight = sum(future.running() for future in self._to_do)
         for future in self._to_do:
             future.cancel()
-        if self.stop.reason:
+        if self.cancellation.reason:
             self.on_drain(in_flight, len(self._to_do) - in_flight)
         yield from self._await(self.drain_seconds())
         if self._to_do:
@@ -127,7 +127,7 @@ class Pool:
 
     def _leave(self) -> None:
         """End what runs, where nobody takes its results any more."""
-        self.stop.request(Reason.INTERNAL)
+        self.cancellation.request(Reason.INTERNAL)
         running = [future for future in self._to_do if not future.cancel()]
         self.interrupt()
         self.abandoned += len(wait(running, _GIVE_UP_SECONDS).not_done)

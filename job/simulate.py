@@ -6,11 +6,11 @@ from threading import Lock
 from time import monotonic, strftime
 from typing import TextIO
 
-from job.errors import Stopped
+from job.cancellation import Cancellation
+from job.errors import Cancelled
 from job.gate import Gate, Limits
 from job.model import Item, Result, Status, WorkItem
 from job.pool import Pool
-from job.stop import Stop
 
 _MOST_DRAWN = 100
 """A timeline of more tasks shows nothing to anybody; their facts are still printed."""
@@ -58,16 +58,16 @@ class _Timeline:
             self.out.flush()
 
 
-def simulate(plan: Plan, stop: Stop, out: TextIO) -> bool:
+def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
     """Print the expectation, the timeline and how long it took; return whether every task was done."""
     timeline, gate, began = _Timeline(out), Gate(Limits(rate=plan.rate)), monotonic()
     show = timeline.show if plan.tasks <= _MOST_DRAWN else lambda *_: None
 
     def loiter(item: Item) -> Result:
         task = int(item.code)
-        gate.enter(stop.sleep)
+        gate.enter(cancellation.sleep)
         show(f"loiter({task}): doing nothing for {plan.seconds(task):g}s", task)
-        stop.sleep(plan.seconds(task))
+        cancellation.sleep(plan.seconds(task))
         show(f"loiter({task}): done", task)
         return Result(Status.OK, None, item.code)
 
@@ -77,14 +77,14 @@ def simulate(plan: Plan, stop: Stop, out: TextIO) -> bool:
     def unless_stopped(item: Item) -> Result:
         try:
             return loiter(item)
-        except Stopped:
+        except Cancelled:
             return cancelled(item)
 
     pool = Pool(
         task=unless_stopped,
         cancelled=cancelled,
         workers=plan.workers,
-        stop=stop,
+        cancellation=cancellation,
         drain_seconds=lambda: 0.0,
         on_shortage=timeline.show,
         interrupt=lambda: None,

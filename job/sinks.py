@@ -11,6 +11,7 @@ from secrets import token_hex
 from typing import BinaryIO, Self
 
 from job import __version__, progress
+from job.cancellation import Cancellation
 from job.errors import AttemptError, Reason
 from job.gate import News
 from job.inputs import Inputs
@@ -20,7 +21,6 @@ from job.model import Item, Result, Status, Summary
 from job.retry import Retry
 from job.settings import Gateway, LogFormat, LogResults, Settings
 from job.settings.values import Address
-from job.stop import Stop
 
 _LOGGED = {
     LogResults.ALL: frozenset(Status),
@@ -41,10 +41,10 @@ class Sinks:
     The `with` block is the run; after it the metrics are served for a while, if the settings say so.
     """
 
-    def __init__(self, settings: Settings, stop: Stop, stdout: BinaryIO, *, terminal: bool) -> None:
+    def __init__(self, settings: Settings, cancellation: Cancellation, stdout: BinaryIO, *, terminal: bool) -> None:
         on_terminal = settings.log_format is LogFormat.AUTO and terminal
         self._settings = settings
-        self._stop = stop
+        self._cancellation = cancellation
         self._endpoint: Endpoint | None = None
         self.abandoned = 0
         """How many threads still push when nobody waits for them any more; joining them could take for ever."""
@@ -70,7 +70,7 @@ class Sinks:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._endpoint:
             if kind is None:
-                self._endpoint.linger(self._settings.metrics_linger, lambda: self._stop.signalled)
+                self._endpoint.linger(self._settings.metrics_linger, lambda: self._cancellation.signalled)
             self._endpoint.close()
 
     def started(self, inputs: Inputs, workers: int, pending: Callable[[], int]) -> None:
@@ -138,7 +138,7 @@ class Sinks:
             try:
                 log.error("origin_down", host=host, reason=error.reason, error=str(error))
             finally:
-                self._stop.request(Reason.ORIGIN_DOWN)
+                self._cancellation.request(Reason.ORIGIN_DOWN)
 
         return News(
             paused=paused,
@@ -194,7 +194,7 @@ class Sinks:
 
     def _grace_left(self) -> float:
         """Return how many seconds are left after a signal or the deadline, or that there is no end to them."""
-        began = self._stop.grace_began
+        began = self._cancellation.grace_began
         return math.inf if began is None else began + self._settings.shutdown_grace - time.monotonic()
 
     def _guarded(self, target: str, act: Callable[[], object]) -> None:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 from job import manifest
 from job.audit import Audit, Finding
-from job.errors import Fault, Stopped, StorageError, UsageError
+from job.cancellation import Cancellation
+from job.errors import Cancelled, Fault, StorageError, UsageError
 from job.log import RunLog
 from job.settings import BUCKETS, Publish, Settings
-from job.stop import Stop
 from job.store import OWN_DIRECTORY, Generations
 from job.target import SUMS
 from job.verdict import Exit
 
 
-def verify(settings: Settings, log: RunLog, stop: Stop, *, delete: bool) -> int:
+def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delete: bool) -> int:
     """Hash every file of the destination, of a set those that readers see, and say which are not what they were.
 
     Returns the exit code: 4 where a file is changed or missing, which the next run repairs; after a signal its own.
@@ -29,7 +29,7 @@ def verify(settings: Settings, log: RunLog, stop: Stop, *, delete: bool) -> int:
     def tell(finding: Finding, file: str) -> None:
         log.finding(file, finding, is_failure=finding in _FAILURES)
 
-    audit = Audit(root, tell, delete and not settings.dry_run, stop.check)
+    audit = Audit(root, tell, delete and not settings.dry_run, cancellation.check)
     try:
         with ExitStack() as ended:
             ended.callback(_forget, audit, own, root)
@@ -37,8 +37,8 @@ def verify(settings: Settings, log: RunLog, stop: Stop, *, delete: bool) -> int:
     except StorageError as error:
         log.storage_failed(str(error))
         return Exit.STORAGE
-    except Stopped:
-        code = 128 + (stop.signal or 0)
+    except Cancelled:
+        code = 128 + (cancellation.signal or 0)
     log.verified(code, {finding.value: count for finding, count in audit.counts.items()})
     return code
 

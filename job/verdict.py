@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from enum import IntEnum
 
+from job.cancellation import Cancellation
 from job.errors import Reason
 from job.model import Budget, Result, Status
-from job.stop import Stop
 
 
 class Exit(IntEnum):
@@ -92,7 +92,9 @@ def is_over_budget(tally: Tally, items: int, *, errors: Budget, not_found: Budge
     return not (errors.allows(tally.counts[Status.ERROR], items) and not_found.allows(missing, items))
 
 
-def exit_code(tally: Tally, stop: Stop, *, errors: Budget, not_found: Budget, too_many_changed: bool = False) -> int:
+def exit_code(
+    tally: Tally, cancellation: Cancellation, *, errors: Budget, not_found: Budget, too_many_changed: bool = False
+) -> int:
     """Return the exit code: the first that fits of the rules below, else 0.
 
     A bug is told before what is over budget, or it would hide behind failures that are nobody's fault.
@@ -100,13 +102,13 @@ def exit_code(tally: Tally, stop: Stop, *, errors: Budget, not_found: Budget, to
     too_many_errors = not errors.allows(tally.counts[Status.ERROR], tally.items)
     over_budget = is_over_budget(tally, tally.items, errors=errors, not_found=not_found)
     rules = (
-        (stop.signal, 128 + (stop.signal or 0)),  # POSIX shells' way to tell of a signal
-        (stop.storage_failed, Exit.STORAGE),
-        (stop.reason is Reason.ORIGIN_DOWN, Exit.ORIGIN_DOWN),
+        (cancellation.signal, 128 + (cancellation.signal or 0)),  # POSIX shells' way to tell of a signal
+        (cancellation.storage_failed, Exit.STORAGE),
+        (cancellation.reason is Reason.ORIGIN_DOWN, Exit.ORIGIN_DOWN),
         (tally.attempted and not tally.answered and not tally.internal, Exit.ORIGIN_DOWN),
-        (stop.reason is Reason.DEADLINE, Exit.DEADLINE),
+        (cancellation.reason is Reason.DEADLINE, Exit.DEADLINE),
         (tally.internal, Exit.BUG),
-        (stop.reason is Reason.UNIFORM_REFUSAL, Exit.PERMANENT),
+        (cancellation.reason is Reason.UNIFORM_REFUSAL, Exit.PERMANENT),
         (too_many_errors and tally.retryable, Exit.RETRYABLE),
         (over_budget, Exit.PERMANENT),
         (too_many_changed, Exit.PERMANENT),  # the set is not published; somebody must look at it

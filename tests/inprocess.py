@@ -7,10 +7,10 @@ from pathlib import Path
 
 from command import Done
 
+from job.cancellation import Cancellation
 from job.errors import Reason
 from job.run import Run
 from job.settings import load
-from job.stop import Stop
 
 _SHORT_WAITS = 742738
 """A seed whose first seven draws are below an eighth: waits are drawn, and nobody learns from long ones."""
@@ -32,21 +32,21 @@ class Watched(BytesIO):
 
 def here(*words: str, dest: Path, **settings: str) -> Done:
     """Run the job with `FLAGJOB_` settings, given by the rest of their names in lower case; give how it ended."""
-    return run(words, Stop(), BytesIO(), dest=str(dest), **settings)
+    return run(words, Cancellation(), BytesIO(), dest=str(dest), **settings)
 
 
-def run(words: Sequence[str], stop: Stop, log: BytesIO, **settings: str) -> Done:
+def run(words: Sequence[str], cancellation: Cancellation, log: BytesIO, **settings: str) -> Done:
     """Do that with a stop and a log of the test's own.
 
     What the command line adds is left out: signals, and the exit codes of what comes out as an exception.
     """
     environ = {f"FLAGJOB_{name.upper()}": text for name, text in settings.items()}
     random.seed(_SHORT_WAITS)
-    job = Run(load(words, environ), stop, log, terminal=False)
+    job = Run(load(words, environ), cancellation, log, terminal=False)
     try:
         code = job.execute()
     finally:
-        stop.request(Reason.INTERNAL)  # whatever ended the run, its workers end too
+        cancellation.request(Reason.INTERNAL)  # whatever ended the run, its workers end too
     return Done(code, log.getvalue(), "")
 
 

@@ -15,7 +15,7 @@ JOB = ROOT / "job"
 LAYERS: list[set[str]] = [
     {"model", "template"},
     {"errors"},
-    {"stop", "disk"},
+    {"cancellation", "disk"},
     {"settings", "codes", "accept", "retry", "redirect", "refresh", "verdict"},
     {"transport"},
     {"fetch", "gate", "store", "manifest", "pool", "log", "metrics", "progress", "origin"},

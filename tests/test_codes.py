@@ -17,10 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rows import row
 
+from job.cancellation import Cancellation
 from job.codes import ALL, POP20, Interruptible, Word, expand, read, select, shard_of
 from job.errors import Reason
 from job.model import InvalidItem, WorkItem
-from job.stop import Stop
 from job.template import UrlTemplate
 
 CODES = UrlTemplate.parse("http://h/{cc}.gif")
@@ -455,23 +455,27 @@ def test_what_a_pipe_holds_comes_through() -> None:
     with os.fdopen(reader, "rb"), os.fdopen(writer, "wb") as pipe:
         pipe.write(b"cn us\nde")
         pipe.close()
-        with Interruptible(reader, Stop()) as stream:
+        with Interruptible(reader, Cancellation()) as stream:
             assert stream.readable()
             assert [word.text for word in read(stream)] == ["cn", "us", "de"]
 
 
 def test_a_silent_pipe_does_not_outlast_a_stop() -> None:
     """A run that waits for its next code ends when it must, though nobody closes the pipe."""
-    stop, seen = Stop(), SimpleQueue[str]()
+    cancellation, seen = Cancellation(), SimpleQueue[str]()
     reader, writer = os.pipe()
-    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb", buffering=0) as pipe, Interruptible(reader, stop) as stream:
+    with (
+        os.fdopen(reader, "rb"),
+        os.fdopen(writer, "wb", buffering=0) as pipe,
+        Interruptible(reader, cancellation) as stream,
+    ):
         thread = Thread(
             target=lambda: deque(map(seen.put, (word.text for word in read(stream))), maxlen=0), daemon=True
         )
         thread.start()
         pipe.write(b"cn\n")
         assert seen.get(timeout=BOUND) == "cn"
-        stop.request(Reason.SIGNAL, 15)
+        cancellation.request(Reason.SIGNAL, 15)
         thread.join(BOUND)
         assert not thread.is_alive()
     assert seen.empty()
@@ -479,10 +483,14 @@ def test_a_silent_pipe_does_not_outlast_a_stop() -> None:
 
 def test_nothing_is_read_after_a_stop() -> None:
     """A run that ends takes no more codes, even where some are waiting."""
-    stop = Stop()
-    stop.request(Reason.DEADLINE)
+    cancellation = Cancellation()
+    cancellation.request(Reason.DEADLINE)
     reader, writer = os.pipe()
-    with os.fdopen(reader, "rb") as rest, os.fdopen(writer, "wb") as pipe, Interruptible(reader, stop) as stream:
+    with (
+        os.fdopen(reader, "rb") as rest,
+        os.fdopen(writer, "wb") as pipe,
+        Interruptible(reader, cancellation) as stream,
+    ):
         pipe.write(b"cn\n")
         pipe.close()
         assert list(read(stream)) == []

@@ -18,6 +18,7 @@ from test_architecture import DOORS, FILES, RANK, imported_by, owner
 
 from job import __version__
 from job.audit import Audit, Finding
+from job.cancellation import Cancellation
 from job.codes.sets import NAMED
 from job.errors import Reason, is_retryable
 from job.manifest import Change
@@ -28,7 +29,6 @@ from job.model import Budget, Entry, Refresh, Result, Status, Stored, Summary
 from job.settings import BUCKETS, ROWS, ServeOptions, SimulateOptions, help_text, load, load_options
 from job.settings.row import Row, rows_of
 from job.simulate import Plan
-from job.stop import Stop
 from job.verdict import Exit, Tally, exit_code, outcome
 
 ROOT = Path(__file__).parents[1]
@@ -264,10 +264,10 @@ def deserved(reason: str) -> str:
     tally.add(Result(status, None, "CN", reason=reason, retryable=is_retryable(reason), attempts=1))
     codes = []
     for signal in (2, 15) if reason == Reason.SIGNAL else (None,):
-        stop = Stop()
+        cancellation = Cancellation()
         if reason in {Reason.STORAGE, Reason.DEADLINE, Reason.SIGNAL, Reason.ORIGIN_DOWN, Reason.UNIFORM_REFUSAL}:
-            stop.request(Reason(reason), signal)
-        codes.append(exit_code(tally, stop, errors=Budget(), not_found=Budget()))
+            cancellation.request(Reason(reason), signal)
+        codes.append(exit_code(tally, cancellation, errors=Budget(), not_found=Budget()))
     return ", ".join(map(str, map(int, codes)))
 
 

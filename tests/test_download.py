@@ -9,6 +9,7 @@ import pytest
 from bodies import MemoryBody
 from images import GIF, HTML
 
+from job.cancellation import Cancellation
 from job.download import Downloader, Hooks, Terms
 from job.errors import ContentError, HttpError, NetworkError, NotFoundError, PathError, Reason, StorageError
 from job.gate import Gate, Limits, News, Ticket
@@ -27,7 +28,6 @@ from job.model import (
 )
 from job.refresh import Policy as RefreshPolicy
 from job.retry import Policy, Retry
-from job.stop import Stop
 
 BR = WorkItem("BR", "http://localhost/br.gif", "br.gif", speculative=True)
 
@@ -90,7 +90,7 @@ class Script:
         self.bugs.append((code, repr(error)))
 
 
-class Unhurried(Stop):
+class Unhurried(Cancellation):
     """A stop whose waits are over at once."""
 
     def sleep(self, seconds: float) -> None:
@@ -98,7 +98,7 @@ class Unhurried(Stop):
 
 
 def downloader(
-    script: Script, stop: Stop | None = None, gate: Gate | None = None, terms: Terms | None = None
+    script: Script, cancellation: Cancellation | None = None, gate: Gate | None = None, terms: Terms | None = None
 ) -> Downloader:
     return Downloader(
         source=script,
@@ -107,7 +107,7 @@ def downloader(
         terms=terms or Terms((FileType.GIF,)),
         policy=Policy(max_attempts=3, item_timeout_seconds=60),
         gate=gate or Gate(Limits()),
-        stop=stop or Unhurried(),
+        cancellation=cancellation or Unhurried(),
         hooks=Hooks(attempt=script.attempt, retry=script.retry, bug=script.bug),
     )
 
@@ -177,20 +177,20 @@ def test_an_invalid_code_sends_no_request() -> None:
 
 def test_a_full_disk_ends_the_run() -> None:
     """Where the destination fails no other item would fare better: the run is stopped, and nothing is tried again."""
-    script, stop = Script(refusal=StorageError("/data: No space left on device")), Stop()
-    result = downloader(script, stop)(BR)
+    script, cancellation = Script(refusal=StorageError("/data: No space left on device")), Cancellation()
+    result = downloader(script, cancellation)(BR)
     assert (result.status, result.reason, result.attempts) == (Status.ERROR, "storage", 1)
     assert result.error == "/data: No space left on device"
-    assert stop.reason is Reason.STORAGE
+    assert cancellation.reason is Reason.STORAGE
     assert script.bodies[0].closed
 
 
 def test_what_is_in_the_way_of_one_file_does_not_end_the_run() -> None:
     """A directory of the file's name is that item's error only."""
-    stop = Stop()
-    result = downloader(Script(refusal=PathError("/data/br.gif: Is a directory")), stop)(BR)
+    cancellation = Cancellation()
+    result = downloader(Script(refusal=PathError("/data/br.gif: Is a directory")), cancellation)(BR)
     assert (result.status, result.reason) == (Status.ERROR, "storage")
-    assert stop.reason is None
+    assert cancellation.reason is None
 
 
 def test_a_bug_costs_one_item() -> None:
@@ -205,27 +205,29 @@ def test_a_bug_costs_one_item() -> None:
 
 def test_after_a_stop_nothing_is_attempted() -> None:
     """An item that begins after the stop is cancelled, without a request."""
-    script, stop = Script(), Stop()
-    stop.request(Reason.SIGNAL)
-    result = downloader(script, stop)(BR)
+    script, cancellation = Script(), Cancellation()
+    cancellation.request(Reason.SIGNAL)
+    result = downloader(script, cancellation)(BR)
     assert (result.status, result.reason, result.attempts) == (Status.CANCELLED, "signal", 0)
     assert script.attempts == []
 
 
 def test_a_transfer_that_the_stop_breaks_is_cancelled() -> None:
     """A connection that fails because the run ends is no error of the origin's, and is not tried again."""
-    stop = Stop()
-    script = Script([NetworkError(Reason.CONNECTION, "shut down")], on_get=lambda: stop.request(Reason.DEADLINE))
-    result = downloader(script, stop)(BR)
+    cancellation = Cancellation()
+    script = Script(
+        [NetworkError(Reason.CONNECTION, "shut down")], on_get=lambda: cancellation.request(Reason.DEADLINE)
+    )
+    result = downloader(script, cancellation)(BR)
     assert (result.status, result.reason, result.attempts) == (Status.CANCELLED, "deadline", 1)
     assert script.retries == []
 
 
 def test_a_wait_between_tries_ends_with_the_run() -> None:
     """A stop during the wait cancels the item at once, however long the wait would be."""
-    stop = Stop()
-    script = Script([HttpError(503, "busy", retry_after=50)], on_get=lambda: stop.request(Reason.SIGNAL))
-    result = downloader(script, stop)(BR)
+    cancellation = Cancellation()
+    script = Script([HttpError(503, "busy", retry_after=50)], on_get=lambda: cancellation.request(Reason.SIGNAL))
+    result = downloader(script, cancellation)(BR)
     assert (result.status, result.attempts) == (Status.CANCELLED, 1)
     assert script.retries == [("BR", 1, "http_503")]
 
@@ -337,10 +339,10 @@ def test_a_run_without_retries_left_ends_items_at_their_first_failure() -> None:
 
 def test_an_origin_that_is_not_there_is_noticed() -> None:
     """Twenty items that nobody answers open the breaker; what the last attempt failed of is told with the item."""
-    stop = Unhurried()
-    news = News(down=lambda _: stop.request(Reason.ORIGIN_DOWN))
+    cancellation = Unhurried()
+    news = News(down=lambda _: cancellation.request(Reason.ORIGIN_DOWN))
     script = Script([NetworkError(Reason.CONNECTION, "refused")])
-    download = downloader(script, stop, Gate(Limits(), news))
+    download = downloader(script, cancellation, Gate(Limits(), news))
     results = [download(replace(BR, code=f"c{number}")) for number in range(10)]
     assert [result.reason for result in results] == ["connection"] * 9 + ["origin_down"]
     assert (results[9].status, results[9].attempts, results[9].error) == (Status.CANCELLED, 1, "refused")
@@ -362,9 +364,9 @@ def test_a_bug_teaches_the_gate_nothing() -> None:
 @pytest.mark.parametrize("item", [BR, InvalidItem("cn?x")])
 def test_what_was_never_begun_is_cancelled_with_the_cause(item: WorkItem | InvalidItem) -> None:
     """The pool asks how an item ends that no worker took."""
-    stop = Stop()
-    stop.request(Reason.DEADLINE)
-    result = downloader(Script(), stop).cancelled(item)
+    cancellation = Cancellation()
+    cancellation.request(Reason.DEADLINE)
+    result = downloader(Script(), cancellation).cancelled(item)
     assert (result.status, result.reason, result.code) == (Status.CANCELLED, "deadline", item.code)
 
 

@@ -136,7 +136,7 @@ def test_an_attempt_error_says_what_it_means(
 
 def test_a_stop_says_why() -> None:
     """An item that was broken off can tell what for."""
-    error = errors.Stopped(Reason.DEADLINE)
+    error = errors.Cancelled(Reason.DEADLINE)
     assert (error.reason, str(error)) == (Reason.DEADLINE, "stopped: deadline")
 
 

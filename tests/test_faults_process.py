@@ -23,9 +23,9 @@ from rows import ROOT, line_of, row
 from scripted import Answer, Raw, Request, ScriptedServer, Stall, Step
 
 from job import accept
+from job.cancellation import Cancellation
 from job.errors import LogError, Reason
 from job.model import FileType, Reply
-from job.stop import Stop
 
 WORKERS = 30
 """As many failures of the origin in a row are enough, and as many requests may be under way then."""
@@ -62,20 +62,20 @@ def closed_port() -> int:
 )
 def test_a_signal_ends_every_wait(tmp_path: Path, number: int, step: Step, moment: bytes | None) -> None:
     """No further attempt, a line for each item, and the exit code that a shell gives for the signal."""
-    line, stop = line_of("SIGTERM or SIGINT"), Stop()
+    line, cancellation = line_of("SIGTERM or SIGINT"), Cancellation()
 
     def signalled(text: bytes) -> None:
         if moment and moment in text:
-            stop.request(Reason.SIGNAL, number)
+            cancellation.request(Reason.SIGNAL, number)
 
     def answer(_: Request) -> Step:
         if not moment:
-            stop.request(Reason.SIGNAL, number)
+            cancellation.request(Reason.SIGNAL, number)
         return step
 
     with ScriptedServer({"/cn.gif": answer}) as server:
         settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif"), "shutdown_grace": "0.2"}
-        done = run(["cn", "br"], stop, Watched(signalled), workers="1", **settings)
+        done = run(["cn", "br"], cancellation, Watched(signalled), workers="1", **settings)
         assert len(server.requests) == 1
     assert results(done) == {tuple(line.words): 2}
     assert (done.code, str(done.code) in line.exit) == (128 + number, True)
@@ -172,11 +172,11 @@ class Full(BytesIO):
 @pytest.mark.parametrize("lines", [0, 1, 5])
 def test_a_log_that_takes_no_more_ends_the_run(tmp_path: Path, lines: int) -> None:
     """At its first line or later: the run ends, asks for little more, and leaves whole files only."""
-    codes, stop = [f"c{number}" for number in range(500)], Stop()
+    codes, cancellation = [f"c{number}" for number in range(500)], Cancellation()
     with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in codes}) as server:
         settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif"), "workers": "2"}
         with pytest.raises(LogError):
-            run(codes, stop, Full(lines), **settings)
+            run(codes, cancellation, Full(lines), **settings)
         assert len(server.requests) < len(codes) // 2
     assert {path.read_bytes() for path in tmp_path.glob("*.gif")} <= {GIF}
 
@@ -268,12 +268,12 @@ def test_metrics_that_nobody_takes_change_nothing(tmp_path: Path) -> None:
 @row(52)
 def test_a_silent_gateway_does_not_outlast_the_grace(tmp_path: Path) -> None:
     """After a signal a push has what is left of the grace, and the exit code is the signal's."""
-    stop = Stop()
-    stop.request(Reason.SIGNAL, signal.SIGTERM)
+    cancellation = Cancellation()
+    cancellation.request(Reason.SIGNAL, signal.SIGTERM)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         gateway = f"http://127.0.0.1:{silent.getsockname()[1]}"
         settings = {"dest": str(tmp_path), "url": "http://127.0.0.1/{cc}.gif", "shutdown_grace": "0.5"}
-        done = run(["cn"], stop, BytesIO(), pushgateway_url=gateway, **settings)
+        done = run(["cn"], cancellation, BytesIO(), pushgateway_url=gateway, **settings)
     (warning,) = done.named("metrics_push_failed")
     assert (done.code, warning["error"].startswith("no answer within 0.")) == (143, True)
 
@@ -312,16 +312,16 @@ def test_an_origin_that_dies_loses_nothing_that_came(tmp_path: Path) -> None:
 @row(54)
 def test_the_end_of_the_runs_time_cancels_the_rest(tmp_path: Path) -> None:
     """Exit 7, and what was there before is kept."""
-    line, stop = line_of("the run's time is up"), Stop()
+    line, cancellation = line_of("the run's time is up"), Cancellation()
 
     def answer(_: Request) -> Step:
-        stop.request(Reason.DEADLINE)  # as the timer does
+        cancellation.request(Reason.DEADLINE)  # as the timer does
         return Stall()
 
     tmp_path.joinpath("cn.gif").write_bytes(GIF)
     with ScriptedServer({"/br.gif": Answer(body=GIF), "/cn.gif": answer}) as server:
         settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif"), "shutdown_grace": "0.2"}
-        done = run(["br", "cn", "us"], stop, BytesIO(), workers="1", **settings)
+        done = run(["br", "cn", "us"], cancellation, BytesIO(), workers="1", **settings)
     assert (results(done), done.code) == ({("ok", None): 1, tuple(line.words): 2}, line.exit_code)
     assert left_in(tmp_path) == {"br.gif": GIF, "cn.gif": GIF}
 

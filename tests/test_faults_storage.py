@@ -14,8 +14,8 @@ from limits import limited
 from rows import line_of, row
 from scripted import Answer, Raw, Request, ScriptedServer, Step
 
+from job.cancellation import Cancellation
 from job.errors import Reason
-from job.stop import Stop
 from job.store import LocalStore
 
 OLD, LARGE = numbered_gif(1), numbered_gif(2, 500_000)
@@ -147,7 +147,7 @@ def test_a_lack_of_threads_loses_no_item(tmp_path: Path) -> None:
     with ScriptedServer({}) as server:
         try:
             settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif")}
-            done = run(["cn", "br", "us"], Stop(), Watched(exhaust), **settings)
+            done = run(["cn", "br", "us"], Cancellation(), Watched(exhaust), **settings)
         finally:
             threading.stack_size(before)
         assert server.connections == 0

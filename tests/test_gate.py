@@ -7,7 +7,16 @@ from itertools import pairwise
 
 import pytest
 
-from job.errors import AttemptError, ContentError, HttpError, NetworkError, NotFoundError, Reason, Stopped, StorageError
+from job.errors import (
+    AttemptError,
+    Cancelled,
+    ContentError,
+    HttpError,
+    NetworkError,
+    NotFoundError,
+    Reason,
+    StorageError,
+)
 from job.gate import Gate, Limits, News, Ticket
 
 REFUSED = NetworkError(Reason.CONNECTION, "connection refused")
@@ -581,10 +590,10 @@ def test_what_was_sent_before_frees_no_second_probe() -> None:
     assert site.gate.left(late, REFUSED)
 
     def stops(_seconds: float) -> None:
-        raise Stopped(Reason.SIGNAL)
+        raise Cancelled(Reason.SIGNAL)
 
     site.now += 60
-    with pytest.raises(Stopped):
+    with pytest.raises(Cancelled):
         site.gate.enter(stops)
 
 

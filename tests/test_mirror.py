@@ -19,10 +19,10 @@ from rows import row
 from scripted import Answer, Raw, Step
 
 from job import upkeep
+from job.cancellation import Cancellation
 from job.errors import Reason
 from job.log import RunLog
 from job.settings import load
-from job.stop import Stop
 
 pytestmark = pytest.mark.slow
 NUMBER = 250
@@ -364,14 +364,14 @@ def test_what_verify_cannot_forget_is_told(gone: Path) -> None:
 
 def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone: Path) -> None:
     """The file that was being looked at when the signal came is the last one; 143 says so, with the counts so far."""
-    stop, lines = Stop(), list[bytes]()
+    cancellation, lines = Cancellation(), list[bytes]()
 
     def tell(line: bytes) -> None:
         lines.append(line)
-        stop.request(Reason.SIGNAL, signal.SIGTERM)
+        cancellation.request(Reason.SIGNAL, signal.SIGTERM)
 
     settings = load(["--dest", str(gone)], {})
-    assert upkeep.verify(settings, RunLog(Watched(tell)), stop, delete=True) == 143
+    assert upkeep.verify(settings, RunLog(Watched(tell)), cancellation, delete=True) == 143
     counts = json.loads(lines[-1])["counts"]
     assert (counts["deleted"], len(published(gone.parent)), len((gone / "SHA256SUMS").read_text().splitlines())) == (
         1,

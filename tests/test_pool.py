@@ -6,10 +6,10 @@ from concurrent.futures import Future
 
 import pytest
 
+from job.cancellation import Cancellation
 from job.errors import Reason
 from job.model import Item, Result, Status, WorkItem
 from job.pool import Pool
-from job.stop import Stop
 
 BOUND = 20
 
@@ -22,13 +22,15 @@ def ok(item: Item) -> Result:
     return Result(Status.OK, None, item.code)
 
 
-def make(task: Callable[[Item], Result], *, workers: int = 3, stop: Stop | None = None, **more: object) -> Pool:
-    stop = stop or Stop()
+def make(
+    task: Callable[[Item], Result], *, workers: int = 3, cancellation: Cancellation | None = None, **more: object
+) -> Pool:
+    cancellation = cancellation or Cancellation()
     pool = Pool(
         task=task,
-        cancelled=lambda item: Result(Status.CANCELLED, None, item.code, reason=stop.reason),
+        cancelled=lambda item: Result(Status.CANCELLED, None, item.code, reason=cancellation.reason),
         workers=workers,
-        stop=stop,
+        cancellation=cancellation,
         drain_seconds=lambda: BOUND,
         interrupt=lambda: None,
     )
@@ -124,7 +126,7 @@ def test_results_come_as_submitted_if_asked() -> None:
 
 def test_a_stop_cancels_what_was_not_begun() -> None:
     """After a stop the items in flight end, all the others are cancelled, and the counts add up."""
-    stop, begun, release = Stop(), threading.Barrier(4), threading.Event()
+    cancellation, begun, release = Cancellation(), threading.Barrier(4), threading.Event()
 
     def task(item: Item) -> Result:
         begun.wait(BOUND)
@@ -133,12 +135,12 @@ def test_a_stop_cancels_what_was_not_begun() -> None:
 
     def when_three_run() -> None:
         begun.wait(BOUND)
-        stop.request(Reason.SIGNAL)
+        cancellation.request(Reason.SIGNAL)
         release.set()
 
     signal = threading.Thread(target=when_three_run)
     signal.start()
-    results = {result.code: result for result in make(task, stop=stop).results(map(item, range(20)))}
+    results = {result.code: result for result in make(task, cancellation=cancellation).results(map(item, range(20)))}
     signal.join()
     ended = {code for code, result in results.items() if result.status is Status.OK}
     assert ended == {"C0", "C1", "C2"}
@@ -148,28 +150,28 @@ def test_a_stop_cancels_what_was_not_begun() -> None:
 
 def test_what_does_not_end_by_itself_is_interrupted() -> None:
     """When the time to drain is over, transfers in flight are broken, and their results still count."""
-    stop, broken = Stop(), threading.Event()
+    cancellation, broken = Cancellation(), threading.Event()
 
     def task(item: Item) -> Result:
-        stop.request(Reason.SIGNAL)
+        cancellation.request(Reason.SIGNAL)
         broken.wait(BOUND)
         return Result(Status.CANCELLED, None, item.code, attempts=1)
 
-    pool = make(task, stop=stop, drain_seconds=lambda: 0.0, interrupt=broken.set)
+    pool = make(task, cancellation=cancellation, drain_seconds=lambda: 0.0, interrupt=broken.set)
     assert [result.attempts for result in pool.results([item(0)])] == [1]
     assert pool.abandoned == 0
 
 
 def test_what_cannot_be_interrupted_is_given_up() -> None:
     """A thread that nothing can wake does not hold the run: its item is cancelled, and counted as given up."""
-    stop, release = Stop(), threading.Event()
+    cancellation, release = Cancellation(), threading.Event()
 
     def task(item: Item) -> Result:
-        stop.request(Reason.SIGNAL)
+        cancellation.request(Reason.SIGNAL)
         release.wait(BOUND)
         return ok(item)
 
-    pool = make(task, stop=stop, drain_seconds=lambda: 0.0)
+    pool = make(task, cancellation=cancellation, drain_seconds=lambda: 0.0)
     results = list(pool.results([item(0)]))
     release.set()
     assert [result.status for result in results] == [Status.CANCELLED]
@@ -178,14 +180,14 @@ def test_what_cannot_be_interrupted_is_given_up() -> None:
 
 def test_a_run_that_is_stopped_before_it_begins_begins_nothing() -> None:
     """Every item is cancelled with the cause, and no task is called."""
-    stop, called = Stop(), []
+    cancellation, called = Cancellation(), []
 
     def task(item: Item) -> Result:
         called.append(item)
         return ok(item)
 
-    stop.request(Reason.DEADLINE)
-    results = list(make(task, stop=stop).results(map(item, range(5))))
+    cancellation.request(Reason.DEADLINE)
+    results = list(make(task, cancellation=cancellation).results(map(item, range(5))))
     assert {(result.status, result.reason) for result in results} == {(Status.CANCELLED, Reason.DEADLINE)}
     assert (len(results), called) == (5, [])
 
@@ -254,7 +256,7 @@ def test_a_reader_who_leaves_is_not_held(*, stuck: bool) -> None:
     assert next(results).code == "C0"
     results.close()
     assert (pool.abandoned > 0) is stuck
-    assert (pool.stop.reason, len(begun) <= 3) == (Reason.INTERNAL, True)
+    assert (pool.cancellation.reason, len(begun) <= 3) == (Reason.INTERNAL, True)
     release.set()
 
 
@@ -275,18 +277,18 @@ def test_too_few_threads_end_the_run_before_anything_is_done(monkeypatch: pytest
     """No item is lost with a thread that could not be started: each is cancelled (no limit binds root)."""
     monkeypatch.setattr(Crowded, "room", 2)
     monkeypatch.setattr(threading, "Thread", Crowded)
-    stop, told = Stop(), list[str]()
+    cancellation, told = Cancellation(), list[str]()
     done: list[Item] = []
 
     def short(problem: str) -> None:
         told.append(problem)
-        stop.request(Reason.STORAGE)
+        cancellation.request(Reason.STORAGE)
 
     def task(item: Item) -> Result:
         done.append(item)
         return ok(item)
 
-    results = list(make(task, workers=5, stop=stop, on_shortage=short).results(map(item, range(20))))
+    results = list(make(task, workers=5, cancellation=cancellation, on_shortage=short).results(map(item, range(20))))
     assert [(result.status, result.reason) for result in results] == [(Status.CANCELLED, Reason.STORAGE)] * 20
     assert told == ["this machine does not allow 5 threads: can't start new thread"]
     assert done == []
@@ -294,7 +296,7 @@ def test_too_few_threads_end_the_run_before_anything_is_done(monkeypatch: pytest
 
 def test_a_stop_tells_how_many_are_in_flight_and_how_many_are_not_begun() -> None:
     """Of a window of six, three have a worker; the other three are cancelled at once."""
-    stop, begun, released = Stop(), threading.Barrier(4), threading.Event()
+    cancellation, begun, released = Cancellation(), threading.Barrier(4), threading.Event()
     told: list[tuple[int, int]] = []
 
     def tell(in_flight: int, waiting: int) -> None:
@@ -308,10 +310,10 @@ def test_a_stop_tells_how_many_are_in_flight_and_how_many_are_not_begun() -> Non
 
     def interrupt_soon() -> None:
         begun.wait(BOUND)
-        stop.request(Reason.SIGNAL)
+        cancellation.request(Reason.SIGNAL)
 
     threading.Thread(target=interrupt_soon).start()
-    results = list(make(task, stop=stop, on_drain=tell).results(map(item, range(9))))
+    results = list(make(task, cancellation=cancellation, on_drain=tell).results(map(item, range(9))))
     assert [result.status for result in results].count(Status.OK) == 3
     assert told == [(3, 3)]
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from job import retry
 from job.errors import (
     AttemptError,
+    Cancelled,
     ContentError,
     HttpError,
     NetworkError,
     NotFoundError,
     Reason,
     RedirectError,
-    Stopped,
     StorageError,
 )
 from job.retry import (
@@ -63,7 +63,7 @@ class Calls:
         return retry.call(self.attempt, policy, sleep=sleep or self.slept.append, on_retry=self.retries.append)
 
     def failure(self, attempts: int = 4, item_timeout: float = 1e6) -> BaseException:
-        with pytest.raises((AttemptError, StorageError, Stopped, ValueError, KeyboardInterrupt)) as caught:
+        with pytest.raises((AttemptError, StorageError, Cancelled, ValueError, KeyboardInterrupt)) as caught:
             self.run(attempts, item_timeout)
         return caught.value
 
@@ -103,7 +103,7 @@ def test_attempts_are_counted(attempts: int) -> None:
         ContentError(Reason.TOO_LARGE, "too much"),
         ContentError(Reason.UNEXPECTED_ENCODING, "gzip"),
         StorageError("full"),
-        Stopped(Reason.SIGNAL),
+        Cancelled(Reason.SIGNAL),
         ValueError("a bug"),
         KeyboardInterrupt(),
     ],
@@ -199,12 +199,12 @@ def test_a_name_that_resolves_late_has_all_attempts() -> None:
 def test_a_pause_that_is_broken_off_ends_it_all() -> None:
     """When the run must end, no further attempt is made, and the item learns why."""
     calls = Calls(TIMEOUT, "file")
-    stopped = Stopped(Reason.SIGNAL)
+    stopped = Cancelled(Reason.SIGNAL)
 
     def sleep(_seconds: float) -> None:
         raise stopped
 
-    with pytest.raises(Stopped) as caught:
+    with pytest.raises(Cancelled) as caught:
         calls.run(sleep=sleep)
     assert caught.value is stopped
     assert calls.attempts == 1

@@ -5,9 +5,9 @@ import re
 
 import pytest
 
+from job.cancellation import Cancellation
 from job.errors import Reason
 from job.simulate import Plan, simulate
-from job.stop import Stop
 
 
 @pytest.mark.parametrize(
@@ -28,9 +28,9 @@ def test_the_expectation_is_when_the_last_task_ends(plan: Plan, seconds: float) 
     assert plan.expected_seconds() == pytest.approx(seconds)
 
 
-def drawn(plan: Plan, stop: Stop | None = None) -> tuple[bool, list[str]]:
+def drawn(plan: Plan, cancellation: Cancellation | None = None) -> tuple[bool, list[str]]:
     out = io.StringIO()
-    return simulate(plan, stop or Stop(), out), out.getvalue().splitlines()
+    return simulate(plan, cancellation or Cancellation(), out), out.getvalue().splitlines()
 
 
 def test_the_timeline_reads_as_the_seeds() -> None:
@@ -65,9 +65,9 @@ def test_the_timeline_fits_a_terminal() -> None:
 
 def test_a_stop_ends_it_and_is_told() -> None:
     """Interrupted tasks are not counted as done."""
-    stop = Stop()
-    stop.request(Reason.SIGNAL)
-    done, lines = drawn(Plan(3, 2, 1000, 0), stop)
+    cancellation = Cancellation()
+    cancellation.request(Reason.SIGNAL)
+    done, lines = drawn(Plan(3, 2, 1000, 0), cancellation)
     assert not done
     assert "0 of 3 tasks done" in lines[-1]
 
@@ -75,19 +75,19 @@ def test_a_stop_ends_it_and_is_told() -> None:
 class StopsAtTheFirst(io.StringIO):
     """An output that asks for the stop as soon as a task begins."""
 
-    def __init__(self, stop: Stop) -> None:
+    def __init__(self, cancellation: Cancellation) -> None:
         super().__init__()
-        self._stop = stop
+        self._cancellation = cancellation
 
     def write(self, text: str, /) -> int:
         if "doing nothing" in text:
-            self._stop.request(Reason.SIGNAL)
+            self._cancellation.request(Reason.SIGNAL)
         return super().write(text)
 
 
 def test_a_sleeping_task_wakes_at_a_stop() -> None:
     """A task in the middle of its sleep ends at once."""
-    stop = Stop()
-    out = StopsAtTheFirst(stop)
-    assert not simulate(Plan(2, 1, 1000, 0), stop, out)
+    cancellation = Cancellation()
+    out = StopsAtTheFirst(cancellation)
+    assert not simulate(Plan(2, 1, 1000, 0), cancellation, out)
     assert "result 0: cancelled" in out.getvalue()

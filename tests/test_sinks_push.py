@@ -18,12 +18,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted import Answer, Drip, Raw, Request, ScriptedServer, Stall, Step
 
 from job import __version__
+from job.cancellation import Cancellation
 from job.errors import Reason
 from job.metrics import Metrics, Push
 from job.model import Status, Summary
 from job.settings import Gateway, load
 from job.sinks import Sinks
-from job.stop import Stop
 
 GROUP = "/metrics/job/flagjob"
 SECRET = "hunter2/and:more"  # noqa: S105  (an example of one)
@@ -228,11 +228,11 @@ def test_a_gateway_cannot_hold_the_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("step", "abandoned"), [(Drip(HEAD), 1), (Answer(), 0)])
 def test_a_push_that_cannot_be_joined_is_counted(step: Step, abandoned: int) -> None:
     """Who ends the process must know of a thread that may go on for ever."""
-    stop = Stop()
-    stop.request(Reason.SIGNAL, 15)
+    cancellation = Cancellation()
+    cancellation.request(Reason.SIGNAL, 15)
     with ScriptedServer({GROUP: step}) as gateway:
         settings = load(["BR", f"--pushgateway-url={gateway.url()}", "--shutdown-grace=0.5"], {})
-        sinks = Sinks(settings, stop, BytesIO(), terminal=False)
+        sinks = Sinks(settings, cancellation, BytesIO(), terminal=False)
         sinks.finished(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 5, "storage"))
         assert sinks.abandoned == abandoned
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from job.cancellation import Cancellation
 from job.errors import Reason
 from job.model import Budget, Result, Status
-from job.stop import Stop
 from job.verdict import Exit, Refusals, Tally, exit_code, is_over_budget, outcome
 
 NOTHING = Budget()
@@ -51,10 +51,10 @@ def verdict(
     errors: Budget = NOTHING,
     not_found: Budget = NOTHING,
 ) -> int:
-    stop = Stop()
+    cancellation = Cancellation()
     if cause:
-        stop.request(*cause)
-    return exit_code(tally(results), stop, errors=errors, not_found=not_found)
+        cancellation.request(*cause)
+    return exit_code(tally(results), cancellation, errors=errors, not_found=not_found)
 
 
 SIGTERM = (Reason.SIGNAL, signal.SIGTERM)
@@ -155,10 +155,10 @@ def test_failures_within_their_budgets_are_forgiven(
 )
 def test_a_disk_that_fails_at_the_end_is_told(cause: Reason, code: int) -> None:
     """Whatever had ended the run before, unless a signal did: what was downloaded may not be there."""
-    stop = Stop()
-    stop.request(cause, 15 if cause is Reason.SIGNAL else None)
-    stop.request(Reason.STORAGE)
-    assert exit_code(Tally(), stop, errors=NOTHING, not_found=NOTHING) == code
+    cancellation = Cancellation()
+    cancellation.request(cause, 15 if cause is Reason.SIGNAL else None)
+    cancellation.request(Reason.STORAGE)
+    assert exit_code(Tally(), cancellation, errors=NOTHING, not_found=NOTHING) == code
 
 
 def test_results_are_counted_by_what_they_mean() -> None:

@@ -10,8 +10,8 @@ from select import select
 from string import ascii_letters
 from typing import TYPE_CHECKING, BinaryIO
 
+from job.cancellation import Cancellation
 from job.codes import sets
-from job.stop import Stop
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -96,16 +96,16 @@ def _chunks(stream: BinaryIO) -> Iterator[bytes]:
 
 
 class _Source(RawIOBase):
-    def __init__(self, descriptor: int, stop: Stop) -> None:
+    def __init__(self, descriptor: int, cancellation: Cancellation) -> None:
         self._descriptor = descriptor
-        self._stop = stop
+        self._cancellation = cancellation
         self.is_cut = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: "WriteableBuffer", /) -> int:
-        while self._stop.grace_began is None:
+        while self._cancellation.grace_began is None:
             if select([self._descriptor], [], [], _POLL_SECONDS)[0]:
                 return os.readv(self._descriptor, [buffer])
         self.is_cut = True
@@ -118,8 +118,8 @@ class Interruptible(BufferedReader):
     Whatever else ends a run, the rest is read: each code of it has a line.
     """
 
-    def __init__(self, descriptor: int, stop: Stop) -> None:
-        self._source = _Source(descriptor, stop)
+    def __init__(self, descriptor: int, cancellation: Cancellation) -> None:
+        self._source = _Source(descriptor, cancellation)
         super().__init__(self._source, _CHUNK_BYTES)
 
     def is_cut(self) -> bool:

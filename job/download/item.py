@@ -8,8 +8,9 @@ from math import inf
 from time import monotonic
 
 from job import accept, refresh, retry
+from job.cancellation import Cancellation
 from job.download.parts import Destination, Hooks, Memory, Source, Terms
-from job.errors import AttemptError, NetworkError, PathError, Reason, Stopped, StorageError
+from job.errors import AttemptError, Cancelled, NetworkError, PathError, Reason, StorageError
 from job.gate import Gate, Ticket
 from job.model import (
     InvalidItem,
@@ -21,7 +22,6 @@ from job.model import (
     Stored,
     WorkItem,
 )
-from job.stop import Stop
 
 _VALIDATOR_MAX = 512
 
@@ -75,7 +75,7 @@ class Downloader:
     terms: Terms
     policy: retry.Policy
     gate: Gate
-    stop: Stop
+    cancellation: Cancellation
     hooks: Hooks
 
     def __call__(self, item: Item) -> Result:
@@ -106,18 +106,18 @@ class Downloader:
 
     def cancelled(self, item: Item) -> Result:
         """Return how an item ended that was never begun, or could not be waited for."""
-        cancelled = Result(Status.CANCELLED, None, item.code, reason=self.stop.reason)
+        cancelled = Result(Status.CANCELLED, None, item.code, reason=self.cancellation.reason)
         return replace(cancelled, url=item.url, file=item.file) if isinstance(item, WorkItem) else cancelled
 
     def _failed(self, item: WorkItem, error: Exception, progress: _Progress) -> _Ended:
         """Say what an exception means for its item, and for the run."""
-        if isinstance(error, Stopped):
+        if isinstance(error, Cancelled):
             return _Ended(Status.CANCELLED, reason=error.reason, error=progress.fault)
         if isinstance(error, AttemptError):
             return _Ended(error.status, reason=error.reason, retryable=error.retryable, error=str(error))
         if isinstance(error, StorageError):
             if not isinstance(error, PathError):
-                self.stop.request(Reason.STORAGE)
+                self.cancellation.request(Reason.STORAGE)
             return _Ended(Status.ERROR, reason=Reason.STORAGE, error=str(error))
         self.hooks.bug(item.code, error)
         return _Ended(Status.ERROR, reason=Reason.INTERNAL, error=f"{type(error).__name__}: {error}")
@@ -133,7 +133,7 @@ class Downloader:
         return retry.call(
             lambda: self._attempt(item, progress),
             self.policy,
-            sleep=self.stop.sleep,
+            sleep=self.cancellation.sleep,
             on_retry=lambda event: self.hooks.retry(item.code, event),
             account=retry.Account(lambda: progress.excused_seconds, self.gate.may_retry),
         )
@@ -155,7 +155,7 @@ class Downloader:
     def _attempt(self, item: WorkItem, progress: _Progress) -> _Ended:
         """Try once, when the gate lets it, and tell the gate how it went."""
         again = progress.attempts > progress.excuses
-        ticket = self.gate.enter(self.stop.sleep, item.code, again=again, doubted=progress.doubted)
+        ticket = self.gate.enter(self.cancellation.sleep, item.code, again=again, doubted=progress.doubted)
         progress.excused_seconds += ticket.waited_seconds
         began = monotonic()
         try:
@@ -183,7 +183,7 @@ class Downloader:
 
     def _tried(self, item: WorkItem, progress: _Progress) -> _Ended:
         """Send a request, and tell the hook how it went."""
-        self.stop.check()
+        self.cancellation.check()
         progress.attempts += 1
         began = monotonic()
         reason: str | None = Reason.INTERNAL
@@ -197,7 +197,7 @@ class Downloader:
             reason = error.reason
             progress.saw(error.http_status)
             if isinstance(error, NetworkError):
-                self.stop.check()  # the stop itself may have broken the transfer
+                self.cancellation.check()  # the stop itself may have broken the transfer
             progress.fault = str(error)
             raise
         finally:

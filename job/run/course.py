@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from typing import BinaryIO
 
-from job.errors import Reason, Stopped, StorageError
+from job.cancellation import Cancellation
+from job.errors import Cancelled, Reason, StorageError
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
@@ -13,7 +14,6 @@ from job.model import Item, Result, Summary, WorkItem
 from job.run.parts import Parts
 from job.settings import NewOrigin, Publish, Settings
 from job.sinks import Sinks
-from job.stop import Stop
 from job.target import Target, target_of
 from job.verdict import Exit, Refusals, Tally, exit_code, is_over_budget, outcome
 
@@ -24,17 +24,17 @@ _HINT = "every item was refused in the same way: look at the URL's path, the tok
 class Run:
     """One run, on the main thread; what it hands to the pool runs on others."""
 
-    def __init__(self, settings: Settings, stop: Stop, stdout: BinaryIO, *, terminal: bool) -> None:
+    def __init__(self, settings: Settings, cancellation: Cancellation, stdout: BinaryIO, *, terminal: bool) -> None:
         self._settings = settings
-        self._stop = stop
-        self._sinks = Sinks(settings, stop, stdout, terminal=terminal)
+        self._cancellation = cancellation
+        self._sinks = Sinks(settings, cancellation, stdout, terminal=terminal)
         self._tally = Tally()
         self._stack = ExitStack()
         self._is_open = False
         self._storage_told = False
         self._given_up = 0
         self._in_pool: Callable[[], int] = lambda: 0
-        self._parts = Parts(settings, stop, self._sinks, time.monotonic() + settings.deadline)
+        self._parts = Parts(settings, cancellation, self._sinks, time.monotonic() + settings.deadline)
 
     @property
     def abandoned(self) -> int:
@@ -50,7 +50,7 @@ class Run:
         """Do all of it and return the exit code; raise UsageError before anything was attempted."""
         with self._sinks, self._stack:
             self._limit_time()
-            inputs = open_inputs(self._settings, self._stop, self._stack)
+            inputs = open_inputs(self._settings, self._cancellation, self._stack)
             if self._settings.dry_run:
                 return self._dry_run(inputs.items)
             target = target_of(self._settings, inputs, self._stack)
@@ -63,16 +63,16 @@ class Run:
         for item in items:
             facts = {"url": item.url, "file": item.file} if isinstance(item, WorkItem) else {"url": None, "file": None}
             log.plan("item", code=item.code, **facts)
-        return 128 + self._stop.signal if self._stop.signal else Exit.OK
+        return 128 + self._cancellation.signal if self._cancellation.signal else Exit.OK
 
     def _open(self, target: Target) -> None:
         """Make the destination ready; where that fails, or does not end before the run, every item is cancelled."""
         accept_new_origin = self._settings.new_origin is NewOrigin.ACCEPT
         try:
-            self._stop.unless(lambda: target.open(accept_new_origin=accept_new_origin))
+            self._cancellation.run_interruptible(lambda: target.open(accept_new_origin=accept_new_origin))
         except StorageError as error:
             self._storage_failed(f"the destination cannot be written: {error}")
-        except Stopped:
+        except Cancelled:
             self._given_up += 1  # unless the stop came first
         else:
             self._is_open = True
@@ -114,7 +114,7 @@ class Run:
 
     def _remember(self, result: Result, target: Target) -> None:
         """Tell the manifest; a destination that cannot be written ends the run."""
-        if self._stop.storage_failed and result.reason == Reason.STORAGE and result.error:
+        if self._cancellation.storage_failed and result.reason == Reason.STORAGE and result.error:
             self._storage_failed(result.error)
         if result.url is None or result.file is None or not self._is_open:
             return
@@ -131,8 +131,8 @@ class Run:
         settings, tally = self._settings, self._tally
         items = max(tally.items, known or 0)
         budgets = {"errors": settings.max_errors, "not_found": settings.max_not_found}
-        if refused and not self._stop.reason and is_over_budget(tally, items, **budgets):
-            self._stop.request(Reason.UNIFORM_REFUSAL)
+        if refused and not self._cancellation.reason and is_over_budget(tally, items, **budgets):
+            self._cancellation.request(Reason.UNIFORM_REFUSAL)
             self._sinks.log.error("uniform_refusal", reason=refused, outcomes=tally.items, hint=_HINT)
 
     def _close(self, target: Target) -> bool:
@@ -153,15 +153,15 @@ class Run:
     def _within_grace(self, work: Callable[[], None]) -> None:
         """Let the destination do something for as long as there is time; after that it is left alone for good."""
         try:
-            self._stop.within(self._settings.shutdown_grace, work)
-        except Stopped:
+            self._cancellation.run_within_grace(self._settings.shutdown_grace, work)
+        except Cancelled:
             self._given_up += 1
             self._is_open = False
             raise StorageError("it did not answer within FLAGJOB_SHUTDOWN_GRACE") from None
 
     def _storage_failed(self, problem: str) -> None:
         """End the run, and say why once: what fails after that fails for the same reason."""
-        self._stop.request(Reason.STORAGE)
+        self._cancellation.request(Reason.STORAGE)
         if not self._storage_told:
             self._storage_told = True
             self._sinks.log.storage_failed(problem)
@@ -171,7 +171,7 @@ class Run:
         is_set = settings.publish is Publish.SET
         return exit_code(
             tally,
-            self._stop,
+            self._cancellation,
             errors=settings.max_errors,
             not_found=settings.max_not_found,
             too_many_changed=is_set and not settings.max_changed.allows(changes[Change.CHANGED], tally.items),
@@ -180,6 +180,6 @@ class Run:
     def _limit_time(self) -> None:
         """Stop the run at its deadline, wherever the main thread may wait then."""
         try:
-            self._stack.callback(self._stop.after(self._parts.ends_at - time.monotonic()))
+            self._stack.callback(self._cancellation.cancel_after(self._parts.ends_at - time.monotonic()))
         except StorageError as error:
             self._storage_failed(str(error))

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from job import accept
+from job.cancellation import Cancellation
 from job.download import Downloader, Hooks, Terms
 from job.errors import Reason
 from job.fetch import Fetcher, Wire
@@ -15,7 +16,6 @@ from job.refresh import Policy as RefreshPolicy
 from job.retry import MAX_RETRY_AFTER_SECONDS, Policy
 from job.settings import Executor, Order, Settings
 from job.sinks import Sinks
-from job.stop import Stop
 from job.target import Target
 from job.transport import CurlAdapter
 from job.verdict import Exit
@@ -29,7 +29,7 @@ class Parts:
     """What makes the parts of one run. `ends_at` is when its time is up, by the monotonic clock."""
 
     settings: Settings
-    stop: Stop
+    cancellation: Cancellation
     sinks: Sinks
     ends_at: float
 
@@ -46,7 +46,7 @@ class Parts:
             task=self.sinks.metrics.tracked(download),
             cancelled=download.cancelled,
             workers=self._workers(inputs),
-            stop=self.stop,
+            cancellation=self.cancellation,
             drain_seconds=self._drain_seconds,
             interrupt=adapter.interrupt,
             as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
@@ -58,15 +58,15 @@ class Parts:
 
     def _interrupted(self, in_flight: int, cancelled: int) -> None:
         """Tell of an end that comes from outside; all others were told by what found them."""
-        stop, number = self.stop, self.stop.signal
-        if stop.reason in {Reason.SIGNAL, Reason.DEADLINE}:
+        cancellation, number = self.cancellation, self.cancellation.signal
+        if cancellation.reason in {Reason.SIGNAL, Reason.DEADLINE}:
             name = Exit(128 + number).name if number else None
-            facts = {"reason": stop.reason, "signal": name, "in_flight": in_flight, "cancelled": cancelled}
+            facts = {"reason": cancellation.reason, "signal": name, "in_flight": in_flight, "cancelled": cancelled}
             self.sinks.log.warning("interrupted", **facts)
 
     def _drain_seconds(self) -> float:
         """Half the grace for what is in flight; nothing for what waits for an origin that is not there."""
-        return 0.0 if self.stop.reason is Reason.ORIGIN_DOWN else self.settings.shutdown_grace / 2
+        return 0.0 if self.cancellation.reason is Reason.ORIGIN_DOWN else self.settings.shutdown_grace / 2
 
     def _workers(self, inputs: Inputs) -> int:
         settings = self.settings
@@ -111,6 +111,6 @@ class Parts:
             ),
             policy=Policy(settings.max_attempts, settings.item_timeout, self._patience, self.ends_at),
             gate=self._gate(inputs),
-            stop=self.stop,
+            cancellation=self.cancellation,
             hooks=Hooks(attempt=sinks.metrics.attempt, retry=sinks.retry, bug=sinks.bug),
         )

@@ -143,10 +143,10 @@ class Seen:
 Look = Callable[[Path, Sequence[str]], Seen]
 
 
-def watch(look: Look, dest: Path, files: Sequence[str], stop: Path) -> Seen:
+def watch(look: Look, dest: Path, files: Sequence[str], cancellation: Path) -> Seen:
     """Look again and again until a file says stop."""
     read, faults = 0, list[str]()
-    while not stop.exists():
+    while not cancellation.exists():
         seen = look(dest, files)
         read += seen.files
         faults += seen.faults
@@ -156,12 +156,12 @@ def watch(look: Look, dest: Path, files: Sequence[str], stop: Path) -> Seen:
 @contextmanager
 def reader(look: Look, runs: Runs) -> Iterator["Future[Seen]"]:
     """Let a process of its own look on while the block lasts."""
-    stop = runs.home / "stop"
+    cancellation = runs.home / "stop"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            yield pool.submit(watch, look, runs.dest, runs.origin.files, stop)
+            yield pool.submit(watch, look, runs.dest, runs.origin.files, cancellation)
         finally:
-            stop.touch()
+            cancellation.touch()
 
 
 def torn_files(dest: Path, files: Sequence[str]) -> Seen:
