@@ -27,7 +27,7 @@ OUTCOMES = {
     130: "SIGINT",
     143: "SIGTERM",
 }
-"""job.verdict.Exit, as people read it; a test compares the two."""
+"""job.exit_code.Exit, as people read it; a test compares the two."""
 
 
 def thresholds(chart: Chart) -> dashboard.ThresholdsConfig:

@@ -11,13 +11,13 @@ from types import FrameType
 from job import __version__, settings, upkeep
 from job.cancellation import Cancellation
 from job.errors import LogError, Reason, UsageError
+from job.exit_code import ExitCode
 from job.log import RunLog
 from job.origin import PATH, Faults, Origin, Request
 from job.progress import is_terminal
 from job.run import Run
 from job.settings import ServeOptions, SimulateOptions
 from job.simulate import Plan, simulate
-from job.verdict import Exit
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,7 +41,7 @@ def _told(command: str, words: Sequence[str]) -> int:
         return _COMMANDS[command](words)
     except UsageError as error:
         _log_for_failures().usage(error.faults)
-        return Exit.USAGE
+        return ExitCode.USAGE
     except LogError:
         raise
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
@@ -56,8 +56,8 @@ def _unforeseen(error: Exception, log: RunLog) -> int:
         log.storage_failed(f"this machine is short of something: {error!r}")
     else:
         log.bug(error)
-        return Exit.BUG
-    return Exit.STORAGE
+        return ExitCode.BUG
+    return ExitCode.STORAGE
 
 
 def _print(page: str) -> int:
@@ -66,7 +66,7 @@ def _print(page: str) -> int:
         sys.stdout.flush()
     except OSError as error:
         raise LogError(f"standard output cannot be written: {error.strerror}") from error
-    return Exit.OK
+    return ExitCode.OK
 
 
 def _page(command: str, words: Sequence[str]) -> str:
@@ -112,7 +112,7 @@ def _serve(words: Sequence[str]) -> int:
     with Origin(options.bind, options.port, faults, tell) as origin:
         log.info("serving", url=origin.url + PATH)
         signal.sigwait(ends)
-    return Exit.OK
+    return ExitCode.OK
 
 
 def _verify(words: Sequence[str]) -> int:
@@ -141,8 +141,8 @@ def _simulate(words: Sequence[str]) -> int:
     except OSError as error:
         raise LogError(f"standard output cannot be written: {error.strerror}") from error
     if done:
-        return Exit.OK
-    return 128 + cancellation.signal if cancellation.signal else Exit.STORAGE
+        return ExitCode.OK
+    return 128 + cancellation.signal if cancellation.signal else ExitCode.STORAGE
 
 
 _DELETE = "--delete"
@@ -216,4 +216,4 @@ def _without_stdout(problem: str) -> int:
     if sys.stdout is not None:  # or the interpreter would fail on it once more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"flagjob: {problem}", file=sys.stderr)  # noqa: T201  (nowhere else is left; it knows of a closed one, too)
-    return Exit.STORAGE
+    return ExitCode.STORAGE

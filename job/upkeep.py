@@ -7,11 +7,11 @@ from job import manifest
 from job.audit import Audit, Finding
 from job.cancellation import Cancellation
 from job.errors import Cancelled, Fault, StorageError, UsageError
+from job.exit_code import ExitCode
 from job.log import RunLog
 from job.settings import BUCKETS, Publish, Settings
 from job.store import OWN_DIRECTORY, Generations
 from job.target import SUMS
-from job.verdict import Exit
 
 
 def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delete: bool) -> int:
@@ -33,10 +33,10 @@ def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delet
     try:
         with ExitStack() as ended:
             ended.callback(_forget, audit, own, root)
-            code: int = Exit.OK if audit.run(manifest.entries(own)) else Exit.PERMANENT
+            code: int = ExitCode.OK if audit.run(manifest.entries(own)) else ExitCode.PERMANENT
     except StorageError as error:
         log.storage_failed(str(error))
-        return Exit.STORAGE
+        return ExitCode.STORAGE
     except Cancelled:
         code = 128 + (cancellation.signal or 0)
     log.verified(code, {finding.value: count for finding, count in audit.counts.items()})
@@ -51,9 +51,9 @@ def roll_back(settings: Settings, log: RunLog) -> int:
         shown = Generations(_directory(settings)).roll_back()
     except StorageError as error:
         log.storage_failed(str(error))
-        return Exit.STORAGE
+        return ExitCode.STORAGE
     log.info("rolled_back", generation=shown.name)
-    return Exit.OK
+    return ExitCode.OK
 
 
 _MANIFESTS = "manifest*.jsonl"

@@ -16,7 +16,7 @@ LAYERS: list[set[str]] = [
     {"model", "template"},
     {"errors"},
     {"cancellation", "disk"},
-    {"settings", "codes", "accept", "retry", "redirect", "refresh", "verdict"},
+    {"settings", "codes", "validation", "retry", "redirects", "revalidation", "exit_code"},
     {"transport"},
     {"fetch", "gate", "store", "manifest", "pool", "log", "metrics", "progress", "origin"},
     {"download", "simulate", "inputs", "audit"},

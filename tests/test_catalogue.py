@@ -3,8 +3,8 @@
 from rows import claims, line_of, lines
 
 from job.errors import Reason, is_retryable
+from job.exit_code import ExitCode
 from job.model import Status
-from job.verdict import Exit
 
 NO_ANSWER = {Reason.TIMEOUT, Reason.CONNECTION, Reason.DNS, Reason.TLS, Reason.PROXY, Reason.PROTOCOL}
 """Where the origin may be down: no item that ends like this has heard of it."""
@@ -34,14 +34,14 @@ def test_every_status_and_exit_code_is_in_the_catalogue() -> None:
     """So are the ways that an item and a run can end; `unchanged` is no fault."""
     assert {line.words[0] for line in lines() if line.words} == {*Status} - {Status.UNCHANGED}
     codes = {int(code) for line in lines() for code in line.exit.replace(",", " ").split() if code.isdigit()}
-    assert codes - {137} == set(Exit)
+    assert codes - {137} == set(ExitCode)
 
 
 def test_what_is_tried_again() -> None:
     """The catalogue tries again what errors.py takes for passing, and the exit code says so, too."""
     assert [line for line in RESULTS if (line.again in {"yes", "once", "later"}) != is_retryable(line.words[1])] == []
     healing = {(line.exit_code, is_retryable(line.words[1])) for line in RESULTS if line.exit_code in {3, 4}}
-    assert healing == {(Exit.RETRYABLE, True), (Exit.PERMANENT, False)}
+    assert healing == {(ExitCode.RETRYABLE, True), (ExitCode.PERMANENT, False)}
 
 
 def test_what_speaks_of_a_dead_origin() -> None:

@@ -21,6 +21,7 @@ from job.audit import Audit, Finding
 from job.cancellation import Cancellation
 from job.codes.sets import NAMED
 from job.errors import Reason, is_retryable
+from job.exit_code import ExitCode, Totals, exit_code, outcome_name
 from job.manifest import Change
 from job.manifest.lines import Row as Line
 from job.manifest.lines import dump, header
@@ -29,7 +30,6 @@ from job.model import Budget, Entry, Refresh, Result, Status, Stored, Summary
 from job.settings import BUCKETS, ROWS, ServeOptions, SimulateOptions, help_text, load, load_options
 from job.settings.row import Row, rows_of
 from job.simulate import Plan
-from job.verdict import Exit, Tally, exit_code, outcome
 
 ROOT = Path(__file__).parents[1]
 JOB = ROOT / "job"
@@ -157,7 +157,7 @@ def test_names_of_settings(path: Path) -> None:
 @pytest.mark.parametrize("name", ["README.md", "CONFIGURATION.md"])
 def test_exit_codes(name: str) -> None:
     """The tables of exit codes have every code, with the word that the log has for it."""
-    expected = {(str(member.value), outcome(member)) for member in Exit}
+    expected = {(str(member.value), outcome_name(member)) for member in ExitCode}
     rows = table(name, "Exit codes")
     assert {(row[0], row[1]) for row in rows} == expected
     assert len(rows) == len(expected)
@@ -208,7 +208,7 @@ def test_findings() -> None:
     for finding, row in zip(Finding, rows, strict=True):
         audit = Audit(ROOT / "nowhere", lambda *_: None)
         audit.counts[finding] = 1
-        assert row[2] == str(int(Exit.OK if audit.run(()) else Exit.PERMANENT))
+        assert row[2] == str(int(ExitCode.OK if audit.run(()) else ExitCode.PERMANENT))
 
 
 @pytest.mark.parametrize("command", UPKEEP)
@@ -258,16 +258,16 @@ def test_http_reasons() -> None:
 
 def deserved(reason: str) -> str:
     """Give the exit codes of a run with one good item and one that ended with this reason."""
-    tally = Tally()
-    tally.add(Result(Status.OK, None, "BR", http_status=200, answered=True, attempts=1))
+    totals = Totals()
+    totals.add(Result(Status.OK, None, "BR", http_status=200, answered=True, attempts=1))
     status = {"http_404": Status.NOT_FOUND, "http_410": Status.NOT_FOUND}.get(reason, Status.ERROR)
-    tally.add(Result(status, None, "CN", reason=reason, retryable=is_retryable(reason), attempts=1))
+    totals.add(Result(status, None, "CN", reason=reason, retryable=is_retryable(reason), attempts=1))
     codes = []
     for signal in (2, 15) if reason == Reason.SIGNAL else (None,):
         cancellation = Cancellation()
         if reason in {Reason.STORAGE, Reason.DEADLINE, Reason.SIGNAL, Reason.ORIGIN_DOWN, Reason.UNIFORM_REFUSAL}:
             cancellation.request(Reason(reason), signal)
-        codes.append(exit_code(tally, cancellation, errors=Budget(), not_found=Budget()))
+        codes.append(exit_code(totals, cancellation, errors=Budget(), not_found=Budget()))
     return ", ".join(map(str, map(int, codes)))
 
 

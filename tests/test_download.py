@@ -26,8 +26,8 @@ from job.model import (
     Validators,
     WorkItem,
 )
-from job.refresh import Policy as RefreshPolicy
 from job.retry import Policy, Retry
+from job.revalidation import RevalidationPolicy
 
 BR = WorkItem("BR", "http://localhost/br.gif", "br.gif", speculative=True)
 
@@ -50,9 +50,9 @@ class Script:
     retries: list[tuple[str, int, str]] = field(default_factory=list)
     bugs: list[tuple[str, str]] = field(default_factory=list)
 
-    def get(self, url: str, validators: Validators | None) -> Reply | NotModified:
+    def get(self, url: str, validators_to_send: Validators | None) -> Reply | NotModified:
         assert url == BR.url
-        self.asked.append(validators)
+        self.asked.append(validators_to_send)
         self.on_get()
         reply = self.replies[min(len(self.attempts), len(self.replies) - 1)]
         if isinstance(reply, Exception):
@@ -432,7 +432,7 @@ def test_other_bytes_replace_the_file() -> None:
 
 def test_missing_means_that_a_file_that_is_there_is_left_alone() -> None:
     """With refresh=missing only what is not there and whole is asked for."""
-    terms = Terms((FileType.GIF,), refresh=RefreshPolicy(Refresh.MISSING))
+    terms = Terms((FileType.GIF,), revalidation=RevalidationPolicy(Refresh.MISSING))
     there, gone = Script(entry=KNOWN), Script(entry=KNOWN, version="other")
     assert (downloader(there, terms=terms)(BR).status, there.asked) == (Status.UNCHANGED, [])
     assert (downloader(gone, terms=terms)(BR).status, gone.asked) == (Status.OK, [None])
@@ -441,13 +441,13 @@ def test_missing_means_that_a_file_that_is_there_is_left_alone() -> None:
 def test_always_means_without_a_condition() -> None:
     """With refresh=always the file is fetched again; the same bytes are still unchanged."""
     script = Script(entry=KNOWN)
-    result = downloader(script, terms=Terms((FileType.GIF,), refresh=RefreshPolicy(Refresh.ALWAYS)))(BR)
+    result = downloader(script, terms=Terms((FileType.GIF,), revalidation=RevalidationPolicy(Refresh.ALWAYS)))(BR)
     assert (result.status, script.asked) == (Status.UNCHANGED, [None])
 
 
 def test_a_404_is_believed_for_its_time() -> None:
     """Within the time to live a missing file is not asked for again; its file of older days stays known."""
-    terms = Terms((FileType.GIF,), refresh=RefreshPolicy(not_found_ttl=3600))
+    terms = Terms((FileType.GIF,), revalidation=RevalidationPolicy(not_found_ttl=3600))
     entry = replace(KNOWN, status=Status.NOT_FOUND, reason="http_404", checked_at=datetime.now(UTC).isoformat())
     script = Script(entry=entry)
     result = downloader(script, terms=terms)(BR)

@@ -22,7 +22,7 @@ from inprocess import Watched, here, left_in, run
 from rows import ROOT, line_of, row
 from scripted import Answer, Raw, Request, ScriptedServer, Stall, Step
 
-from job import accept
+from job import validation
 from job.cancellation import Cancellation
 from job.errors import LogError, Reason
 from job.model import FileType, Reply
@@ -341,12 +341,12 @@ def test_a_wrong_path_is_not_tried_a_million_times(tmp_path: Path, step: Step) -
 @row(56)
 def test_a_bug_costs_its_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others go on, the traceback is logged with the code, and the exit code is not one of a failing origin."""
-    line, check = line_of("an exception that nobody foresaw"), accept.check
+    line, check = line_of("an exception that nobody foresaw"), validation.validate
 
     def broken(reply: Reply, accepted: tuple[FileType, ...], digest: str | None) -> str | None:
         return str(1 // 0) if reply.body.size > 1000 else check(reply, accepted, digest)
 
-    monkeypatch.setattr(accept, "check", broken)  # a bug, which the program has to have
+    monkeypatch.setattr(validation, "validate", broken)  # a bug, which the program has to have
     with ScriptedServer({"/cn.gif": Answer(body=numbered_gif(1, 2000)), "/br.gif": Answer(body=GIF)}) as server:
         done = here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"))
     (bug,) = done.named("bug")

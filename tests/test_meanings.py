@@ -20,7 +20,7 @@ from rows import row
 from scripted import Raw, ScriptedServer
 from test_fetch import every_exception_of_requests
 
-from job import accept
+from job import validation
 from job.disk import named
 from job.errors import AttemptError, LogError, NetworkError, PathError, Reason, StorageError
 from job.fetch import Fetcher, Wire
@@ -188,7 +188,7 @@ def judged(fetcher: Fetcher, url: str) -> str:
     try:
         reply = fetcher.get(url)
         assert isinstance(reply, Reply)
-        return str(accept.check(reply, (FileType.GIF,)))
+        return str(validation.validate(reply, (FileType.GIF,)))
     except AttemptError as error:
         return error.reason
 

@@ -9,10 +9,10 @@ import yaml
 from monitoring import OVERLAY, ROOT, alerts, called, dashboard, metrics, panels, queries, recorded, rules
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from job.exit_code import ExitCode, outcome_name
 from job.metrics import Metrics
 from job.model import Status, Summary
 from job.settings import ROWS
-from job.verdict import Exit, outcome
 
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 BASE = (ROOT / "k8s" / "base" / "kustomization.yaml").read_text("utf-8")
@@ -127,8 +127,8 @@ def test_links_of_the_dashboard() -> None:
 def test_the_dashboard_names_exit_codes() -> None:
     """Each exit code has its word."""
     (mapping,) = panel("Exit codes")["fieldConfig"]["defaults"]["mappings"]
-    words = {code: outcome(code).replace("_", " ") for code in Exit}
-    words |= {code: code.name for code in (Exit.SIGINT, Exit.SIGTERM)}
+    words = {code: outcome_name(code).replace("_", " ") for code in ExitCode}
+    words |= {code: code.name for code in (ExitCode.SIGINT, ExitCode.SIGTERM)}
     expected = {str(code.value): f"{code.value} {word}" for code, word in words.items()}
     assert mapping["type"] == "value"
     assert {code: option["text"] for code, option in mapping["options"].items()} == expected
@@ -179,7 +179,7 @@ def test_the_deadline_is_that_of_the_base() -> None:
 
 def test_the_runbook_has_every_alert_and_exit_code() -> None:
     """Each alert, each exit code and that of a killed process has its entry, and there is no other."""
-    codes = {f"exit-code-{code}" for code in [*map(int, Exit), KILLED]}
+    codes = {f"exit-code-{code}" for code in [*map(int, ExitCode), KILLED]}
     assert set(anchors()) == {name.lower() for name in ALERTS} | codes | {"alerts", "exit-codes"}
 
 

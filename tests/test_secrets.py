@@ -14,7 +14,7 @@ import trustme
 from images import GIF
 from scripted import Answer, Raw, ScriptedServer, Step
 
-from job import accept
+from job import validation
 from job.cli import main
 from job.run import Run
 
@@ -112,7 +112,7 @@ def bug_in_an_item(scene: Scene) -> int:
     def broken(*_: object) -> None:
         raise RuntimeError(SAID)
 
-    scene.patch.setattr(accept, "check", broken)
+    scene.patch.setattr(validation, "validate", broken)
     return scene.use(scene.origin(Answer(body=GIF)))
 
 

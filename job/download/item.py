@@ -7,7 +7,7 @@ from http import HTTPStatus
 from math import inf
 from time import monotonic
 
-from job import accept, refresh, retry
+from job import retry, revalidation, validation
 from job.cancellation import Cancellation
 from job.download.parts import Destination, Hooks, Memory, Source, Terms
 from job.errors import AttemptError, Cancelled, NetworkError, PathError, Reason, StorageError
@@ -30,7 +30,7 @@ _VALIDATOR_MAX = 512
 class _Progress:
     """How far one item came; belongs to the thread that works on it."""
 
-    known: refresh.Known
+    known: revalidation.PriorState
     attempts: int = 0
     http_status: int | None = None
     answered: bool = False
@@ -83,7 +83,7 @@ class Downloader:
         if isinstance(item, InvalidItem):
             what = "no valid code or id: no request was sent"
             return Result(Status.ERROR, None, item.code, reason=Reason.INVALID_CODE, error=what)
-        began, progress = monotonic(), _Progress(refresh.Known())
+        began, progress = monotonic(), _Progress(revalidation.PriorState())
         try:
             ended = self._ended(item, progress)
         except Exception as error:  # noqa: BLE001  (a bug costs one item, not the run)
@@ -125,11 +125,11 @@ class Downloader:
     def _ended(self, item: WorkItem, progress: _Progress) -> _Ended:
         """End an item by what is known of it, or by as many attempts as it takes."""
         known = progress.known = self._known(item)
-        settled = refresh.settled(known, self.terms.refresh, datetime.now(UTC))
-        if settled is Status.UNCHANGED:
-            return _Ended(settled, known.intact)
-        if settled and known.entry:
-            return _Ended(settled, reason=known.entry.reason)
+        status_without_request = revalidation.status_without_request(known, self.terms.revalidation, datetime.now(UTC))
+        if status_without_request is Status.UNCHANGED:
+            return _Ended(status_without_request, known.intact)
+        if status_without_request and known.entry:
+            return _Ended(status_without_request, reason=known.entry.reason)
         return retry.call(
             lambda: self._attempt(item, progress),
             self.policy,
@@ -138,11 +138,11 @@ class Downloader:
             account=retry.Account(lambda: progress.excused_seconds, self.gate.may_retry),
         )
 
-    def _known(self, item: WorkItem) -> refresh.Known:
+    def _known(self, item: WorkItem) -> revalidation.PriorState:
         entry = self.memory.find(item.code)
         if entry is None:
-            return refresh.Known()
-        return refresh.Known(entry, self._intact(item, entry.stored), self.memory.recorded_url(item.url))
+            return revalidation.PriorState()
+        return revalidation.PriorState(entry, self._intact(item, entry.stored), self.memory.recorded_url(item.url))
 
     def _intact(self, item: WorkItem, stored: Stored | None) -> Stored | None:
         """Return the file that an item has, if it is the one that it should have."""
@@ -207,7 +207,7 @@ class Downloader:
     def _fetched(self, item: WorkItem, progress: _Progress) -> _Ended:
         progress.received_bytes = 0
         known = progress.known
-        reply = self.source.get(item.url, refresh.validators(known, self.terms.refresh))
+        reply = self.source.get(item.url, revalidation.validators_to_send(known, self.terms.revalidation))
         if isinstance(reply, NotModified):
             progress.saw(HTTPStatus.NOT_MODIFIED)
             return _Ended(Status.UNCHANGED, known.intact and _renewed(known.intact, reply))
@@ -219,7 +219,7 @@ class Downloader:
     def _kept(self, item: WorkItem, reply: Reply, intact: Stored | None) -> _Ended:
         """Publish an acceptable body; leave a file that has these bytes already as it is, inode and mtime too."""
         digest = reply.body.sha256
-        media_type = accept.check(reply, self.terms.accepted, self.terms.checksums.get(item.file))
+        media_type = validation.validate(reply, self.terms.accepted, self.terms.checksums.get(item.file))
         if intact and intact.sha256 == digest:
             same = replace(intact, etag=None, last_modified=None, redirected_to=reply.redirected_to)
             return _Ended(Status.UNCHANGED, _renewed(same, reply))

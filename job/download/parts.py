@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from job.model import Body, Entry, FileType, NotModified, Reply, Stored, Validators
-from job.refresh import Policy
 from job.retry import Retry
+from job.revalidation import RevalidationPolicy
 
 
 class Source(Protocol):
     """Where replies come from: `fetch.Fetcher`."""
 
-    def get(self, url: str, validators: Validators | None) -> Reply | NotModified:
+    def get(self, url: str, validators_to_send: Validators | None) -> Reply | NotModified:
         """Return the 200 answer, or the 304 to validators; raise an AttemptError or a StorageError."""
         ...
 
@@ -60,4 +60,4 @@ class Terms:
     accepted: tuple[FileType, ...]
     checksums: Mapping[str, str] = field(default_factory=dict)
     """The sha256, in hex, that a file must have, by its path below the destination."""
-    refresh: Policy = field(default_factory=Policy)
+    revalidation: RevalidationPolicy = field(default_factory=RevalidationPolicy)

@@ -15,7 +15,7 @@ import requests
 from requests.adapters import BaseAdapter
 from requests.utils import get_environ_proxies
 
-from job import redirect
+from job import redirects
 from job.errors import HttpError, NetworkError, NotFoundError, Reason, RedirectError
 from job.fetch.meaning import translated
 from job.model import Body, NotModified, Reply, Validators
@@ -99,11 +99,11 @@ class Fetcher:
         url, redirected_to, hops = first, None, 0
         while left > 0:
             conditions = _conditions(validators, redirected_to)
-            request = self._request(url, conditions, is_trusted=url is first or redirect.same_host(first, url))
+            request = self._request(url, conditions, is_trusted=url is first or redirects.is_trusted_host(first, url))
             response = self._send(request, left)
             if response.status_code == requests.codes.not_modified and conditions:
                 return _not_modified(response)
-            if response.status_code not in redirect.STATUSES:
+            if response.status_code not in redirects.STATUSES:
                 return self._reply(response, redirected_to)
             url, hops = self._led_to(url, response, hops), hops + 1
             redirected_to = _digest(url) if url != first else None
@@ -113,7 +113,9 @@ class Fetcher:
     def _led_to(self, url: str, response: requests.Response, hops: int) -> str:
         with closing(response):
             try:
-                return redirect.target(url, response.headers.get("Location"), self._wire.redirect_hosts, hops)
+                return redirects.resolve_redirect(
+                    url, response.headers.get("Location"), self._wire.redirect_hosts, hops
+                )
             except RedirectError as error:
                 error.http_status = response.status_code
                 raise

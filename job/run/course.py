@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 from job.cancellation import Cancellation
 from job.errors import Cancelled, Reason, StorageError
+from job.exit_code import ExitCode, RepeatedFailureCutoff, Totals, exit_code, is_over_budget, outcome_name
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
@@ -15,7 +16,6 @@ from job.run.parts import Parts
 from job.settings import NewOrigin, Publish, Settings
 from job.sinks import Sinks
 from job.target import Target, target_of
-from job.verdict import Exit, Refusals, Tally, exit_code, is_over_budget, outcome
 
 _ENOUGH_REFUSALS = 100
 _HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
@@ -28,7 +28,7 @@ class Run:
         self._settings = settings
         self._cancellation = cancellation
         self._sinks = Sinks(settings, cancellation, stdout, terminal=terminal)
-        self._tally = Tally()
+        self._totals = Totals()
         self._stack = ExitStack()
         self._is_open = False
         self._storage_told = False
@@ -63,7 +63,7 @@ class Run:
         for item in items:
             facts = {"url": item.url, "file": item.file} if isinstance(item, WorkItem) else {"url": None, "file": None}
             log.plan("item", code=item.code, **facts)
-        return 128 + self._cancellation.signal if self._cancellation.signal else Exit.OK
+        return 128 + self._cancellation.signal if self._cancellation.signal else ExitCode.OK
 
     def _open(self, target: Target) -> None:
         """Make the destination ready; where that fails, or does not end before the run, every item is cancelled."""
@@ -81,24 +81,24 @@ class Run:
         began = time.monotonic()
         pool = self._parts.pool(inputs, target, self._stack, self._storage_failed)
         self._in_pool = lambda: pool.abandoned
-        refusals = Refusals(max(_ENOUGH_REFUSALS, 2 * pool.workers))
+        cutoff = RepeatedFailureCutoff(max(_ENOUGH_REFUSALS, 2 * pool.workers))
         self._sinks.started(inputs, pool.workers, lambda: pool.pending)
         items = self._sinks.counted(self._readable(inputs.items))
         with self._sinks.bar(inputs.known), closing(pool.results(items)) as results:
             for result in results:
-                self._tally.add(result)
+                self._totals.add(result)
                 self._sinks.result(result)
                 self._remember(result, target)
-                self._judge(refusals.add(result), inputs.known)
+                self._judge(cutoff.add(result), inputs.known)
         published, changes = self._close(target), target.manifest.counts
         code = self._code(changes)
         summary = Summary(
-            self._tally.counts,
+            self._totals.counts,
             self._sinks.metrics.received_bytes,
-            self._tally.retries,
+            self._totals.retries,
             time.monotonic() - began,
             code,
-            outcome(code),
+            outcome_name(code),
             changes={change.value: count for change, count in changes.items() if change is not Change.UNCHANGED},
             published=published,
         )
@@ -128,19 +128,19 @@ class Run:
 
     def _judge(self, refused: str | None, known: int | None) -> None:
         """End a run that is refused everything, unless the user allows that: a wrong path is wrong a million times."""
-        settings, tally = self._settings, self._tally
-        items = max(tally.items, known or 0)
+        settings, totals = self._settings, self._totals
+        items = max(totals.items, known or 0)
         budgets = {"errors": settings.max_errors, "not_found": settings.max_not_found}
-        if refused and not self._cancellation.reason and is_over_budget(tally, items, **budgets):
+        if refused and not self._cancellation.reason and is_over_budget(totals, items, **budgets):
             self._cancellation.request(Reason.UNIFORM_REFUSAL)
-            self._sinks.log.error("uniform_refusal", reason=refused, outcomes=tally.items, hint=_HINT)
+            self._sinks.log.error("uniform_refusal", reason=refused, outcomes=totals.items, hint=_HINT)
 
     def _close(self, target: Target) -> bool:
         """Make everything durable; publish a set only if every budget holds."""
         if not self._is_open:
             return False
         published: list[bool] = []
-        publish = self._code(target.manifest.counts) == Exit.OK
+        publish = self._code(target.manifest.counts) == ExitCode.OK
         try:
             self._within_grace(lambda: published.append(target.close(publish=publish)))
         except StorageError as error:
@@ -167,14 +167,14 @@ class Run:
             self._sinks.log.storage_failed(problem)
 
     def _code(self, changes: Mapping[Change, int]) -> int:
-        settings, tally = self._settings, self._tally
+        settings, totals = self._settings, self._totals
         is_set = settings.publish is Publish.SET
         return exit_code(
-            tally,
+            totals,
             self._cancellation,
             errors=settings.max_errors,
             not_found=settings.max_not_found,
-            too_many_changed=is_set and not settings.max_changed.allows(changes[Change.CHANGED], tally.items),
+            too_many_changed=is_set and not settings.max_changed.allows(changes[Change.CHANGED], totals.items),
         )
 
     def _limit_time(self) -> None:

@@ -4,21 +4,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from job import accept
+from job import validation
 from job.cancellation import Cancellation
 from job.download import Downloader, Hooks, Terms
 from job.errors import Reason
+from job.exit_code import ExitCode
 from job.fetch import Fetcher, Wire
 from job.gate import Gate, Limits
 from job.inputs import Inputs
 from job.pool import Pool
-from job.refresh import Policy as RefreshPolicy
 from job.retry import MAX_RETRY_AFTER_SECONDS, Policy
+from job.revalidation import RevalidationPolicy
 from job.settings import Executor, Order, Settings
 from job.sinks import Sinks
 from job.target import Target
 from job.transport import CurlAdapter
-from job.verdict import Exit
 
 _LAST_SECOND = 1.0
 """Who waits for an origin until the run's deadline gives up a second before, and so can say why."""
@@ -60,7 +60,7 @@ class Parts:
         """Tell of an end that comes from outside; all others were told by what found them."""
         cancellation, number = self.cancellation, self.cancellation.signal
         if cancellation.reason in {Reason.SIGNAL, Reason.DEADLINE}:
-            name = Exit(128 + number).name if number else None
+            name = ExitCode(128 + number).name if number else None
             facts = {"reason": cancellation.reason, "signal": name, "in_flight": in_flight, "cancelled": cancelled}
             self.sinks.log.warning("interrupted", **facts)
 
@@ -105,9 +105,9 @@ class Parts:
             destination=target.store,
             memory=target.manifest,
             terms=Terms(
-                settings.accept or accept.types_for(inputs.template.suffix),
+                settings.accept or validation.accepted_types(inputs.template.suffix),
                 settings.sums,
-                RefreshPolicy(settings.refresh, settings.not_found_ttl),
+                RevalidationPolicy(settings.refresh, settings.not_found_ttl),
             ),
             policy=Policy(settings.max_attempts, settings.item_timeout, self._patience, self.ends_at),
             gate=self._gate(inputs),

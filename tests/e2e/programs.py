@@ -41,7 +41,7 @@ def events(stdout: str, name: str) -> list[Mapping[str, object]]:
     return [event for event in map(json.loads, stdout.splitlines()) if event["event"] == name]
 
 
-def tally(stdout: str, *fields: str) -> list[tuple[object, ...]]:
+def totals(stdout: str, *fields: str) -> list[tuple[object, ...]]:
     """Give these fields of every result line, sorted."""
     return sorted((tuple(event[field] for field in fields) for event in events(stdout, "result")), key=repr)
 

@@ -18,7 +18,7 @@ import trustme
 from scripted import Answer, Gate, Request, ScriptedServer
 
 from e2e.flags import POP20, package_flags
-from e2e.programs import CONTAINERS, HARDENED, ROOT, events, files_in, podman, setting_flags, tally
+from e2e.programs import CONTAINERS, HARDENED, ROOT, events, files_in, podman, setting_flags, totals
 
 pytestmark = pytest.mark.e2e
 ANSWERED = ("br", "cn", "in", "us")
@@ -71,15 +71,15 @@ def test_default_run(image: str, volume: str, user: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     flags = package_flags()
     assert files_in(volume) == {f"{code.lower()}.gif": flags[code.lower()] for code in POP20}
-    assert [str(code).upper() for code, _ in tally(done.stdout, "code", "status")] == POP20
-    assert {status for _, status in tally(done.stdout, "code", "status")} == {"ok"}
+    assert [str(code).upper() for code, _ in totals(done.stdout, "code", "status")] == POP20
+    assert {status for _, status in totals(done.stdout, "code", "status")} == {"ok"}
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "run_finished"
 
 
 def test_files_in_memory(image: str) -> None:
     """A destination that lies in memory, which an engine gives to root and its group, needs no more words."""
     done = podman("run", "--rm", "--network", "none", *HARDENED, "--tmpfs", "/data", image)
-    assert (done.returncode, len(tally(done.stdout, "code"))) == (0, len(POP20))
+    assert (done.returncode, len(totals(done.stdout, "code"))) == (0, len(POP20))
 
 
 def test_directory_of_another_user(image: str, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_stop_in_mid_run(image: str, volume: str) -> None:
     metrics = left.pop("flagjob.prom").decode().splitlines()
     assert process.returncode == 128 + signal.SIGTERM
     expected = [*((code, "ok") for code in ANSWERED), *((code, "cancelled") for code in HELD)]
-    assert tally(stdout.lower(), "code", "status") == sorted(expected)
+    assert totals(stdout.lower(), "code", "status") == sorted(expected)
     assert json.loads(stdout.splitlines()[-1])["exit_code"] == 128 + signal.SIGTERM
     assert "flagjob_last_run_exit_code 143.0" in metrics
     assert f'flagjob_downloads_total{{status="cancelled"}} {len(HELD)}.0' in metrics
@@ -124,7 +124,7 @@ def test_no_demonstration_in_a_cluster(image: str) -> None:
     """In a pod whose URL went missing the image refuses with 2 instead of downloading its own flags."""
     in_a_pod = setting_flags({"KUBERNETES_SERVICE_HOST": "192.0.2.1"})
     done = podman("run", "--rm", "--network", "none", *HARDENED, *in_a_pod, image)
-    assert (done.returncode, tally(done.stdout, "code")) == (2, [])
+    assert (done.returncode, totals(done.stdout, "code")) == (2, [])
 
 
 def test_downloads_are_never_imported(image: str, tmp_path: Path) -> None:
@@ -146,8 +146,8 @@ def test_tls(image: str, tmp_path: Path) -> None:
         url = {"FLAGJOB_URL": origin.url("/{cc}.gif"), "FLAGJOB_METRICS_ADDRESS": ""}
         trusted = podman("run", *sandbox, *setting_flags({**url, "FLAGJOB_CA_BUNDLE": "/ca.pem"}), image, "br")
         stranger = podman("run", *sandbox, *setting_flags(url), image, "br")
-    assert (trusted.returncode, tally(trusted.stdout, "code", "status")) == (0, [("BR", "ok")])
-    assert tally(stranger.stdout, "status", "reason") == [("error", "tls")]
+    assert (trusted.returncode, totals(trusted.stdout, "code", "status")) == (0, [("BR", "ok")])
+    assert totals(stranger.stdout, "status", "reason") == [("error", "tls")]
 
 
 def first_request_seconds(*command: str) -> float:

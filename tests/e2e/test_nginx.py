@@ -8,7 +8,7 @@ import pytest
 
 from e2e.flags import distinct_gifs
 from e2e.nginx import serve
-from e2e.programs import events, flagjob, tally
+from e2e.programs import events, flagjob, totals
 
 pytestmark = pytest.mark.e2e
 DEFAULT_WORKERS = 30
@@ -32,7 +32,7 @@ def test_mirror(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.gif")} == files
     assert sorted((request.status, request.path) for request in requests) == sorted((200, f"/{name}") for name in files)
     assert len({request.connection for request in requests}) <= DEFAULT_WORKERS
-    assert len(set(tally(done.stdout, "code"))) == len(files) == len(set(files.values()))
+    assert len(set(totals(done.stdout, "code"))) == len(files) == len(set(files.values()))
 
 
 def test_busy_origin_is_asked_again(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_busy_origin_is_asked_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert [request.status for request in requests] == [503, 200]
     assert requests[1].ended_seconds - requests[0].ended_seconds >= 1
-    assert tally(done.stdout, "status", "attempts") == [("ok", 2)]
+    assert totals(done.stdout, "status", "attempts") == [("ok", 2)]
 
 
 def test_missing_file_is_asked_for_once(tmp_path: Path) -> None:
@@ -55,5 +55,5 @@ def test_missing_file_is_asked_for_once(tmp_path: Path) -> None:
         requests = nginx.finish()
     assert done.returncode == 4, done.stdout + done.stderr
     assert sorted((request.path, request.status) for request in requests) == [(f"/{name}", 200), ("/zz.gif", 404)]
-    assert tally(done.stdout, "status", "attempts") == [("not_found", 1), ("ok", 1)]
+    assert totals(done.stdout, "status", "attempts") == [("not_found", 1), ("ok", 1)]
     assert len(events(done.stdout, "run_finished")) == 1

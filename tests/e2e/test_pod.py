@@ -9,7 +9,7 @@ import pytest
 from e2e.flags import POP20, package_flags
 from e2e.nginx import serve
 from e2e.pods import Place, Pod, play
-from e2e.programs import files_in, tally
+from e2e.programs import files_in, totals
 
 pytestmark = pytest.mark.e2e
 FLAGS = {f"{code.lower()}.gif": package_flags()[code.lower()] for code in POP20}
@@ -34,7 +34,7 @@ def test_pod_runs_as_written(base: list[object], image: str, volume: str, name: 
     assert exit_code == "0", logged
     assert files_in(volume) == FLAGS
     assert sorted(request.path for request in requests) == sorted(f"/{file}" for file in FLAGS)
-    assert len(tally(logged, "code")) == len(FLAGS)
+    assert len(totals(logged, "code")) == len(FLAGS)
     told, last = json.loads(message.read_text()), json.loads(logged.splitlines()[-1])
     assert (last["event"], told["exit_code"], told["counts"]) == ("run_finished", 0, last["counts"])
 

@@ -1,4 +1,4 @@
-"""What need not be asked for again, and what is asked for on a condition: functions of what earlier runs learned."""
+"""Revalidation: which items need no request, and which requests are conditional, by what earlier runs recorded."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from job.model import Entry, Refresh, Status, Stored, Validators
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class PriorState:
     """What is known of an item when its turn comes."""
 
     entry: Entry | None = None
@@ -28,14 +28,14 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class RevalidationPolicy:
     """How much of what is known is believed. `not_found_ttl` is in seconds."""
 
     refresh: Refresh = Refresh.CONDITIONAL
     not_found_ttl: float = 0.0
 
 
-def settled(known: Known, policy: Policy, now: datetime) -> Status | None:
+def status_without_request(known: PriorState, policy: RevalidationPolicy, now: datetime) -> Status | None:
     """Return how an item ends without any request, or None if the origin must be asked."""
     if policy.refresh is Refresh.ALWAYS or known.entry is None:
         return None
@@ -47,7 +47,7 @@ def settled(known: Known, policy: Policy, now: datetime) -> Status | None:
     return None
 
 
-def validators(known: Known, policy: Policy) -> Validators | None:
+def validators_to_send(known: PriorState, policy: RevalidationPolicy) -> Validators | None:
     """Return what to make the request conditional by, or None for a plain one."""
     stored = known.intact
     if policy.refresh is not Refresh.CONDITIONAL or stored is None or not known.same_url:

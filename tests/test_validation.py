@@ -6,16 +6,16 @@ import pytest
 from bodies import MemoryBody
 from images import GIF, HTML, JPEG, PNG, WEBP
 
-from job.accept import check, sniff, types_for
 from job.errors import ContentError, Reason
 from job.model import FileType, Reply
+from job.validation import accepted_types, detect_type, validate
 
 IMAGES = (FileType.GIF, FileType.PNG, FileType.JPEG, FileType.WEBP)
 
 
 def refusal(reply: Reply, *accepted: FileType) -> tuple[str, str]:
     with pytest.raises(ContentError) as caught:
-        check(reply, accepted or IMAGES)
+        validate(reply, accepted or IMAGES)
     return caught.value.reason, str(caught.value)
 
 
@@ -35,7 +35,7 @@ def refusal(reply: Reply, *accepted: FileType) -> tuple[str, str]:
 )
 def test_the_suffix_names_the_type(suffix: str, types: tuple[FileType, ...]) -> None:
     """A URL that ends with a type's suffix promises that type; any other promises some image."""
-    assert types_for(suffix) == types
+    assert accepted_types(suffix) == types
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_the_suffix_names_the_type(suffix: str, types: tuple[FileType, ...]) -> 
 )
 def test_a_file_is_told_by_its_magic_bytes(head: bytes, found: FileType | None) -> None:
     """The first bytes decide, in full and at their place."""
-    assert sniff(head) == found
+    assert detect_type(head) == found
 
 
 @pytest.mark.parametrize(
@@ -72,15 +72,15 @@ def test_a_file_is_told_by_its_magic_bytes(head: bytes, found: FileType | None) 
 )
 def test_an_acceptable_body_has_the_media_type_that_it_is(data: bytes, media_type: str) -> None:
     """What the bytes are is recorded, not what the header calls them."""
-    assert check(Reply(MemoryBody(data), content_type="text/html"), IMAGES) == media_type
+    assert validate(Reply(MemoryBody(data), content_type="text/html"), IMAGES) == media_type
 
 
 @pytest.mark.parametrize("content_type", [None, "image/svg+xml"])
 def test_any_takes_what_comes(content_type: str | None) -> None:
     """With `any`, alone or among others, nobody looks at the bytes, and the header's word is all there is."""
     reply = Reply(MemoryBody(HTML), content_type=content_type)
-    assert check(reply, (FileType.ANY,)) == content_type
-    assert check(reply, (FileType.GIF, FileType.ANY)) == content_type
+    assert validate(reply, (FileType.ANY,)) == content_type
+    assert validate(reply, (FileType.GIF, FileType.ANY)) == content_type
 
 
 @pytest.mark.parametrize("accepted", [IMAGES, (FileType.ANY,)])
@@ -96,13 +96,13 @@ def test_a_body_is_as_long_as_announced(length: int) -> None:
     reply = Reply(MemoryBody(GIF), content_length=length)
     assert refusal(reply) == (Reason.TRUNCATED, f"{len(GIF)} of {length} bytes came")
     assert refusal(reply, FileType.ANY) == (Reason.TRUNCATED, f"{len(GIF)} of {length} bytes came")
-    assert check(replace(reply, content_length=len(GIF)), IMAGES) == "image/gif"
+    assert validate(replace(reply, content_length=len(GIF)), IMAGES) == "image/gif"
 
 
 @pytest.mark.parametrize("encoding", [None, "", " ", "identity", " Identity "])
 def test_a_plain_body_is_accepted(encoding: str | None) -> None:
     """No encoding, or the one that is none."""
-    assert check(Reply(MemoryBody(GIF), content_encoding=encoding), IMAGES) == "image/gif"
+    assert validate(Reply(MemoryBody(GIF), content_encoding=encoding), IMAGES) == "image/gif"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "x-unheard-of", "identity, gzip"])
@@ -146,10 +146,10 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"><path d="M0
 def test_an_svg_document_is_accepted_where_it_is_asked_for(data: bytes) -> None:
     """A whole document whose root is SVG's; without asking for svg it is of no known type."""
     reply = Reply(MemoryBody(data))
-    assert check(reply, (FileType.SVG,)) == "image/svg+xml"
+    assert validate(reply, (FileType.SVG,)) == "image/svg+xml"
     assert reply.body.read() == data
     with pytest.raises(ContentError, match="of no known type"):
-        check(reply, (FileType.PNG,))
+        validate(reply, (FileType.PNG,))
 
 
 @pytest.mark.parametrize(
@@ -170,14 +170,14 @@ def test_an_svg_document_is_accepted_where_it_is_asked_for(data: bytes) -> None:
 def test_what_only_begins_like_an_svg_is_refused(data: bytes) -> None:
     """An HTML page, a cut document, one with entities, another namespace's svg."""
     with pytest.raises(ContentError) as caught:
-        check(Reply(MemoryBody(data)), (FileType.SVG,))
+        validate(Reply(MemoryBody(data)), (FileType.SVG,))
     assert caught.value.reason == Reason.BAD_CONTENT
 
 
 def test_a_suffix_asks_for_svg() -> None:
     """`.svg` names it; a URL without a suffix does not."""
-    assert types_for(".SVG") == (FileType.SVG,)
-    assert FileType.SVG not in types_for("")
+    assert accepted_types(".SVG") == (FileType.SVG,)
+    assert FileType.SVG not in accepted_types("")
 
 
 class ReadInParts(MemoryBody):
@@ -194,7 +194,7 @@ class ReadInParts(MemoryBody):
 def test_a_large_svg_is_not_held_in_memory() -> None:
     """A document is read part by part, however long it is."""
     body = ReadInParts(SVG.replace(b"<path", b" " * 1_000_000 + b"<path"))
-    assert check(Reply(body), (FileType.SVG,)) == "image/svg+xml"
+    assert validate(Reply(body), (FileType.SVG,)) == "image/svg+xml"
     assert 0 < body.most <= 65_536
 
 
@@ -212,13 +212,13 @@ def test_a_large_svg_is_not_held_in_memory() -> None:
 )
 def test_with_any_the_origin_says_what_it_is(said: str | None, kept: str | None) -> None:
     """Unless it says what manifest, log and bucket had better not be told: that costs nothing but the type."""
-    assert check(Reply(MemoryBody(b"anything"), content_type=said), (FileType.ANY,)) == kept
+    assert validate(Reply(MemoryBody(b"anything"), content_type=said), (FileType.ANY,)) == kept
 
 
 def test_a_digest_that_was_given_must_be_met() -> None:
     """Whatever the type: other bytes than were promised are refused."""
     reply = Reply(MemoryBody(b"anything"))
-    assert check(reply, (FileType.ANY,), reply.body.sha256) is None
+    assert validate(reply, (FileType.ANY,), reply.body.sha256) is None
     with pytest.raises(ContentError) as caught:
-        check(reply, (FileType.ANY,), "0" * 64)
+        validate(reply, (FileType.ANY,), "0" * 64)
     assert caught.value.reason == Reason.CHECKSUM

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rows import row
 
 from job.errors import Reason, RedirectError
-from job.redirect import MAX_HOPS, STATUSES, same_host, target
+from job.redirects import MAX_HOPS, STATUSES, is_trusted_host, resolve_redirect
 
 HERE = "http://h/a/b.gif"
 CDN = ("cdn.example.org", "::1")
@@ -17,7 +17,7 @@ CDN = ("cdn.example.org", "::1")
 
 def refusal(url: str, location: str | None) -> str:
     with pytest.raises(RedirectError) as caught:
-        target(url, location, CDN)
+        resolve_redirect(url, location, CDN)
     assert caught.value.reason == Reason.REDIRECT_REFUSED
     assert not caught.value.retryable
     return str(caught.value)
@@ -50,7 +50,7 @@ def refusal(url: str, location: str | None) -> str:
 )
 def test_a_redirect_that_may_be_followed(url: str, location: str, there: str) -> None:
     """Followed are the same server, TLS on the same host, and hosts that the operator named."""
-    assert target(url, location, CDN) == there
+    assert resolve_redirect(url, location, CDN) == there
 
 
 @row(26)
@@ -125,7 +125,7 @@ def test_a_location_that_is_no_url_is_refused(location: str) -> None:
 )
 def test_bytes_that_no_url_has_are_encoded(location: str, there: str) -> None:
     """What is sent is what was decided on: nobody down the line reads a blank, a control or a byte above ASCII."""
-    assert target(HERE, location, CDN) == there
+    assert resolve_redirect(HERE, location, CDN) == there
 
 
 @pytest.mark.parametrize("location", ["http://" + "a" * 100_000, "x" * 100_000 + "://h", "http://h:" + "9" * 4000])
@@ -161,7 +161,7 @@ ON_SERVER = re.compile(r"(?:http://h(?::(?:80)?)?|https://h(?::(?:443|80)?)?)(?:
 def test_no_location_leads_off_the_server(location: str) -> None:
     """Whatever a server answers, the next request goes to it, by TLS at most, or nowhere; nothing else is raised."""
     with suppress(RedirectError):
-        assert ON_SERVER.fullmatch(target(HERE, location, ()))
+        assert ON_SERVER.fullmatch(resolve_redirect(HERE, location, ()))
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_no_location_leads_off_the_server(location: str) -> None:
 )
 def test_secrets_stay_with_the_server_that_they_are_for(url: str, other: str, same: bool) -> None:  # noqa: FBT001  (a parameter of a table)
     """Secret headers go along to the same host and port, or its TLS, and to nobody else."""
-    assert same_host(url, other) == same
+    assert is_trusted_host(url, other) == same
 
 
 def test_the_limits_of_following() -> None:

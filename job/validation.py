@@ -1,4 +1,4 @@
-"""Are these bytes the file that was asked for: encoding, length, type."""
+"""Validation of a response body: is it the file that was asked for, by encoding, length, digest and type."""
 
 import re
 from xml.parsers import expat
@@ -26,7 +26,7 @@ _SUFFIXES = {
 }
 
 
-def types_for(suffix: str) -> tuple[FileType, ...]:
+def accepted_types(suffix: str) -> tuple[FileType, ...]:
     """Return the types that files of this suffix may have: the one it names, else every one that magic bytes tell.
 
     SVG is not among those: it is text that browsers run scripts of, so it has to be asked for.
@@ -35,7 +35,7 @@ def types_for(suffix: str) -> tuple[FileType, ...]:
     return (named,) if named else tuple(kind for kind in _MEDIA_TYPES if kind is not FileType.SVG)
 
 
-def sniff(head: bytes) -> FileType | None:
+def detect_type(head: bytes) -> FileType | None:
     """Tell the type by its magic bytes: GIF89a section 17, PNG 5.2, JPEG's SOI marker, WebP's RIFF header."""
     if head[:6] in {b"GIF87a", b"GIF89a"}:
         return FileType.GIF
@@ -48,7 +48,7 @@ def sniff(head: bytes) -> FileType | None:
     return None
 
 
-def check(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = None) -> str | None:
+def validate(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = None) -> str | None:
     """Return the media type of an acceptable body; raise ContentError for any other. `digest` is a sha256 in hex.
 
     Pure: reads the facts that the body gathered while it was written. With `any` the media type is the header's,
@@ -59,7 +59,7 @@ def check(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = Non
         raise ContentError(Reason.CHECKSUM, f"the body's sha256 is {reply.body.sha256}, not {digest}")
     if FileType.ANY in accepted:
         return _as_said(reply)
-    found = sniff(reply.body.head)
+    found = detect_type(reply.body.head)
     if found is None and FileType.SVG in accepted and _is_svg(reply.body):
         found = FileType.SVG
     if found is None or found not in accepted:

@@ -1,4 +1,4 @@
-"""Which exit code a run has earned: a function of what happened and what the user allowed."""
+"""The exit code of a run: a function of how its items ended and of what the user allowed."""
 
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -8,7 +8,7 @@ from job.errors import Reason
 from job.model import Budget, Result, Status
 
 
-class Exit(IntEnum):
+class ExitCode(IntEnum):
     """Exit codes, made for a Kubernetes podFailurePolicy: 2 and 4 must not be tried again."""
 
     OK = 0
@@ -24,7 +24,7 @@ class Exit(IntEnum):
 
 
 @dataclass(slots=True)
-class Tally:
+class Totals:
     """What the exit code depends on, counted as results arrive. Belongs to the main thread."""
 
     counts: dict[Status, int] = field(default_factory=lambda: dict.fromkeys(Status, 0))
@@ -57,7 +57,7 @@ _OURS = {Reason.INTERNAL, Reason.STORAGE}
 _GONE = {"http_404", "http_410"}
 
 
-class Refusals:
+class RepeatedFailureCutoff:
     """Whether an origin has refused every item so far, all in the same way. Belongs to the main thread."""
 
     def __init__(self, enough: int) -> None:
@@ -86,36 +86,36 @@ def _lasting_refusal(result: Result) -> str | None:
     return result.reason if refused and not result.retryable and result.reason not in _OURS else None
 
 
-def is_over_budget(tally: Tally, items: int, *, errors: Budget, not_found: Budget) -> bool:
+def is_over_budget(totals: Totals, items: int, *, errors: Budget, not_found: Budget) -> bool:
     """Tell whether more failed than the user allows of so many items."""
-    missing = tally.counts[Status.NOT_FOUND] - tally.expected_missing
-    return not (errors.allows(tally.counts[Status.ERROR], items) and not_found.allows(missing, items))
+    missing = totals.counts[Status.NOT_FOUND] - totals.expected_missing
+    return not (errors.allows(totals.counts[Status.ERROR], items) and not_found.allows(missing, items))
 
 
 def exit_code(
-    tally: Tally, cancellation: Cancellation, *, errors: Budget, not_found: Budget, too_many_changed: bool = False
+    totals: Totals, cancellation: Cancellation, *, errors: Budget, not_found: Budget, too_many_changed: bool = False
 ) -> int:
     """Return the exit code: the first that fits of the rules below, else 0.
 
     A bug is told before what is over budget, or it would hide behind failures that are nobody's fault.
     """
-    too_many_errors = not errors.allows(tally.counts[Status.ERROR], tally.items)
-    over_budget = is_over_budget(tally, tally.items, errors=errors, not_found=not_found)
+    too_many_errors = not errors.allows(totals.counts[Status.ERROR], totals.items)
+    over_budget = is_over_budget(totals, totals.items, errors=errors, not_found=not_found)
     rules = (
         (cancellation.signal, 128 + (cancellation.signal or 0)),  # POSIX shells' way to tell of a signal
-        (cancellation.storage_failed, Exit.STORAGE),
-        (cancellation.reason is Reason.ORIGIN_DOWN, Exit.ORIGIN_DOWN),
-        (tally.attempted and not tally.answered and not tally.internal, Exit.ORIGIN_DOWN),
-        (cancellation.reason is Reason.DEADLINE, Exit.DEADLINE),
-        (tally.internal, Exit.BUG),
-        (cancellation.reason is Reason.UNIFORM_REFUSAL, Exit.PERMANENT),
-        (too_many_errors and tally.retryable, Exit.RETRYABLE),
-        (over_budget, Exit.PERMANENT),
-        (too_many_changed, Exit.PERMANENT),  # the set is not published; somebody must look at it
+        (cancellation.storage_failed, ExitCode.STORAGE),
+        (cancellation.reason is Reason.ORIGIN_DOWN, ExitCode.ORIGIN_DOWN),
+        (totals.attempted and not totals.answered and not totals.internal, ExitCode.ORIGIN_DOWN),
+        (cancellation.reason is Reason.DEADLINE, ExitCode.DEADLINE),
+        (totals.internal, ExitCode.BUG),
+        (cancellation.reason is Reason.UNIFORM_REFUSAL, ExitCode.PERMANENT),
+        (too_many_errors and totals.retryable, ExitCode.RETRYABLE),
+        (over_budget, ExitCode.PERMANENT),
+        (too_many_changed, ExitCode.PERMANENT),  # the set is not published; somebody must look at it
     )
-    return next((code for holds, code in rules if holds), Exit.OK)
+    return next((code for holds, code in rules if holds), ExitCode.OK)
 
 
-def outcome(code: int) -> str:
+def outcome_name(code: int) -> str:
     """Name an exit code, for logs."""
-    return Exit(code).name.lower() if code in set(Exit) else f"signal_{code - 128}"
+    return ExitCode(code).name.lower() if code in set(ExitCode) else f"signal_{code - 128}"

@@ -12,7 +12,7 @@ _LEGAL = "%:/?#[]@!$&'()*+,;=~"  # RFC 3986
 _SHOWN_MAX = 100
 
 
-def target(url: str, location: str | None, hosts: Collection[str], hops: int = 0) -> str:
+def resolve_redirect(url: str, location: str | None, hosts: Collection[str], hops: int = 0) -> str:
     """Return the absolute URL that a redirect from `url` leads to; raise RedirectError where it may not lead.
 
     Followed: the same scheme, host and port; http to https on the same host; any http or https port of a host
@@ -38,7 +38,7 @@ def target(url: str, location: str | None, hosts: Collection[str], hops: int = 0
     return there
 
 
-def same_host(url: str, other: str) -> bool:
+def is_trusted_host(url: str, other: str) -> bool:
     """Tell whether a request to `url` may be told to `other`, secret headers included.
 
     It may on the same host and port, or from http to https on that host; another port is another server (curl's

@@ -8,8 +8,8 @@ import pytest
 
 from job.cancellation import Cancellation
 from job.errors import Reason
+from job.exit_code import ExitCode, RepeatedFailureCutoff, Totals, exit_code, is_over_budget, outcome_name
 from job.model import Budget, Result, Status
-from job.verdict import Exit, Refusals, Tally, exit_code, is_over_budget, outcome
 
 NOTHING = Budget()
 ONE = Budget(1)
@@ -37,8 +37,8 @@ NOT_BEGUN = Result(Status.CANCELLED, None, "CN", reason=Reason.DEADLINE)
 BROKEN_OFF = Result(Status.CANCELLED, None, "CN", reason=Reason.DEADLINE, attempts=1)
 
 
-def tally(results: Iterable[Result]) -> Tally:
-    counted = Tally()
+def totals(results: Iterable[Result]) -> Totals:
+    counted = Totals()
     for result in results:
         counted.add(result)
     return counted
@@ -54,7 +54,7 @@ def verdict(
     cancellation = Cancellation()
     if cause:
         cancellation.request(*cause)
-    return exit_code(tally(results), cancellation, errors=errors, not_found=not_found)
+    return exit_code(totals(results), cancellation, errors=errors, not_found=not_found)
 
 
 SIGTERM = (Reason.SIGNAL, signal.SIGTERM)
@@ -158,12 +158,12 @@ def test_a_disk_that_fails_at_the_end_is_told(cause: Reason, code: int) -> None:
     cancellation = Cancellation()
     cancellation.request(cause, 15 if cause is Reason.SIGNAL else None)
     cancellation.request(Reason.STORAGE)
-    assert exit_code(Tally(), cancellation, errors=NOTHING, not_found=NOTHING) == code
+    assert exit_code(Totals(), cancellation, errors=NOTHING, not_found=NOTHING) == code
 
 
 def test_results_are_counted_by_what_they_mean() -> None:
     """Every result falls under its status, and where it matters for the exit code."""
-    counted = tally(
+    counted = totals(
         [OK, OK, UNCHANGED, MISSING, GUESSED, BUSY, REFUSED, FORBIDDEN, INVALID, BUG, NOT_BEGUN, BROKEN_OFF]
     )
     assert counted.counts == {
@@ -179,8 +179,8 @@ def test_results_are_counted_by_what_they_mean() -> None:
 
 def test_nothing_is_counted_before_the_first_result() -> None:
     """Every status is there from the start, with nothing in it, in every tally."""
-    tally([OK])
-    assert Tally().counts == dict.fromkeys(Status, 0)
+    totals([OK])
+    assert Totals().counts == dict.fromkeys(Status, 0)
 
 
 @pytest.mark.parametrize(
@@ -201,12 +201,12 @@ def test_nothing_is_counted_before_the_first_result() -> None:
 )
 def test_each_exit_code_has_a_name(code: int, name: str) -> None:
     """Logs say in a word what the number means, for a signal that nobody foresaw, too."""
-    assert outcome(code) == name
+    assert outcome_name(code) == name
 
 
 def test_exit_codes_are_the_ones_that_operators_know() -> None:
     """The numbers in a podFailurePolicy keep their meaning."""
-    assert {code.name: int(code) for code in Exit} == {
+    assert {code.name: int(code) for code in ExitCode} == {
         "OK": 0,
         "BUG": 1,
         "USAGE": 2,
@@ -222,8 +222,8 @@ def test_exit_codes_are_the_ones_that_operators_know() -> None:
 
 def refused(*results: Result) -> list[str | None]:
     """Give what is said after each result, three being enough."""
-    refusals = Refusals(3)
-    return [refusals.add(result) for result in results]
+    cutoff = RepeatedFailureCutoff(3)
+    return [cutoff.add(result) for result in results]
 
 
 @pytest.mark.parametrize("result", [FORBIDDEN, MISSING, TOO_LARGE])
@@ -274,7 +274,7 @@ def test_404_and_410_are_the_same_refusal() -> None:
 )
 def test_a_share_is_one_of_all_items(items: int, errors: Budget, not_found: Budget, *, is_over: bool) -> None:
     """One error and one missing file: whether that is too much depends on how many there are, not on how many ended."""
-    assert is_over_budget(tally([FORBIDDEN, MISSING, GUESSED]), items, errors=errors, not_found=not_found) is is_over
+    assert is_over_budget(totals([FORBIDDEN, MISSING, GUESSED]), items, errors=errors, not_found=not_found) is is_over
 
 
 @pytest.mark.parametrize("ours", [BUG, FULL_DISK])
