@@ -273,4 +273,4 @@ KUBERNETES = [
         width=12,
     ),
 ]
-ROWS = (("Last run", LAST_RUN), ("Live", LIVE_RUN), ("Kubernetes", KUBERNETES))
+OPTIONS = (("Last run", LAST_RUN), ("Live", LIVE_RUN), ("Kubernetes", KUBERNETES))

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Sequence
 
-from charts import ROWS, Chart
+from charts import OPTIONS, Chart
 from grafana_foundation_sdk.builders import common, dashboard, prometheus, stat, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common as looks
@@ -111,7 +111,7 @@ def build() -> models.Dashboard:
     for variable in variables():
         board.with_variable(variable)
     number = 1
-    for title, charts in ROWS:
+    for title, charts in OPTIONS:
         board.with_row(dashboard.Row(title).id(number))
         for chart in charts:
             number += 1

@@ -8,12 +8,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
-from job import __version__, settings, upkeep
+from job import __version__, maintenance, settings
 from job.cancellation import Cancellation
+from job.demo_server import PATH, DemoServer, Faults, Request
 from job.errors import LogError, Reason, UsageError
 from job.exit_code import ExitCode
 from job.log import RunLog
-from job.origin import PATH, Faults, Origin, Request
 from job.progress import is_terminal
 from job.run import Run
 from job.settings import ServeOptions, SimulateOptions
@@ -109,7 +109,7 @@ def _serve(words: Sequence[str]) -> int:
 
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # also in the threads that serve
-    with Origin(options.bind, options.port, faults, tell) as origin:
+    with DemoServer(options.bind, options.port, faults, tell) as origin:
         log.info("serving", url=origin.url + PATH)
         signal.sigwait(ends)
     return ExitCode.OK
@@ -118,12 +118,12 @@ def _serve(words: Sequence[str]) -> int:
 def _verify(words: Sequence[str]) -> int:
     cancellation, loaded = Cancellation(), settings.load([word for word in words if word != _DELETE], os.environ)
     _heed_signals(cancellation)
-    return upkeep.verify(loaded, _log_for(loaded), cancellation, delete=_DELETE in words)
+    return maintenance.verify(loaded, _log_for(loaded), cancellation, delete=_DELETE in words)
 
 
 def _roll_back(words: Sequence[str]) -> int:
     loaded = settings.load(words, os.environ)
-    return upkeep.roll_back(loaded, _log_for(loaded))
+    return maintenance.roll_back(loaded, _log_for(loaded))
 
 
 def _log_for(loaded: settings.Settings) -> RunLog:

@@ -1,4 +1,4 @@
-"""What can go wrong, with the reason and the retry class of each failure.
+"""What can go wrong: the tree of exceptions, the reasons, and the failure of an attempt as a value.
 
 The tree:
 
@@ -6,9 +6,9 @@ The tree:
     ├── UsageError                 bad input, all faults at once: exit 2, nothing attempted
     ├── StorageError               the destination or a local limit failed: the run ends, exit 5
     │   └── PathError              only this one file cannot be put where it belongs
-    ├── LogError                   nobody takes the log: the run ends, exit 5
-    ├── Stopped                    the run was told to end (signal, deadline): the item is cancelled
-    └── AttemptError               one attempt failed
+    ├── LogError                   standard output cannot be written: the run ends, exit 5
+    ├── Cancelled                  the run was told to end (signal, deadline): the item is cancelled
+    └── AttemptError               one attempt failed, as its Failure says
         ├── NetworkError           no usable answer: timeout, connection, dns, tls, proxy, protocol
         ├── HttpError              an answer that is not the file: http_NNN
         │   └── NotFoundError      404 and 410
@@ -16,10 +16,12 @@ The tree:
         └── ContentError           a body that is not the file: truncated, empty, too_large, ...
 """
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
-
-from job.model import Status
+from http import HTTPStatus
+from typing import Any
 
 
 class Reason(StrEnum):
@@ -48,6 +50,76 @@ class Reason(StrEnum):
     INTERNAL = "internal"
 
 
+class Outcome(StrEnum):
+    """The classes that attempts are counted by: few, so that they can be labels of a metric."""
+
+    OK = "2xx"
+    NOT_MODIFIED = "304"
+    REDIRECT = "3xx"
+    CLIENT_ERROR = "4xx"
+    TOO_MANY_REQUESTS = "429"
+    SERVER_ERROR = "5xx"
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    INVALID = "invalid"
+
+
+_RETRYABLE_REASONS = {
+    Reason.TIMEOUT,
+    Reason.CONNECTION,
+    Reason.DNS,
+    Reason.PROXY,
+    Reason.TRUNCATED,
+    Reason.EMPTY,
+    Reason.BAD_CONTENT,
+    Reason.CHECKSUM,
+}
+_RETRYABLE_STATUSES = {408, 425, 429, 500, 502, 503, 504, *range(520, 600)}
+"""What passes by waiting (curl retries much the same list; certificates do not heal)."""
+_OUTCOMES = {
+    Reason.TIMEOUT: Outcome.TIMEOUT,
+    Reason.CONNECTION: Outcome.CONNECTION,
+    Reason.DNS: Outcome.CONNECTION,
+    Reason.TLS: Outcome.CONNECTION,
+    Reason.PROXY: Outcome.CONNECTION,
+    Reason.REDIRECT_REFUSED: Outcome.REDIRECT,
+    Reason.TOO_MANY_REDIRECTS: Outcome.REDIRECT,
+}
+_STATUS_OUTCOMES = {3: Outcome.REDIRECT, 4: Outcome.CLIENT_ERROR, 5: Outcome.SERVER_ERROR}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an attempt failed, as a value. Immutable, so any thread may use it."""
+
+    kind: Reason | None
+    """From the closed list; None where the answer's HTTP status is the reason."""
+    http_status: int | None = None
+    """The status of the last answer; None where no answer came."""
+
+    @property
+    def reason(self) -> str:
+        """Return the reason as logs, metrics and the manifest have it: a Reason, or `http_NNN`."""
+        return self.kind or f"http_{self.http_status}"
+
+    @property
+    def retryable(self) -> bool:
+        """Return whether another attempt, now or in a later run, may succeed."""
+        if self.kind is None:
+            return self.http_status in _RETRYABLE_STATUSES
+        return self.kind in _RETRYABLE_REASONS
+
+    @property
+    def outcome(self) -> Outcome:
+        """Return the class that an attempt with this failure is counted by."""
+        if self.kind is not None:
+            return _OUTCOMES.get(self.kind, Outcome.INVALID)
+        status = self.http_status or 0
+        if status == HTTPStatus.TOO_MANY_REQUESTS:
+            return Outcome.TOO_MANY_REQUESTS
+        return _STATUS_OUTCOMES.get(status // 100, Outcome.INVALID)
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """One thing wrong with the input: which setting, the value it had, and what would be right."""
@@ -57,7 +129,7 @@ class Fault:
     problem: str
 
     def __str__(self) -> str:
-        """Give the one clear message."""
+        """Return the one clear message."""
         shown = "" if self.value is None else f" {self.value!r}"
         return f"{self.setting}{shown}: {self.problem}"
 
@@ -75,7 +147,7 @@ class UsageError(FlagjobError):
 
 
 class StorageError(FlagjobError):
-    """The destination or a local limit (descriptors, threads, memory) failed; no retry over the network heals it."""
+    """The destination or a local limit (descriptors, threads, memory) failed; retrying over the network cannot help."""
 
 
 class PathError(StorageError):
@@ -83,101 +155,112 @@ class PathError(StorageError):
 
 
 class LogError(FlagjobError):
-    """Nobody takes the log any more: its reader is gone, or its disk is full. The run ends, exit 5."""
+    """Standard output cannot be written: its reader is gone, or its disk is full. The run ends, exit 5."""
 
 
 class Cancelled(FlagjobError):  # noqa: N818  (a request to end, not a failure)
     """The run was told to end while an item was under way."""
 
     def __init__(self, reason: Reason) -> None:
-        super().__init__(f"stopped: {reason}")
+        super().__init__(f"cancelled: {reason}")
         self.reason = reason
 
 
 class AttemptError(FlagjobError):
-    """One attempt at a URL failed; its attributes say what that means for the item."""
+    """One attempt at a URL failed; `failure` says what that means for the item."""
 
-    status = Status.ERROR
-    http_status: int | None = None
-    """The last answer's status, or None where no answer came."""
     retry_after: float | None = None
-    """Seconds that the origin asked us to wait (RFC 9110, 10.2.3), if it did."""
-    excused = False
-    """No fault of the item: everyone waits for the origin, and then it is tried again."""
+    """Seconds that the origin asked to wait (RFC 9110, 10.2.3), if it did."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, failure: Failure, message: str) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.failure = failure
+
+    excused = False
+
+    @property
+    def reason(self) -> str:
+        """Return the failure's."""
+        return self.failure.reason
+
+    @property
+    def http_status(self) -> int | None:
+        """Return the failure's."""
+        return self.failure.http_status
 
     @property
     def retryable(self) -> bool:
-        """Whether another attempt, now or in a later run, may fare better."""
-        return is_retryable(self.reason)
+        """Return the failure's."""
+        return self.failure.retryable
 
 
 class NetworkError(AttemptError):
     """No usable answer came back."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(Failure(reason), message)
 
 
 class HttpError(AttemptError):
     """An answer came back, with a status that is not the file."""
 
     def __init__(self, http_status: int, message: str, retry_after: float | None = None) -> None:
-        super().__init__(f"http_{http_status}", message)
-        self.http_status = http_status
+        super().__init__(Failure(None, http_status), message)
         self.retry_after = retry_after
 
 
 class NotFoundError(HttpError):
     """404 or 410: the origin says that there is no such file."""
 
-    status = Status.NOT_FOUND
-
 
 class RedirectError(AttemptError):
-    """A redirect led where it may not, or on and on."""
+    """A redirect led where it may not, or on and on; `http_status` is the redirect's."""
+
+    def __init__(self, reason: Reason, message: str, http_status: int | None = None) -> None:
+        super().__init__(Failure(reason, http_status), message)
 
 
 class ContentError(AttemptError):
     """A body came that is not the whole file that was asked for."""
 
-    http_status = 200
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(Failure(reason, 200), message)
 
 
-_PASSING = {
-    Reason.TIMEOUT,
-    Reason.CONNECTION,
-    Reason.DNS,
-    Reason.PROXY,
-    Reason.TRUNCATED,
-    Reason.EMPTY,
-    Reason.BAD_CONTENT,
-    Reason.CHECKSUM,
-}
-_PASSING_HTTP = {408, 425, 429, 500, 502, 503, 504, *range(520, 600)}
+@contextmanager
+def map_exceptions(translators: Mapping[type[BaseException], Callable[[Any], Exception | None]]) -> Iterator[None]:
+    """Raise, in place of a foreign exception, the one of ours that its translator returns.
+
+    The first class in the mapping that matches decides; a translator that returns None lets the exception pass. Every
+    module that calls a foreign library translates its exceptions with this, at the call, so that no other module
+    has to know them (the shape is httpcore's).
+    """
+    try:
+        yield
+    except tuple(translators) as error:
+        translate = next(translator for kind, translator in translators.items() if isinstance(error, kind))
+        ours = translate(error)
+        if ours is None:
+            raise
+        raise ours from error
+
+
+OUTCOMES = tuple(Outcome)
 
 
 def is_retryable(reason: str) -> bool:
-    """Tell what passes by waiting from what does not (curl retries much the same list; certificates do not heal)."""
+    """Return whether a failure with this reason is."""
     if reason.startswith("http_"):
-        return int(reason.removeprefix("http_")) in _PASSING_HTTP
-    return reason in _PASSING
-
-
-OUTCOMES = ("2xx", "304", "3xx", "4xx", "429", "5xx", "timeout", "connection", "invalid")
-"""The classes that attempts are counted by: few, so that they can be labels of a metric."""
-_NO_ANSWER = {Reason.CONNECTION, Reason.DNS, Reason.TLS, Reason.PROXY}
+        return Failure(None, int(reason.removeprefix("http_"))).retryable
+    return Failure(Reason(reason)).retryable
 
 
 def outcome(reason: str | None) -> str:
-    """Return the class, one of OUTCOMES, of an attempt that failed with this reason (None: it did not)."""
+    """Return the class of an attempt that failed with this reason."""
     if reason is None:
         return "2xx"
-    if reason == Reason.TIMEOUT:
-        return "timeout"
-    if reason in _NO_ANSWER:
-        return "connection"
-    if reason in {Reason.REDIRECT_REFUSED, Reason.TOO_MANY_REDIRECTS}:
-        return "3xx"
-    status = reason.removeprefix("http_")
-    return next((name for name in (status, f"{status[0]}xx") if name in OUTCOMES and name != "2xx"), "invalid")
+    if reason == "http_304":
+        return "304"
+    if reason.startswith("http_"):
+        return Failure(None, int(reason.removeprefix("http_"))).outcome
+    return Failure(Reason(reason)).outcome

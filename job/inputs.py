@@ -8,18 +8,19 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
-from job import codes, origin
+from job import codes, demo_server
 from job.cancellation import Cancellation
 from job.errors import Fault, UsageError
 from job.model import Item
 from job.settings import Server, Settings
+from job.shard import ALL_CODES, Shard
 from job.template import UrlTemplate
 
 _BOOK_SITE = "https://www.fluentpython.com/data/flags/{cc}/{cc}.gif"
 _FAULTS = {
-    Server.LOCAL: origin.Faults(),
-    Server.DELAY: origin.Faults(delay_seconds=(0.5, 5)),
-    Server.ERROR: origin.Faults(error_rate=0.25, truncate_rate=0.1),
+    Server.LOCAL: demo_server.Faults(),
+    Server.DELAY: demo_server.Faults(delay_seconds=(0.5, 5)),
+    Server.ERROR: demo_server.Faults(error_rate=0.25, truncate_rate=0.1),
 }
 """The seed's servers, as the built-in origin plays them."""
 
@@ -78,9 +79,8 @@ def _peeked(items: Iterator[Item], settings: Settings) -> tuple[Iterator[Item], 
 
 
 def _share(settings: Settings) -> Callable[[str], bool] | None:
-    if settings.shard_count == 1:
-        return None
-    return lambda code: codes.shard_of(code, settings.shard_count) == settings.shard_index
+    shard = Shard(settings.shard_index, settings.shard_count)
+    return None if shard == ALL_CODES else shard.owns
 
 
 def _template(server: Server, stack: ExitStack, *, starts: bool) -> UrlTemplate:
@@ -88,8 +88,8 @@ def _template(server: Server, stack: ExitStack, *, starts: bool) -> UrlTemplate:
     if server is Server.REMOTE:
         return UrlTemplate.parse(_BOOK_SITE)
     if not starts:
-        return UrlTemplate.parse(f"http://localhost{origin.PATH}")
-    return UrlTemplate.parse(stack.enter_context(origin.Origin(faults=_FAULTS[server])).url + origin.PATH)
+        return UrlTemplate.parse(f"http://localhost{demo_server.PATH}")
+    return UrlTemplate.parse(stack.enter_context(demo_server.DemoServer(faults=_FAULTS[server])).url + demo_server.PATH)
 
 
 def _words(settings: Settings, cancellation: Cancellation, stack: ExitStack, *, letters: bool) -> Iterator[codes.Word]:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 from typing import Protocol
+
+from job.body import Body
 
 
 class Status(StrEnum):
@@ -55,43 +56,6 @@ class InvalidItem:
 
 
 Item = WorkItem | InvalidItem
-
-
-class Body(Protocol):
-    """What an attempt received: a binary file, rewound for reading, that knows its facts while it is written.
-
-    Closing it throws the bytes away unless they were published. Belongs to one thread at a time.
-    """
-
-    size: int
-    """Bytes written so far."""
-    head: bytes
-    """The first 512 bytes: enough for every type's magic bytes."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of what was written so far, in hex."""
-        ...
-
-    def write(self, data: bytes, /) -> int:
-        """Append; raise StorageError where the disk refuses."""
-        ...
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Return up to `size` bytes from where the last read ended."""
-        ...
-
-    def rewind(self) -> None:
-        """Make the next read begin at the first byte."""
-        ...
-
-    def move_to(self, final: Path) -> str:
-        """Give it this name, and return the file's version; raise StorageError where that fails."""
-        ...
-
-    def close(self) -> None:
-        """Throw away what was not published; may be called again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

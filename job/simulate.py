@@ -8,9 +8,9 @@ from typing import TextIO
 
 from job.cancellation import Cancellation
 from job.errors import Cancelled
-from job.gate import Gate, Limits
 from job.model import Item, Result, Status, WorkItem
 from job.pool import Pool
+from job.resilience import Throttle, ThrottleLimits
 
 _MOST_DRAWN = 100
 """A timeline of more tasks shows nothing to anybody; their facts are still printed."""
@@ -60,12 +60,12 @@ class _Timeline:
 
 def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
     """Print the expectation, the timeline and how long it took; return whether every task was done."""
-    timeline, gate, began = _Timeline(out), Gate(Limits(rate=plan.rate)), monotonic()
+    timeline, throttle, began = _Timeline(out), Throttle(ThrottleLimits(rate=plan.rate)), monotonic()
     show = timeline.show if plan.tasks <= _MOST_DRAWN else lambda *_: None
 
     def loiter(item: Item) -> Result:
         task = int(item.code)
-        gate.enter(cancellation.sleep)
+        throttle.enter(cancellation.sleep)
         show(f"loiter({task}): doing nothing for {plan.seconds(task):g}s", task)
         cancellation.sleep(plan.seconds(task))
         show(f"loiter({task}): done", task)

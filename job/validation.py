@@ -3,8 +3,9 @@
 import re
 from xml.parsers import expat
 
+from job.body import Body
 from job.errors import ContentError, Reason
-from job.model import Body, FileType, Reply
+from job.model import FileType, Reply
 
 _MEDIA_TYPES = {
     FileType.GIF: "image/gif",

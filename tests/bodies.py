@@ -1,44 +1,29 @@
-"""A body that lives in memory, for tests of what comes before the disk."""
+"""A body that is never written to disk, for tests of what comes before storage."""
 
-from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 
+from job.body import Body
 
-class MemoryBody:
-    """The smallest `model.Body`; remembers whether it was closed."""
+
+class MemoryBody(Body):
+    """A body that stays in memory while it is small, and remembers whether it was closed."""
 
     def __init__(self, data: bytes = b"") -> None:
-        self.size = 0
-        self.head = b""
+        super().__init__(Path("/nonexistent"))
         self.closed = False
-        self._file = BytesIO()
         if data:
             self.write(data)
             self.rewind()
 
     @property
-    def sha256(self) -> str:
-        return sha256(self.data).hexdigest()
-
-    @property
     def data(self) -> bytes:
-        return self._file.getvalue()
+        """Everything that was written."""
+        self.rewind()
+        return self.read()
 
-    def write(self, data: bytes, /) -> int:
-        self.size += len(data)
-        self.head = (self.head + data)[:512]
-        return self._file.write(data)
-
-    def read(self, size: int = -1, /) -> bytes:
-        return self._file.read(size)
-
-    def rewind(self) -> None:
-        self._file.seek(0)
-
-    def move_to(self, final: Path) -> str:
-        final.write_bytes(self.data)
-        return "1"
+    def _roll_over(self) -> None:
+        """Stay in memory."""
 
     def close(self) -> None:
+        """Note it, and keep what was written."""
         self.closed = True

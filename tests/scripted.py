@@ -55,7 +55,7 @@ class Drip:
 
 
 @dataclass(frozen=True)
-class Gate:
+class Throttle:
     """Nothing until `event` is set or the server stops, then the step."""
 
     event: threading.Event
@@ -74,7 +74,7 @@ class Request:
     body: bytes
 
 
-Step = Answer | Raw | Stall | Drip | Gate
+Step = Answer | Raw | Stall | Drip | Throttle
 Script = Mapping[str, Step | Sequence[Step] | Callable[[Request], Step]]
 """What to do for each path (a target without its query), request by request; the last step repeats."""
 
@@ -167,7 +167,7 @@ class ScriptedServer:
 
     def _act(self, wire: socket.socket, step: Step) -> bool:
         """Do a step; tell whether another request may follow."""
-        if isinstance(step, Gate):
+        if isinstance(step, Throttle):
             with self._news:
                 self._gates.add(step.event)
             if not self._stopped.is_set():

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from command import TIMEOUT, environment, flagjob, started
 from images import GIF
-from scripted import Answer, Gate, ScriptedServer, Step
+from scripted import Answer, ScriptedServer, Step, Throttle
 
 
 def on_terminal(*arguments: str, cwd: Path, stdout: int | None = None) -> tuple[int, str]:
@@ -117,7 +117,7 @@ def test_results_come_in_the_order_that_was_asked_for(tmp_path: Path, order: str
     """A slow first code comes last as completed, and first as submitted, while the window of ten waits for it."""
     release = threading.Event()
     script: dict[str, Step] = {f"/{code}.gif": Answer(body=GIF) for code in CODES}
-    with ScriptedServer({**script, "/c0.gif": Gate(release, Answer(body=GIF))}) as server:
+    with ScriptedServer({**script, "/c0.gif": Throttle(release, Answer(body=GIF))}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "5", "FLAGJOB_ORDER": order}
         with started(*CODES, cwd=tmp_path, settings=settings) as process:
             server.wait_for(10 if order == "submitted" else 40)
@@ -149,7 +149,7 @@ def test_sequential_is_one_at_a_time_in_order(tmp_path: Path) -> None:
 def test_sequential_heeds_signals(tmp_path: Path) -> None:
     """Its one worker is a thread, so that a signal is prompt here, too."""
     release = threading.Event()
-    with ScriptedServer({"/br.gif": Gate(release, Answer(body=GIF))}) as server:
+    with ScriptedServer({"/br.gif": Throttle(release, Answer(body=GIF))}) as server:
         url = server.url("/{cc}.gif")
         with started("--executor", "sequential", "BR", "CN", "--url", url, cwd=tmp_path) as process:
             server.wait_for(1)

@@ -20,7 +20,7 @@ from command import TIMEOUT, Done, flagjob, started
 from images import GIF, HTML, numbered_gif
 from mirror import Mirror, mirror
 from obstore.store import S3Store
-from scripted import Answer, Gate, Raw, Request, ScriptedServer, Stall, Step
+from scripted import Answer, Raw, Request, ScriptedServer, Stall, Step, Throttle
 from seaweed import BUCKET, READER, WRITER, Seaweed
 
 pytestmark = pytest.mark.s3
@@ -224,7 +224,7 @@ def test_a_killed_run_loses_little_and_breaks_nothing(place: Place) -> None:
     files = flags(total)
     never = Event()
     with mirror(dict(files)) as origin:
-        origin.files.update({f"c{n}": Gate(never, Answer()) for n in range(served, total)})
+        origin.files.update({f"c{n}": Throttle(never, Answer()) for n in range(served, total)})
         place.write(list(files))
         with started(cwd=place.root, settings=place.settings(origin)) as process:
             assert process.stdout
@@ -339,7 +339,7 @@ def test_a_bucket_that_dies_ends_the_run(place: Place, seaweed: Seaweed) -> None
     with ExitStack() as stack:
         gateway = stack.enter_context(seaweed.gateway())
         origin = stack.enter_context(mirror(flags()))
-        origin.files.update({f"c{n}": Gate(release, Answer(body=numbered_gif(n))) for n in range(alive, NUMBER)})
+        origin.files.update({f"c{n}": Throttle(release, Answer(body=numbered_gif(n))) for n in range(alive, NUMBER)})
         place.write(CODES)
         settings = place.settings(origin, AWS_ENDPOINT_URL=gateway.url, FLAGJOB_WORKERS="20")
         process = stack.enter_context(started(cwd=place.root, settings=settings))

@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from rows import row
 
 from job.cancellation import Cancellation
-from job.codes import ALL, POP20, Interruptible, Word, expand, read, select, shard_of
+from job.codes import ALL, POP20, Interruptible, Word, expand, read, select
 from job.errors import Reason
 from job.model import InvalidItem, WorkItem
+from job.shard import Shard
 from job.template import UrlTemplate
 
 CODES = UrlTemplate.parse("http://h/{cc}.gif")
@@ -499,7 +500,7 @@ def test_nothing_is_read_after_a_stop() -> None:
 
 def sharded(words: Iterable[str], index: int, count: int, limit: int | None = None) -> list[str]:
     def mine(code: str) -> bool:
-        return shard_of(code, count) == index
+        return Shard(index, count).owns(code)
 
     return [item.code for item in select(map(Word, words), CODES, limit, mine)]
 

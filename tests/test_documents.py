@@ -17,18 +17,19 @@ from scripted import Answer, Request, Script, ScriptedServer, Stall, Step
 from test_architecture import DOORS, FILES, RANK, imported_by, owner
 
 from job import __version__
-from job.audit import Audit, Finding
 from job.cancellation import Cancellation
 from job.codes.sets import NAMED
 from job.errors import Reason, is_retryable
 from job.exit_code import ExitCode, Totals, exit_code, outcome_name
+from job.layout import BUCKET_SCHEMES
+from job.maintenance import Finding, Verification
 from job.manifest import Change
 from job.manifest.lines import Row as Line
 from job.manifest.lines import dump, header
 from job.metrics import Metrics
 from job.model import Budget, Entry, Refresh, Result, Status, Stored, Summary
-from job.settings import BUCKETS, ROWS, ServeOptions, SimulateOptions, help_text, load, load_options
-from job.settings.row import Row, rows_of
+from job.settings import OPTIONS, ServeOptions, SimulateOptions, help_text, load, load_options
+from job.settings.option import Option, options_of
 from job.simulate import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -36,7 +37,7 @@ JOB = ROOT / "job"
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 BOOK = "docs/from-the-book.md"
 TOOLS: dict[str, type] = {"serve": ServeOptions, "simulate": SimulateOptions}
-UPKEEP = {"verify": {"--delete"}, "rollback": set()}
+MAINTENANCE = {"verify": {"--delete"}, "rollback": set()}
 """The commands that take the job's options, and those of their own."""
 SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *sorted((ROOT / "k8s").rglob("*.*"))]
 GIF, HTML = b"GIF89a-of-a-kind", b"<!DOCTYPE html>"
@@ -101,21 +102,21 @@ def test_the_first_screen() -> None:
     assert missing == []
 
 
-def cells(row: Row) -> list[str]:
+def cells(option: Option) -> list[str]:
     """Give what a table says of an option: how it is written, its default, its meaning."""
-    options = ", ".join(f"`{flag}`" for flag in (*row.flags, row.flag))
-    return [options, f"`{row.default}`" if row.default else "-", row.help]
+    options = ", ".join(f"`{flag}`" for flag in (*option.flags, option.flag))
+    return [options, f"`{option.default}`" if option.default else "-", option.help]
 
 
 def test_settings() -> None:
     """The table of settings has every variable, option, default and help, in the order of the help page."""
-    assert table("CONFIGURATION.md", "Settings") == [[f"`{row.variable}`", *cells(row)] for row in ROWS]
+    assert table("CONFIGURATION.md", "Settings") == [[f"`{option.variable}`", *cells(option)] for option in OPTIONS]
 
 
 @pytest.mark.parametrize("command", TOOLS)
 def test_options(command: str) -> None:
     """The other commands have their tables of options, too."""
-    assert table("CONFIGURATION.md", f"flagjob {command}") == [cells(row) for row in rows_of(TOOLS[command])]
+    assert table("CONFIGURATION.md", f"flagjob {command}") == [cells(option) for option in options_of(TOOLS[command])]
 
 
 def commands(name: str) -> Iterator[list[str]]:
@@ -132,17 +133,17 @@ def test_commands(name: str) -> None:
     for words in commands(name):
         if words and words[0] in TOOLS:
             load_options(TOOLS[words[0]], words[1:])
-        elif words and words[0] in UPKEEP:
-            load([word for word in words[1:] if word not in UPKEEP[words[0]]], {})
+        elif words and words[0] in MAINTENANCE:
+            load([word for word in words[1:] if word not in MAINTENANCE[words[0]]], {})
         else:
             load(words, {})
 
 
 def test_sets() -> None:
     """The table of sets has every set that has a name, and how many codes those that no list shows hold."""
-    rows = {names(row[0])[0]: row[1] for row in table("CONFIGURATION.md", "Codes")}
-    assert {name for name in rows if len(name) > 1} == set(NAMED)
-    assert {name: re.findall(r"\b\d{3}\b", rows[name]) for name in ("ALL", "EVERY")} == {
+    options = {names(option[0])[0]: option[1] for option in table("CONFIGURATION.md", "Codes")}
+    assert {name for name in options if len(name) > 1} == set(NAMED)
+    assert {name: re.findall(r"\b\d{3}\b", options[name]) for name in ("ALL", "EVERY")} == {
         name: [str(len(list(NAMED[name]())))] for name in ("ALL", "EVERY")
     }
 
@@ -150,7 +151,7 @@ def test_sets() -> None:
 @pytest.mark.parametrize("path", SETTINGS_IN, ids=lambda path: path.name)
 def test_names_of_settings(path: Path) -> None:
     """Every FLAGJOB_ name that a document, a manifest or the image mentions is a setting."""
-    known = {row.variable for row in ROWS} | {f"{row.variable}_FILE" for row in ROWS if row.secret}
+    known = {option.variable for option in OPTIONS} | {f"{option.variable}_FILE" for option in OPTIONS if option.secret}
     assert set(re.findall(r"FLAGJOB_\w*[A-Z]", path.read_text("utf-8"))) - known == set()
 
 
@@ -158,14 +159,14 @@ def test_names_of_settings(path: Path) -> None:
 def test_exit_codes(name: str) -> None:
     """The tables of exit codes have every code, with the word that the log has for it."""
     expected = {(str(member.value), outcome_name(member)) for member in ExitCode}
-    rows = table(name, "Exit codes")
-    assert {(row[0], row[1]) for row in rows} == expected
-    assert len(rows) == len(expected)
+    options = table(name, "Exit codes")
+    assert {(option[0], option[1]) for option in options} == expected
+    assert len(options) == len(expected)
 
 
-def firsts(rows: list[list[str]]) -> list[str]:
+def firsts(options: list[list[str]]) -> list[str]:
     """Give what stands in backticks in the first cell of each row."""
-    return [name for row in rows for name in names(row[0])]
+    return [name for option in options for name in names(option[0])]
 
 
 def test_statuses() -> None:
@@ -203,54 +204,56 @@ def test_changes() -> None:
 
 def test_findings() -> None:
     """The table of findings has everything that a file can turn out to be, and what it does to the exit code."""
-    rows = tables("CONFIGURATION.md", "flagjob verify")[1]
-    assert firsts(rows) == list(Finding)
-    for finding, row in zip(Finding, rows, strict=True):
-        audit = Audit(ROOT / "nowhere", lambda *_: None)
+    options = tables("CONFIGURATION.md", "flagjob verify")[1]
+    assert firsts(options) == list(Finding)
+    for finding, option in zip(Finding, options, strict=True):
+        audit = Verification(ROOT / "nowhere", lambda *_: None)
         audit.counts[finding] = 1
-        assert row[2] == str(int(ExitCode.OK if audit.run(()) else ExitCode.PERMANENT))
+        assert option[2] == str(int(ExitCode.OK if audit.run(()) else ExitCode.PERMANENT))
 
 
-@pytest.mark.parametrize("command", UPKEEP)
-def test_upkeep(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", MAINTENANCE)
+def test_maintenance(command: str, tmp_path: Path) -> None:
     """The commands that look after a destination have their own options in a table, and the same ones in their help."""
     done = flagjob(command, "--help", cwd=tmp_path)
-    described = firsts(table("CONFIGURATION.md", f"flagjob {command}")) if UPKEEP[command] else []
-    assert (set(described), done.code) == (UPKEEP[command], 0)
-    assert set(re.findall(r"^  (--\S+) ", done.stdout.decode(), re.MULTILINE)) == UPKEEP[command]
+    described = firsts(table("CONFIGURATION.md", f"flagjob {command}")) if MAINTENANCE[command] else []
+    assert (set(described), done.code) == (MAINTENANCE[command], 0)
+    assert set(re.findall(r"^  (--\S+) ", done.stdout.decode(), re.MULTILINE)) == MAINTENANCE[command]
     assert done.stdout.decode().startswith(f"usage: flagjob {command} ")
 
 
 def test_buckets() -> None:
     """The table of buckets has every cloud, and names no variable that the store does not know."""
-    rows = table("CONFIGURATION.md", "Buckets")
-    source = "".join(path.read_text("utf-8") for path in sorted((JOB / "store").glob("*.py")))
+    options = table("CONFIGURATION.md", "Buckets")
+    source = "".join(path.read_text("utf-8") for path in sorted((JOB / "storage").glob("*.py")))
     known = set(re.findall(r"\b(?:AWS|GOOGLE|AZURE)_[A-Z0-9_]*[A-Z0-9]\b", source))
-    assert tuple(name.partition("//")[0] + "//" for name in firsts(rows)) == BUCKETS
-    assert {name for row in rows for name in names(row[2])} - known == set()
+    assert tuple(name.partition("//")[0] + "//" for name in firsts(options)) == BUCKET_SCHEMES
+    assert {name for option in options for name in names(option[2])} - known == set()
 
 
 def test_the_platforms_shards() -> None:
     """The table of platforms has every variable from which a share is taken, in the order in which they count."""
-    cells = [[name for row in table("CONFIGURATION.md", "Shards") for name in names(row[place])] for place in (1, 2)]
-    assert cells == [list(row.also) for row in ROWS if row.name in {"shard_index", "shard_count"}]
+    cells = [
+        [name for option in table("CONFIGURATION.md", "Shards") for name in names(option[place])] for place in (1, 2)
+    ]
+    assert cells == [list(option.also) for option in OPTIONS if option.name in {"shard_index", "shard_count"}]
 
 
 def reasons() -> dict[str, list[str]]:
     """Give the rows of the table of reasons by each reason that they name."""
-    return {name: row for row in table("CONFIGURATION.md", "Reasons") for name in names(row[0])}
+    return {name: option for option in table("CONFIGURATION.md", "Reasons") for name in names(option[0])}
 
 
 def test_reasons() -> None:
     """The table of reasons has the whole closed list, and says which are tried again."""
-    found = {name: row[2] for name, row in reasons().items() if not name.startswith("http_")}
+    found = {name: option[2] for name, option in reasons().items() if not name.startswith("http_")}
     assert set(found) == set(Reason)
     assert {name for name, again in found.items() if again != "no"} == {name for name in Reason if is_retryable(name)}
 
 
 def test_http_reasons() -> None:
     """The table of reasons says which HTTP statuses are tried again."""
-    (cell,) = {row[0] for name, row in reasons().items() if name.startswith("http_") and row[2] == "yes"}
+    (cell,) = {option[0] for name, option in reasons().items() if name.startswith("http_") and option[2] == "yes"}
     spans = re.findall(r"`http_(\d+)`(?: to `http_(\d+)`)?", cell)
     listed = {status for low, high in spans for status in range(int(low), int(high or low) + 1)}
     assert listed == {status for status in range(100, 1000) if is_retryable(f"http_{status}")}
@@ -273,7 +276,7 @@ def deserved(reason: str) -> str:
 
 def test_exit_codes_of_reasons() -> None:
     """The table of reasons says which exit code each leads to."""
-    found = {name.replace("NNN", "400"): row[3] for name, row in reasons().items()}
+    found = {name.replace("NNN", "400"): option[3] for name, option in reasons().items()}
     assert found == {name: deserved(name) for name in found}
 
 
@@ -299,9 +302,9 @@ def test_metrics() -> None:
         f"`{family.name}{'_total' * (family.type == 'counter')}`": [family.type, labels(family)]
         for family in families()
     }
-    rows = table("CONFIGURATION.md", "Metrics")
-    assert {row[0]: row[1:3] for row in rows} == expected
-    assert len(rows) == len(expected)
+    options = table("CONFIGURATION.md", "Metrics")
+    assert {option[0]: option[1:3] for option in options} == expected
+    assert len(options) == len(expected)
 
 
 def logged(source: str) -> set[str]:
@@ -318,7 +321,7 @@ def logged(source: str) -> set[str]:
 
 def events() -> dict[str, list[str]]:
     """Give level and fields of each event that the document lists."""
-    return {names(row[0])[0]: row[1:] for row in table("CONFIGURATION.md", "Log")}
+    return {names(option[0])[0]: option[1:] for option in table("CONFIGURATION.md", "Log")}
 
 
 def test_events() -> None:
@@ -378,8 +381,8 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     script: Script = {"/br.gif": Answer(body=GIF), "/us.gif": [Answer(503, {"Retry-After": "0"}), Answer(body=GIF)]}
     with ScriptedServer(script) as server:
         url, taken = f"http://127.0.0.1:{server.port}/{{cc}}.gif", f"127.0.0.1:{server.port}"
-        sinks = ["--metrics-address", taken, "--pushgateway-url", f"http://{taken}"]
-        everything = flagjob("BR", "US", "ZZ", "-v", "--url", url, *sinks, cwd=cwd)
+        reporting = ["--metrics-address", taken, "--pushgateway-url", f"http://{taken}"]
+        everything = flagjob("BR", "US", "ZZ", "-v", "--url", url, *reporting, cwd=cwd)
     others: list[Done] = [
         flagjob("BR", "--dest=builtin", cwd=cwd),
         flagjob("BR", "--dry-run", cwd=cwd),
@@ -463,19 +466,14 @@ def in_use() -> set[str]:
 
 def test_the_map() -> None:
     """CONTRIBUTING's map has every module in use, below all that it imports, its first sentence and its libraries."""
-    rows = {names(row[1])[0]: row for row in table("CONTRIBUTING.md", "The map")}
-    doors = {module: {library for library in DOORS if module in DOORS[library]} for module in rows}
-    assert set(rows) == in_use()
-    assert [RANK[module] for module in rows] == sorted(RANK[module] for module in rows)
-    assert {module: row[2] for module, row in rows.items()} == {module: first_paragraph(module) for module in rows}
-    assert {module: set(names(row[3])) for module, row in rows.items()} == doors
-
-
-@pytest.mark.parametrize("package", ["gate", "store", "manifest", "target"])
-def test_the_parts_of_packages(package: str) -> None:
-    """Below the map stand all parts of the larger packages."""
-    parts = re.findall(rf"^- `{package}`: (.*(?:\n  .*)*)", section("CONTRIBUTING.md", "The map"), re.MULTILINE)
-    assert {path.stem for path in (JOB / package).glob("[!_]*.py")} <= set(names(parts[0]))
+    options = {names(option[1])[0]: option for option in table("CONTRIBUTING.md", "The map")}
+    doors = {module: {library for library in DOORS if module in DOORS[library]} for module in options}
+    assert set(options) == in_use()
+    assert [RANK[module] for module in options] == sorted(RANK[module] for module in options)
+    assert {module: option[2] for module, option in options.items()} == {
+        module: first_paragraph(module) for module in options
+    }
+    assert {module: set(names(option[3])) for module, option in options.items()} == doors
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -506,7 +504,7 @@ def test_make_targets(name: str) -> None:
 def test_the_table_of_targets() -> None:
     """CONTRIBUTING lists every make target but the one that lists them."""
     targets = re.findall(r"^([a-z0-9-]+):.*## ", text("Makefile"), re.MULTILINE)
-    assert sorted(row[0] for row in table("CONTRIBUTING.md", "How to work")) == sorted(
+    assert sorted(option[0] for option in table("CONTRIBUTING.md", "How to work")) == sorted(
         f"`make {target}`" for target in targets if target != "help"
     )
 
@@ -536,7 +534,7 @@ def test_every_snippet_of_the_book_has_its_place() -> None:
 
 def test_what_concurrency_buys() -> None:
     """The table of times says what the simulation expects."""
-    expected = {row[0].replace("sequential", "1"): row[2] for row in table(BOOK, "What concurrency buys")}
+    expected = {option[0].replace("sequential", "1"): option[2] for option in table(BOOK, "What concurrency buys")}
     plans = {workers: Plan(20, int(workers), 2.75, 0) for workers in expected}
     assert expected == {workers: f"{plan.expected_seconds():g} s" for workers, plan in plans.items()}
     assert list(plans) == ["1", "5", "20"]

@@ -4,7 +4,6 @@ import pytest
 
 from job import errors
 from job.errors import OUTCOMES, Fault, Reason, UsageError, is_retryable, outcome
-from job.model import Status
 
 STATUSES = range(100, 1000)
 
@@ -39,7 +38,7 @@ TREE = {
     "StorageError": "FlagjobError",
     "PathError": "StorageError",
     "LogError": "FlagjobError",
-    "Stopped": "FlagjobError",
+    "Cancelled": "FlagjobError",
     "AttemptError": "FlagjobError",
     "NetworkError": "AttemptError",
     "HttpError": "AttemptError",
@@ -98,15 +97,14 @@ def test_an_attempt_that_did_not_fail_is_a_2xx() -> None:
 def test_an_http_error_knows_its_status() -> None:
     """An unexpected status is its own reason, and keeps what the origin asked for."""
     error = errors.HttpError(503, "HTTP error 503 - Busy", 7.0)
-    assert (error.status, error.reason, error.http_status, error.retry_after) == (Status.ERROR, "http_503", 503, 7.0)
+    assert (error.reason, error.http_status, error.retry_after) == ("http_503", 503, 7.0)
     assert (error.retryable, str(error)) == (True, "HTTP error 503 - Busy")
 
 
 def test_what_is_not_there_is_not_an_error() -> None:
     """404 and 410 are an answer of their own, and final."""
     error = errors.NotFoundError(410, "HTTP error 410 - Gone")
-    assert (error.status, error.reason, error.http_status, error.retry_after) == (
-        Status.NOT_FOUND,
+    assert (error.reason, error.http_status, error.retry_after) == (
         "http_410",
         410,
         None,
@@ -130,14 +128,14 @@ def test_an_attempt_error_says_what_it_means(
     retryable: bool,  # noqa: FBT001  (a parameter of a table)
 ) -> None:
     """Each kind knows whether an answer came, and whether another attempt may fare better."""
-    assert (error.http_status, error.retryable, error.status) == (http_status, retryable, Status.ERROR)
+    assert (error.http_status, error.retryable) == (http_status, retryable)
     assert error.retry_after is None
 
 
 def test_a_stop_says_why() -> None:
     """An item that was broken off can tell what for."""
     error = errors.Cancelled(Reason.DEADLINE)
-    assert (error.reason, str(error)) == (Reason.DEADLINE, "stopped: deadline")
+    assert (error.reason, str(error)) == (Reason.DEADLINE, "cancelled: deadline")
 
 
 def test_a_fault_is_one_clear_message() -> None:

@@ -16,7 +16,7 @@ from scripted import Answer, Raw, Request, ScriptedServer, Step
 
 from job.cancellation import Cancellation
 from job.errors import Reason
-from job.store import LocalStore
+from job.storage import DirectoryStorage
 
 OLD, LARGE = numbered_gif(1), numbered_gif(2, 500_000)
 
@@ -52,9 +52,9 @@ def test_a_destination_that_cannot_be_written_is_told_first(tmp_path: Path, dest
 WRITER = """
 import sys
 from pathlib import Path
-from job.store import LocalStore
+from job.storage import DirectoryStorage
 
-store = LocalStore(Path(sys.argv[1]))
+store = DirectoryStorage(Path(sys.argv[1]))
 store.open()
 body = store.new_body()
 body.write(bytes(500_000))
@@ -100,7 +100,7 @@ def test_a_link_is_replaced_and_a_directory_is_one_items_error(tmp_path: Path) -
 @row(45)
 def test_others_can_read_what_was_written(tmp_path: Path) -> None:
     """A file has the mode that the umask leaves, and no copy from another file system is needed to name it."""
-    store = LocalStore(tmp_path)
+    store = DirectoryStorage(tmp_path)
     store.open()
     body = store.new_body()
     body.write(LARGE)

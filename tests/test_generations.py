@@ -13,10 +13,10 @@ from images import GIF, PNG
 
 from job.errors import StorageError
 from job.model import Stored
-from job.store import Generations, GenerationStore
+from job.storage import Generations, GenerationStorage
 
 
-def put(store: GenerationStore, file: str, data: bytes) -> Stored:
+def put(store: GenerationStorage, file: str, data: bytes) -> Stored:
     with closing(store.new_body()) as body:
         body.write(data)
         digest = body.sha256
@@ -24,7 +24,7 @@ def put(store: GenerationStore, file: str, data: bytes) -> Stored:
 
 
 def publish(root: Path, files: dict[str, bytes], keep: int = 3) -> None:
-    store = GenerationStore(root, keep)
+    store = GenerationStorage(root, keep)
     store.open()
     for file, data in files.items():
         put(store, file, data)
@@ -43,7 +43,7 @@ def names(root: Path) -> list[str]:
 
 def test_a_generation_appears_as_a_whole(tmp_path: Path) -> None:
     """Until it is committed readers see nothing of it; then they see all of it."""
-    store = GenerationStore(tmp_path, 3)
+    store = GenerationStorage(tmp_path, 3)
     store.open()
     put(store, "br.gif", GIF)
     put(store, "7/66/42.png", PNG)
@@ -54,12 +54,12 @@ def test_a_generation_appears_as_a_whole(tmp_path: Path) -> None:
 
 def test_what_is_unchanged_is_the_same_file(tmp_path: Path) -> None:
     """A new generation costs links, not copies: same inode, and known as it was stored."""
-    store = GenerationStore(tmp_path, 3)
+    store = GenerationStorage(tmp_path, 3)
     store.open()
     stored = put(store, "br.gif", GIF)
     store.commit()
     inode = (tmp_path / "current" / "br.gif").stat().st_ino
-    following = GenerationStore(tmp_path, 3)
+    following = GenerationStorage(tmp_path, 3)
     following.open()
     assert following.has(stored)
     put(following, "cn.gif", PNG)
@@ -73,7 +73,7 @@ def test_a_file_of_an_older_generation_is_never_written_to(tmp_path: Path) -> No
     publish(tmp_path, {"br.gif": GIF})
     old = (tmp_path / "current").resolve()
     (old / ".flagjob" / "manifest.jsonl").write_bytes(b"old\n")
-    store = GenerationStore(tmp_path, 3)
+    store = GenerationStorage(tmp_path, 3)
     store.open()
     put(store, "br.gif", PNG)
     with (store.own / "manifest.jsonl").open("ab") as manifest:
@@ -88,7 +88,7 @@ def test_an_abandoned_generation_was_never_there(tmp_path: Path) -> None:
     """Readers go on with the old set, and nothing is left of the new one."""
     publish(tmp_path, {"br.gif": GIF})
     before = names(tmp_path)
-    store = GenerationStore(tmp_path, 3)
+    store = GenerationStorage(tmp_path, 3)
     store.open()
     put(store, "br.gif", PNG)
     store.abandon()
@@ -149,7 +149,7 @@ def test_a_rollback_beyond_what_is_kept_is_one_step(tmp_path: Path, lost: str) -
 def test_the_current_generation_is_never_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not under a relative destination, nor where another run has prepared a newer one."""
     monkeypatch.chdir(tmp_path)
-    first, second = GenerationStore(Path("out"), 1), GenerationStore(Path("out"), 1)
+    first, second = GenerationStorage(Path("out"), 1), GenerationStorage(Path("out"), 1)
     for store, data in ((first, GIF), (second, PNG)):
         store.open()
         put(store, "br.gif", data)
@@ -169,7 +169,7 @@ def test_a_link_that_leads_to_itself_shows_nothing(tmp_path: Path) -> None:
 def test_a_generation_that_cannot_be_shown_is_not_left(tmp_path: Path) -> None:
     """A directory in the link's place costs no room at each run, and no rollback may lead to what nobody saw."""
     (tmp_path / "current" / "mine").mkdir(parents=True)
-    store = GenerationStore(tmp_path, 3)
+    store = GenerationStorage(tmp_path, 3)
     store.open()
     put(store, "br.gif", GIF)
     with pytest.raises(StorageError, match="current"):
@@ -180,7 +180,7 @@ def test_a_generation_that_cannot_be_shown_is_not_left(tmp_path: Path) -> None:
 
 def test_a_set_that_readers_see_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where the disk fails the moment after; no disk here fails when it should, so the call is made to."""
-    store = GenerationStore(tmp_path, 3)
+    store = GenerationStorage(tmp_path, 3)
     store.open()
     put(store, "br.gif", GIF)
 
@@ -204,7 +204,7 @@ def test_a_file_system_without_hard_links_is_told_once(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StorageError, match=r"Operation not permitted.*FLAGJOB_PUBLISH=each") as caught:
-        GenerationStore(tmp_path, 3).open()
+        GenerationStorage(tmp_path, 3).open()
     assert len(str(caught.value)) < 1000
 
 
@@ -232,7 +232,7 @@ def test_without_any_generation_there_is_nothing_to_roll_back_to(tmp_path: Path)
 def test_what_a_dead_run_prepared_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:
     """A killed run's half generation goes at the next start; another run's that is under way stays."""
     (tmp_path / "generations" / ".new-dead").mkdir(parents=True)
-    living = GenerationStore(tmp_path, 3)
+    living = GenerationStorage(tmp_path, 3)
     living.open()
     put(living, "br.gif", GIF)
     publish(tmp_path, {"cn.gif": PNG})
@@ -246,7 +246,7 @@ def test_runs_that_begin_at_once_leave_each_other_alone(tmp_path: Path) -> None:
     """What one has made and not locked yet is never swept by another as a dead one's."""
 
     def begin_and_abandon(_: int) -> None:
-        store = GenerationStore(tmp_path, 3)
+        store = GenerationStorage(tmp_path, 3)
         store.open()
         put(store, "br.gif", GIF)
         store.abandon()
@@ -285,4 +285,4 @@ def test_a_destination_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """One clear message, before anything."""
     (tmp_path / "generations").write_bytes(b"mine")
     with pytest.raises(StorageError, match="generations"):
-        GenerationStore(tmp_path, 3).open()
+        GenerationStorage(tmp_path, 3).open()

@@ -17,7 +17,7 @@ import pytest
 from command import TIMEOUT, Done, environment, flagjob, started, wait_until_asleep, wait_until_heeding
 from images import GIF, HTML, PNG, numbered_gif
 from rows import row
-from scripted import Answer, Gate, Raw, Request, ScriptedServer, Stall, Step
+from scripted import Answer, Raw, Request, ScriptedServer, Stall, Step, Throttle
 
 from job import __version__
 from job.cli import main
@@ -272,7 +272,7 @@ def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
     codes, release = [f"c{number}" for number in range(100)], threading.Event()
 
     def answer(_request: Request) -> Step:
-        return Gate(release, Answer(body=GIF))
+        return Throttle(release, Answer(body=GIF))
 
     with ScriptedServer({f"/{code}.gif": answer for code in codes}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "5", "FLAGJOB_METRICS_FILE": "x.prom"}
@@ -444,7 +444,7 @@ def test_metrics_can_be_scraped_while_it_runs(tmp_path: Path) -> None:
     release = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with ScriptedServer({"/br.gif": Gate(release, Answer(body=GIF))}) as server:
+    with ScriptedServer({"/br.gif": Throttle(release, Answer(body=GIF))}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_METRICS_ADDRESS": f":{port}"}
         with started("BR", cwd=tmp_path, settings=settings) as process:
             server.wait_for(1)
@@ -592,9 +592,9 @@ def test_a_machine_without_room_is_no_bug(
 
 BROKEN = """
 import sys
-from job import accept, cli
+from job import validation, cli
 
-accept.check = lambda *_: 1 / 0
+validation.validate = lambda *_: 1 / 0
 sys.exit(cli.main(["BR", "ZZ"]))
 """
 

@@ -14,7 +14,7 @@ import pytest
 from job.errors import Fault, HttpError, LogError
 from job.log import RunLog, termination_message
 from job.model import InvalidItem, Result, Status, Stored, Summary
-from job.retry import Retry
+from job.resilience.retrying import RetryEvent
 
 OK = Result(
     Status.OK,
@@ -70,7 +70,7 @@ def test_the_level_of_a_result_follows_its_status(status: str, level: str) -> No
 
 def test_a_retry_line_says_what_failed_and_how_long_it_waits() -> None:
     """Attempt, of how many, the wait, the reason and the status."""
-    found = event(lambda log: log.retry("IN", Retry(1, 4, 0.81234, HttpError(503, "busy"))))
+    found = event(lambda log: log.retry("IN", RetryEvent(1, 4, 0.81234, HttpError(503, "busy"))))
     facts = {"code": "IN", "attempt": 1, "max_attempts": 4, "wait_s": 0.812, "reason": "http_503", "http_status": 503}
     assert facts.items() <= found.items()
     assert (found["event"], found["level"]) == ("retry", "warning")
@@ -261,7 +261,7 @@ def test_people_read_the_seeds_words() -> None:
         log.result(Result(Status.NOT_FOUND, None, "ZZ"))
         log.result(FAILED)
         log.result(Result(Status.ERROR, None, "c\x1bn", reason="invalid_code"))
-        log.retry("IN", Retry(1, 4, 0.8, HttpError(503, "HTTP error 503 - Busy")))
+        log.retry("IN", RetryEvent(1, 4, 0.8, HttpError(503, "HTTP error 503 - Busy")))
         log.scheduled(InvalidItem("BR"), Future())
         log.done(InvalidItem("BR"), Future())
         log.usage([Fault("--workers", "many", "must be a whole number")])

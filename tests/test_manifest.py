@@ -23,9 +23,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from limits import files_limited_to
 
+from job.atomic_write import replacing
 from job.errors import StorageError, UsageError
-from job.manifest import BUILT_IN, Change, Manifest, entries, forget
-from job.manifest.disk import replacing
+from job.manifest import DEMO_SERVER, Change, Manifest, entries, forget
 from job.model import Entry, InvalidItem, Result, Status, Stored, WorkItem
 
 ORIGIN = "https://example.org:8443"
@@ -275,7 +275,7 @@ def test_a_file_vouches_for_no_other_url(place: Place, result: Result, other: Wo
 
 def test_the_built_in_origins_urls_are_recorded_without_its_port(place: Place) -> None:
     """It has another port each time: entries, and whoever compares with them, leave out scheme, host and port."""
-    manifest = place.manifest(origin=BUILT_IN)
+    manifest = place.manifest(origin=DEMO_SERVER)
     manifest.record(work("BR", "http://127.0.0.1:41234"), ok("BR"))
     entry = manifest.find("BR")
     assert entry is not None
@@ -743,8 +743,8 @@ def open_files(below: Path) -> dict[str, int]:
 def test_files_are_let_go_of(place: Place) -> None:
     """A closed manifest keeps no descriptor, also where inheriting, rewriting and merging opened more."""
     place.run(ok("BR"))
-    place.run(ok("CN"), accept=True, origin=BUILT_IN)
-    manifest = place.manifest(**shard(crc32(b"CN") % 2, 2), origin=BUILT_IN)
+    place.run(ok("CN"), accept=True, origin=DEMO_SERVER)
+    manifest = place.manifest(**shard(crc32(b"CN") % 2, 2), origin=DEMO_SERVER)
     (place.own / "manifest-0-of-2.jsonl").unlink(missing_ok=True)
     (place.own / "manifest-1-of-2.jsonl").unlink(missing_ok=True)
     manifest.close()
@@ -864,7 +864,7 @@ def test_drafts_of_a_killed_compaction_are_removed(place: Place) -> None:
 def test_a_draft_that_is_being_written_is_left_alone(place: Place) -> None:
     """One pod may compact while another opens: the first one's draft still becomes its file."""
     place.run(ok("BR"))
-    with replacing(place.sums, place.own) as file:
+    with replacing(place.sums, place.own / "manifest.lock") as file:
         file.write(b"compacted\n")
         assert list(place.known()) == ["BR"]
     assert place.sums.read_bytes() == b"compacted\n"
@@ -877,7 +877,7 @@ def test_replacing_is_all_or_nothing(place: Place) -> None:
     before = place.sums.read_bytes()
 
     def half() -> None:
-        with replacing(place.sums, place.own) as file:
+        with replacing(place.sums, place.own / "manifest.lock") as file:
             file.write(b"half")
             raise KeyError
 
@@ -907,22 +907,22 @@ def test_another_origin_is_refused(place: Place) -> None:
         "FLAGJOB_URL 'https://example.com': the destination was filled from https://example.org:8443 (manifest.jsonl); "
         "to go on, FLAGJOB_NEW_ORIGIN=accept"
     )
-    assert "'built-in': the destination was filled from https://example.org:8443" in refused(place, origin=BUILT_IN)
+    assert "'built-in': the destination was filled from https://example.org:8443" in refused(place, origin=DEMO_SERVER)
 
 
 def test_the_built_in_origin_is_an_origin_too(place: Place) -> None:
     """A run from a real origin onto the demonstration's files is refused; one more demonstration is not."""
-    place.run(ok("BR"), origin=BUILT_IN)
-    place.run(ok("BR"), origin=BUILT_IN)
+    place.run(ok("BR"), origin=DEMO_SERVER)
+    place.run(ok("BR"), origin=DEMO_SERVER)
     assert "filled from built-in" in refused(place)
 
 
 def test_a_new_origin_can_be_accepted(place: Place) -> None:
     """What is known stays, and from then on the new origin is the one that needs no acceptance."""
     place.run(ok("BR"), ok("CN"))
-    place.killed(ok("BR"), origin=BUILT_IN, accept=True)
-    assert list(place.known(origin=BUILT_IN)) == ["CN", "BR"]
-    assert place.known(origin=BUILT_IN)["CN"].url == f"{ORIGIN}/flags/cn.gif"
+    place.killed(ok("BR"), origin=DEMO_SERVER, accept=True)
+    assert list(place.known(origin=DEMO_SERVER)) == ["CN", "BR"]
+    assert place.known(origin=DEMO_SERVER)["CN"].url == f"{ORIGIN}/flags/cn.gif"
     assert "filled from built-in" in refused(place)
 
 
@@ -947,7 +947,7 @@ def test_a_damaged_header_is_made_anew(place: Place, header: bytes) -> None:
 def test_one_shard_of_another_origin_refuses_all(place: Place) -> None:
     """The pods of a job agree: a manifest of the same shard count that is of another origin stops each of them."""
     place.run(ok("BR"), shard=0, shards=2)
-    place.run(ok("BR"), shard=1, shards=2, origin=BUILT_IN, accept=True)
+    place.run(ok("BR"), shard=1, shards=2, origin=DEMO_SERVER, accept=True)
     assert "filled from built-in (manifest-1-of-2.jsonl)" in refused(place, shard=0, shards=2)
     place.run(shard=1, shards=2, accept=True)
     place.run(shard=0, shards=2)
@@ -955,11 +955,13 @@ def test_one_shard_of_another_origin_refuses_all(place: Place) -> None:
 
 def test_an_older_shard_count_counts_until_it_was_read(place: Place) -> None:
     """A new shard looks at every manifest before it inherits; what an older count left then refuses nobody."""
-    place.run(ok("BR"), origin=BUILT_IN)
+    place.run(ok("BR"), origin=DEMO_SERVER)
     assert "filled from built-in (manifest.jsonl)" in refused(place, shard=1, shards=2)
     place.run(shard=1, shards=2, accept=True)
     place.run(shard=1, shards=2)
-    assert "filled from https://example.org:8443 (manifest-1-of-2.jsonl)" in refused(place, shards=3, origin=BUILT_IN)
+    assert "filled from https://example.org:8443 (manifest-1-of-2.jsonl)" in refused(
+        place, shards=3, origin=DEMO_SERVER
+    )
 
 
 # Shards

@@ -18,18 +18,18 @@ from requests import exceptions as rx
 from requests.adapters import BaseAdapter
 from rows import row
 from scripted import Raw, ScriptedServer
-from test_fetch import every_exception_of_requests
+from test_client import every_exception_of_requests
 
 from job import validation
-from job.disk import named
+from job.atomic_write import map_os_errors
+from job.client import Client, ClientConfig
 from job.errors import AttemptError, LogError, NetworkError, PathError, Reason, StorageError
-from job.fetch import Fetcher, Wire
 from job.log import RunLog
 from job.model import FileType, Reply
 from job.transport import CurlAdapter, class_of
 from job.transport.transfer import Transfer
 
-WIRE = Wire(user_agent="test", connect_timeout=5, read_timeout=5, attempt_timeout=5, max_bytes=10_000)
+WIRE = ClientConfig(user_agent="test", connect_timeout=5, read_timeout=5, attempt_timeout=5, max_bytes=10_000)
 ERRNOS = sorted(errno.errorcode)
 OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """What says that this machine is short of something, wherever it comes up."""
@@ -57,7 +57,7 @@ def meaning(error: BaseException) -> Exception:
         raise error
 
     with pytest.raises((AttemptError, StorageError)) as caught:
-        Fetcher(Adapter(fail), WIRE, MemoryBody).get("http://localhost/")
+        Client(Adapter(fail), WIRE, MemoryBody).get("http://localhost/")
     assert caught.value.__cause__ is error
     return caught.value
 
@@ -140,7 +140,7 @@ def test_each_error_of_a_disk_means_one_thing(tmp_path: Path) -> None:
     one = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
     one |= {errno.EBUSY}
     for number in ERRNOS:
-        with pytest.raises(StorageError) as caught, named(tmp_path):
+        with pytest.raises(StorageError) as caught, map_os_errors(tmp_path):
             raise OSError(number, "boom")
         assert (type(caught.value), str(caught.value)) == (
             PathError if number in one else StorageError,
@@ -183,7 +183,7 @@ heads = st.lists(st.sampled_from(STARTS) | header | text, max_size=8)
 BODIES = [b"", GIF, GIF[:9], b"23\r\n" + GIF + b"\r\n0\r\n\r\n", b"fffffffffffffffff\r\n"]
 
 
-def judged(fetcher: Fetcher, url: str) -> str:
+def judged(fetcher: Client, url: str) -> str:
     """Fetch and judge; give the media type, or the reason. Everything but an AttemptError comes out."""
     try:
         reply = fetcher.get(url)
@@ -196,7 +196,7 @@ def judged(fetcher: Fetcher, url: str) -> str:
 def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
     """Whatever bytes a server sends, they are a file or a failure of the attempt, and nothing is said on the side."""
     adapter = CurlAdapter(new_body=MemoryBody, max_bytes=10_000)
-    fetcher, answer, seen = Fetcher(adapter, WIRE, MemoryBody), [b""], set[str]()
+    fetcher, answer, seen = Client(adapter, WIRE, MemoryBody), [b""], set[str]()
 
     @limits(max_examples=200, deadline=None)
     @example(start="", head=["HTTP/1.1 200 OK"], line="\r\n", body=GIF)
@@ -238,7 +238,7 @@ def test_a_length_is_a_number_or_none(value: str) -> None:
         response.headers["Content-Length"] = value
         return response
 
-    reply = Fetcher(Adapter(answer), WIRE, MemoryBody).get("http://localhost/")
+    reply = Client(Adapter(answer), WIRE, MemoryBody).get("http://localhost/")
     assert isinstance(reply, Reply)
     digits = value.strip()
     if not (digits.isascii() and digits.isdigit()):

@@ -17,7 +17,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from job.errors import OUTCOMES, HttpError, NetworkError, Reason
 from job.metrics import Endpoint, Metrics
 from job.model import InvalidItem, Result, Status, Summary
-from job.retry import Retry
+from job.resilience.retrying import RetryEvent
 
 TIMEOUT = 20
 RETRIED = {"429", "5xx", "timeout", "connection", "invalid"}
@@ -97,8 +97,8 @@ def test_retries_are_counted_by_group(reason: str, group: str) -> None:
     """What is tried again, and how long it waits, falls into five groups."""
     metrics = make()
     status = reason.removeprefix("http_")
-    error = HttpError(int(status), "x") if status.isdigit() else NetworkError(reason, "x")
-    metrics.retry(Retry(1, 4, 1.5, error))
+    error = HttpError(int(status), "x") if status.isdigit() else NetworkError(Reason(reason), "x")
+    metrics.retry(RetryEvent(1, 4, 1.5, error))
     found = samples(metrics)
     assert found["flagjob_retries_total", (group,)] == 1
     assert found["flagjob_retry_wait_seconds_total", (group,)] == 1.5

@@ -18,7 +18,7 @@ from mirror import Mirror, mirror
 from rows import row
 from scripted import Answer, Raw, Step
 
-from job import upkeep
+from job import maintenance
 from job.cancellation import Cancellation
 from job.errors import Reason
 from job.log import RunLog
@@ -371,7 +371,7 @@ def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone: Path) -> N
         cancellation.request(Reason.SIGNAL, signal.SIGTERM)
 
     settings = load(["--dest", str(gone)], {})
-    assert upkeep.verify(settings, RunLog(Watched(tell)), cancellation, delete=True) == 143
+    assert maintenance.verify(settings, RunLog(Watched(tell)), cancellation, delete=True) == 143
     counts = json.loads(lines[-1])["counts"]
     assert (counts["deleted"], len(published(gone.parent)), len((gone / "SHA256SUMS").read_text().splitlines())) == (
         1,

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from job.exit_code import ExitCode, outcome_name
 from job.metrics import Metrics
 from job.model import Status, Summary
-from job.settings import ROWS
+from job.settings import OPTIONS
 
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 BASE = (ROOT / "k8s" / "base" / "kustomization.yaml").read_text("utf-8")
@@ -138,7 +138,7 @@ def test_settings_of_the_stack() -> None:
     """Every FLAGJOB_ name in the stack is a setting."""
     named = set(re.findall(r"FLAGJOB_\w*[A-Z]", (ROOT / "stack" / "compose.yaml").read_text("utf-8")))
     assert len(named) > 5
-    assert named - {row.variable for row in ROWS} == set()
+    assert named - {row.variable for row in OPTIONS} == set()
 
 
 def test_there_are_alerts_enough() -> None:

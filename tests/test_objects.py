@@ -26,18 +26,18 @@ from seaweed import BUCKET, READER, WRITER, Seaweed
 from job import __version__
 from job.errors import PathError, StorageError, UsageError
 from job.model import Stored
-from job.store import ObjectStore, Parts, Patience
-from job.store.bucket import Bucket
-from job.store.listing import Listing
-from job.store.place import USUAL, place
-from job.store.refusal import cause, told
+from job.storage import BucketStorage, BucketTimeouts, Parts
+from job.storage.bucket import Bucket
+from job.storage.listing import Listing
+from job.storage.place import USUAL, location_of
+from job.storage.refusal import cause, told
 
 pytestmark = pytest.mark.s3
 
 SetVariable = Callable[[str, str], None]
 MEDIUM = numbered_gif(1, 300_000)
 LARGE = numbered_gif(2, 5_000_000)
-SHORT = Patience(connect_seconds=1, request_seconds=1, retries=1, retry_seconds=1)
+SHORT = BucketTimeouts(connect_seconds=1, request_seconds=1, retries=1, retry_seconds=1)
 IN_TIME = pytest.mark.timeout(20)
 """Against hanging, where the usual settings would take more than half a minute."""
 
@@ -72,21 +72,21 @@ def scratch(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(url: str, scratch: Path) -> ObjectStore:
+def store(url: str, scratch: Path) -> BucketStorage:
     return opened(url, scratch)
 
 
-def opened(url: str, scratch: Path, patience: Patience = USUAL) -> ObjectStore:
-    store = ObjectStore(url, scratch, patience=patience)
+def opened(url: str, scratch: Path, patience: BucketTimeouts = USUAL) -> BucketStorage:
+    store = BucketStorage(url, scratch, patience=patience)
     store.open()
     return store
 
 
-def bucket(url: str, patience: Patience = USUAL) -> Bucket:
-    return Bucket(place(url), patience, None)
+def bucket(url: str, patience: BucketTimeouts = USUAL) -> Bucket:
+    return Bucket(location_of(url), patience, None)
 
 
-def put(store: ObjectStore, file: str, data: bytes, media_type: str | None = "image/gif") -> Stored:
+def put(store: BucketStorage, file: str, data: bytes, media_type: str | None = "image/gif") -> Stored:
     with closing(store.new_body()) as body:
         body.write(data)
         version = store.publish(body, file, media_type)
@@ -106,7 +106,7 @@ def paths(url: str) -> list[str]:
 
 
 @pytest.mark.parametrize("data", [GIF, MEDIUM, LARGE], ids=["in memory", "on disk", "of several chunks"])
-def test_what_is_published_is_what_was_written(store: ObjectStore, url: str, scratch: Path, data: bytes) -> None:
+def test_what_is_published_is_what_was_written(store: BucketStorage, url: str, scratch: Path, data: bytes) -> None:
     """A body becomes an object of the same bytes, with its type and digest, and nothing else is left anywhere."""
     put(store, "br.gif", data)
     found = outside(url).get("br.gif")
@@ -116,7 +116,7 @@ def test_what_is_published_is_what_was_written(store: ObjectStore, url: str, scr
     assert list(scratch.iterdir()) == []
 
 
-def test_what_is_not_published_leaves_nothing(store: ObjectStore, url: str, scratch: Path) -> None:
+def test_what_is_not_published_leaves_nothing(store: BucketStorage, url: str, scratch: Path) -> None:
     """A body that is closed before it was published was never there."""
     with closing(store.new_body()) as body:
         body.write(MEDIUM)
@@ -124,7 +124,7 @@ def test_what_is_not_published_leaves_nothing(store: ObjectStore, url: str, scra
     assert list(scratch.iterdir()) == []
 
 
-def test_ids_keep_their_path(store: ObjectStore, url: str) -> None:
+def test_ids_keep_their_path(store: BucketStorage, url: str) -> None:
     """Segments, and characters that a URL would have to escape, are in the key as they are in the id."""
     files = ["7/66/42.png", "acme.com.png", "a@b.png", "a-b_c.png"]
     for file in files:
@@ -132,7 +132,7 @@ def test_ids_keep_their_path(store: ObjectStore, url: str) -> None:
     assert paths(url) == sorted(files)
 
 
-def test_the_bucket_itself_can_be_the_destination(store: ObjectStore, url: str, scratch: Path) -> None:
+def test_the_bucket_itself_can_be_the_destination(store: BucketStorage, url: str, scratch: Path) -> None:
     """A URL without a prefix is the whole bucket, and a last slash makes no difference."""
     put(store, "br.gif", GIF)
     whole = opened(f"s3://{BUCKET}/", scratch)
@@ -140,7 +140,7 @@ def test_the_bucket_itself_can_be_the_destination(store: ObjectStore, url: str, 
     assert bytes(outside(f"s3://{BUCKET}").get(f"{url.rsplit('/', 1)[1]}/br.gif").bytes()) == GIF
 
 
-def test_a_reader_never_sees_a_part(store: ObjectStore, url: str) -> None:
+def test_a_reader_never_sees_a_part(store: BucketStorage, url: str) -> None:
     """Whoever reads while an object is replaced gets one whole version or the other."""
     versions = [numbered_gif(number, 400_000) for number in range(2)]
     put(store, "br.gif", versions[0])
@@ -175,7 +175,7 @@ def test_two_pods_on_one_prefix_end_with_whole_objects(url: str, scratch: Path) 
     assert {bytes(outside(url).get(path).bytes()) for path in paths(url)} <= versions
 
 
-def test_opening_leaves_nothing(store: ObjectStore, url: str) -> None:
+def test_opening_leaves_nothing(store: BucketStorage, url: str) -> None:
     """That the bucket can be written is shown by an object that is gone again."""
     store.sync()
     assert paths(url) == []
@@ -192,14 +192,14 @@ def test_opening_takes_away_what_a_killed_run_left(url: str, scratch: Path) -> N
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "of several chunks"])
-def test_an_object_is_there_as_it_was_stored(store: ObjectStore, url: str, scratch: Path, data: bytes) -> None:
+def test_an_object_is_there_as_it_was_stored(store: BucketStorage, url: str, scratch: Path, data: bytes) -> None:
     """The next run, as well as this one, knows the object by the size and ETag that publishing gave."""
     known = put(store, "7/br.gif", data)
     assert store.has(known)
     assert opened(url, scratch).has(known)
 
 
-def test_what_somebody_changed_is_not_there_as_it_was_stored(store: ObjectStore, url: str, scratch: Path) -> None:
+def test_what_somebody_changed_is_not_there_as_it_was_stored(store: BucketStorage, url: str, scratch: Path) -> None:
     """An object that is gone or has other bytes, and one whose version nobody knows, is not what was stored."""
     gone, changed = put(store, "gone.gif", GIF), put(store, "changed.gif", GIF)
     other = numbered_gif(1, len(GIF) + 100)
@@ -212,7 +212,7 @@ def test_what_somebody_changed_is_not_there_as_it_was_stored(store: ObjectStore,
     assert [after.has(stored) for stored in (gone, changed, longer, unknown)] == [False] * 4
 
 
-def test_listing_goes_on_over_pages(store: ObjectStore, url: str, scratch: Path) -> None:
+def test_listing_goes_on_over_pages(store: BucketStorage, url: str, scratch: Path) -> None:
     """More objects than a server lists at once are all known."""
     with ThreadPoolExecutor(16) as pool:
         known = list(pool.map(lambda number: put(store, f"{number}.gif", GIF), range(1010)))
@@ -298,7 +298,7 @@ def test_an_endpoint_that_takes_no_connection_is_told_in_time(variable: SetVaria
             caller.settimeout(0)
             caller.connect_ex(full.getsockname())
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{full.getsockname()[1]}")
-        patience = Patience(connect_seconds=0.3, request_seconds=60)
+        patience = BucketTimeouts(connect_seconds=0.3, request_seconds=60)
         with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
             bucket(f"s3://{BUCKET}", patience).put("br.gif", GIF)
 
@@ -309,7 +309,7 @@ def test_retries_end_in_time(variable: SetVariable) -> None:
     """However many there may be, none begins after their time."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        patience = Patience(request_seconds=0.3, retries=20, retry_seconds=0.5)
+        patience = BucketTimeouts(request_seconds=0.3, retries=20, retry_seconds=0.5)
         with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
             bucket(f"s3://{BUCKET}", patience).put("br.gif", GIF)
 
@@ -381,7 +381,7 @@ def test_a_server_that_dies_ends_the_run(seaweed: Seaweed, url: str, scratch: Pa
     ids=["too long", "empty segment"],
 )
 def test_a_key_that_the_bucket_refuses_concerns_only_its_object(
-    store: ObjectStore, url: str, file: str, said: str
+    store: BucketStorage, url: str, file: str, said: str
 ) -> None:
     """An illegal key is that item's error; others go on."""
     with pytest.raises(PathError) as caught:
@@ -391,7 +391,7 @@ def test_a_key_that_the_bucket_refuses_concerns_only_its_object(
     assert paths(url) == ["cn.gif"]
 
 
-def test_an_older_object_survives_a_failure(store: ObjectStore, url: str, variable: SetVariable) -> None:
+def test_an_older_object_survives_a_failure(store: BucketStorage, url: str, variable: SetVariable) -> None:
     """What cannot be replaced stays as it was."""
     put(store, "br.gif", GIF)
     for name, value in READER.items():
@@ -401,7 +401,7 @@ def test_an_older_object_survives_a_failure(store: ObjectStore, url: str, variab
     assert bytes(outside(url).get("br.gif").bytes()) == GIF
 
 
-def test_a_client_that_gives_up_is_a_storage_error(store: ObjectStore, url: str) -> None:
+def test_a_client_that_gives_up_is_a_storage_error(store: BucketStorage, url: str) -> None:
     """The client's own panic, which is no Exception in Python, ends the run as any other failure does."""
     with pytest.raises(StorageError, match=f"^{url}/br.gif: cannot be written: .*InvalidHeaderValue"):
         put(store, "br.gif", GIF, "image/gif\n")
@@ -511,7 +511,7 @@ def test_a_cause_is_short_and_holds_no_secret(text: str, said: str) -> None:
 def test_a_url_that_is_none_is_a_usage_error(wrong: str, shown: str, scratch: Path) -> None:
     """What cannot be a bucket is told before anything happens, and a password in it is not repeated."""
     with pytest.raises(UsageError) as caught:
-        ObjectStore(wrong, scratch)
+        BucketStorage(wrong, scratch)
     right = "must be s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, of letters, digits and . _ = -"
     assert str(caught.value) == f"FLAGJOB_DEST{shown}: {right}"
 
@@ -523,12 +523,12 @@ def test_a_secret_with_a_line_break_is_told_by_name(variable: SetVariable, scrat
     variable("AWS_REGION", "us-east-1")
     problem = "has a line break or another control character"
     with pytest.raises(UsageError) as s3:
-        ObjectStore("s3://flags", scratch)
+        BucketStorage("s3://flags", scratch)
     with pytest.raises(UsageError) as gs:
-        ObjectStore("gs://flags", scratch)
+        BucketStorage("gs://flags", scratch)
     assert str(s3.value) == f"AWS_ACCESS_KEY_ID: {problem}; AWS_SESSION_TOKEN: {problem}"
     assert str(gs.value) == f"GOOGLE_BEARER_TOKEN: {problem}"
-    ObjectStore("az://flags", scratch)
+    BucketStorage("az://flags", scratch)
 
 
 def test_without_obstore_a_bucket_is_a_usage_error() -> None:
@@ -539,8 +539,8 @@ sys.meta_path.insert(0, type("Hidden", (), {"find_spec": staticmethod(lambda nam
 sys.path_importer_cache.clear()
 sys.path[:] = [path for path in sys.path if "site-packages" not in path]
 from pathlib import Path
-from job.store import ObjectStore
-ObjectStore("s3://flags/a", Path("scratch"))
+from job.storage import BucketStorage
+BucketStorage("s3://flags/a", Path("scratch"))
 """
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     said = "job.errors.UsageError: FLAGJOB_DEST 's3://flags/a': buckets need obstore: pip install 'flagjob[objects]'"
@@ -549,7 +549,7 @@ ObjectStore("s3://flags/a", Path("scratch"))
 
 def test_a_run_into_a_directory_does_not_load_the_client() -> None:
     """Start-up is everybody's time: obstore is imported when a bucket is opened, not before."""
-    code = "import sys, job.store; print([name for name in sys.modules if name.startswith('obstore')])"
+    code = "import sys, job.storage; print([name for name in sys.modules if name.startswith('obstore')])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
@@ -625,13 +625,13 @@ def test_a_private_authority_can_be_trusted(variable: SetVariable, tmp_path: Pat
         variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
         with pytest.raises(StorageError, match=r"certificate refused: UnknownIssuer$"):
             bucket(f"s3://{BUCKET}").put("br.gif", GIF)
-        assert Bucket(place(f"s3://{BUCKET}"), USUAL, bundle).put("br.gif", GIF) == "1"
+        assert Bucket(location_of(f"s3://{BUCKET}"), USUAL, bundle).put("br.gif", GIF) == "1"
 
 
 # What flagjob keeps there for itself
 
 
-def test_parts_come_back(store: ObjectStore) -> None:
+def test_parts_come_back(store: BucketStorage) -> None:
     """A part holds what was written last, whatever its length."""
     store.parts.write("manifest/1", b"first")
     store.parts.write("manifest/1", LARGE)
@@ -640,7 +640,7 @@ def test_parts_come_back(store: ObjectStore) -> None:
     assert b"".join(store.parts.read("manifest/2")) == b""
 
 
-def test_parts_are_listed_by_segments(store: ObjectStore) -> None:
+def test_parts_are_listed_by_segments(store: BucketStorage) -> None:
     """Names come in order: those below the segments that were asked for, and none of the mirror's objects."""
     for name in ("manifest/b", "manifest/a/1", "manifest-3-of-8/c", "changes"):
         store.parts.write(name, b"x")
@@ -660,7 +660,7 @@ def test_parts_are_in_order_whatever_the_listing(variable: SetVariable) -> None:
         assert Parts(bucket(f"s3://{BUCKET}")).names("m") == ["m/a", "m/b", "m/c"]
 
 
-def test_parts_can_be_deleted_twice(store: ObjectStore) -> None:
+def test_parts_can_be_deleted_twice(store: BucketStorage) -> None:
     """One that another pod has deleted is as good as deleted, and reads as empty."""
     for name in ("manifest/1", "manifest/2"):
         store.parts.write(name, b"x")

@@ -12,22 +12,22 @@ from hypothesis import strategies as st
 from job.errors import UsageError
 from job.model import Budget, FileType, Refresh
 from job.settings import (
-    ROWS,
+    OPTIONS,
     Executor,
-    Gateway,
     LogFormat,
     LogResults,
     NewOrigin,
     Order,
     Publish,
+    Pushgateway,
     Server,
     Settings,
     checks,
     help_text,
     load,
 )
-from job.settings.table import LogLevel
-from job.settings.values import Address
+from job.settings.options import LogLevel
+from job.settings.parsers import Address
 from job.template import UrlTemplate
 
 SECRET = "hunter2-and-more"  # noqa: S105  (an example of one)
@@ -262,7 +262,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "metrics_address": (":9464", Address("", 9464)),
     "metrics_linger": ("1m", 60.0),
     "metrics_file": ("flagjob.prom", "flagjob.prom"),
-    "pushgateway_url": ("http://gateway:9091", Gateway("http://gateway:9091")),
+    "pushgateway_url": ("http://gateway:9091", Pushgateway("http://gateway:9091")),
     "log_format": ("json", LogFormat.JSON),
     "log_level": ("Debug", LogLevel.DEBUG),
     "log_results": ("changed", LogResults.CHANGED),
@@ -270,8 +270,8 @@ GOOD: dict[str, tuple[str, object]] = {
 }
 BESIDE = {"shard_index": {"FLAGJOB_SHARD_COUNT": "8"}, "shard_count": {"FLAGJOB_SHARD_INDEX": "7"}}
 """What a setting cannot be without."""
-VARIABLES = {row.name: row.variable for row in ROWS}
-FLAGS = {row.name: row.flag for row in ROWS}
+VARIABLES = {option.name: option.variable for option in OPTIONS}
+FLAGS = {option.name: option.flag for option in OPTIONS}
 
 
 def faults(*argv: str, environ: Mapping[str, str] | None = None, **variables: str) -> list[str]:
@@ -304,7 +304,7 @@ def test_every_setting_has_rejected_values() -> None:
     assert {name for name, *_ in REJECTED} == set(VARIABLES)
 
 
-@pytest.mark.parametrize("name", [row.name for row in ROWS if row.name not in {"codes", "user_agent"}])
+@pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.name not in {"codes", "user_agent"}])
 def test_empty_options(name: str) -> None:
     """An empty option is a fault: unlike an empty variable, nobody gives one by accident."""
     assert [fault.partition(": ")[0] for fault in faults(FLAGS[name], "")] in (
@@ -357,7 +357,11 @@ def test_short_options(argv: list[str], name: str, value: object) -> None:
 def test_defaults() -> None:
     """Without any setting a run has every documented default, and nothing is changed or secret."""
     found = load([], {})
-    assert {row.name: getattr(found, row.name) for row in ROWS if row.default is None and row.name != "termination_log"}
+    assert {
+        option.name: getattr(found, option.name)
+        for option in OPTIONS
+        if option.default is None and option.name != "termination_log"
+    }
     assert (found.workers, found.max_bytes, found.deadline) == (30, 5 * 1024**2, 3600)
     assert (found.executor, found.order, found.rate_limit) == (Executor.THREADS, Order.COMPLETED, 0)
     assert (found.refresh, found.not_found_ttl, found.new_origin) == (Refresh.CONDITIONAL, 0, NewOrigin.REFUSE)
@@ -564,14 +568,14 @@ def test_a_secret_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "gateway"),
     [
-        ("HTTPS://Gateway.example.org/", Gateway("https://Gateway.example.org")),
-        ("http://[::1]:9091/prefix//", Gateway("http://[::1]:9091/prefix")),
-        (f"http://me:{SECRET}@gateway:1", Gateway("http://gateway:1", "me", SECRET)),
-        ("http://me%40home:a%2Fb%3A:c@d@gateway", Gateway("http://gateway", "me@home", "a/b::c@d")),
-        ("http://me@gateway:65535", Gateway("http://gateway:65535", "me")),
+        ("HTTPS://Gateway.example.org/", Pushgateway("https://Gateway.example.org")),
+        ("http://[::1]:9091/prefix//", Pushgateway("http://[::1]:9091/prefix")),
+        (f"http://me:{SECRET}@gateway:1", Pushgateway("http://gateway:1", "me", SECRET)),
+        ("http://me%40home:a%2Fb%3A:c@d@gateway", Pushgateway("http://gateway", "me@home", "a/b::c@d")),
+        ("http://me@gateway:65535", Pushgateway("http://gateway:65535", "me")),
     ],
 )
-def test_a_gateway(text: str, gateway: Gateway) -> None:
+def test_a_gateway(text: str, gateway: Pushgateway) -> None:
     """A Pushgateway's URL may have a prefix, and user and password, which nothing shows that is printed."""
     found = load([], {"FLAGJOB_PUSHGATEWAY_URL": text})
     assert found.pushgateway_url == gateway
@@ -583,7 +587,7 @@ def test_a_gateway_from_a_file(tmp_path: Path) -> None:
     """A Pushgateway's URL may come from a secret file; what is wrong with that shows nothing of it."""
     path = file(tmp_path / "gateway", f"http://me:{SECRET}@gateway:9091\n")
     found = load([], {"FLAGJOB_PUSHGATEWAY_URL_FILE": path})
-    assert found.pushgateway_url == Gateway("http://gateway:9091", "me", SECRET)
+    assert found.pushgateway_url == Pushgateway("http://gateway:9091", "me", SECRET)
     assert found.changed == {"pushgateway_url": "http://***@gateway:9091"}
     assert load([], {"FLAGJOB_PUSHGATEWAY_URL_FILE": "", "FLAGJOB_PUSHGATEWAY_URL": " "}).pushgateway_url is None
     wrong = file(tmp_path / "wrong", f"http://me:{SECRET}@gateway:0")
@@ -873,9 +877,9 @@ def test_settings_are_frozen() -> None:
 def test_help_fits() -> None:
     """The help page is 80 columns wide, and has each option with its default, and each exit code."""
     page = help_text()
-    assert [row.name for row in ROWS if row.default and f"[{row.default}]" not in page] == []
+    assert [option.name for option in OPTIONS if option.default and f"[{option.default}]" not in page] == []
     assert max(map(len, page.splitlines())) <= 80
-    assert [row.flag for row in ROWS if f"{row.flag} {row.metavar}" not in page] == []
+    assert [option.flag for option in OPTIONS if f"{option.flag} {option.metavar}" not in page] == []
     assert re.findall(r"(?<=[ \n])(\d+) [a-zS]", page.partition("exit codes:")[2]) == "0 1 2 3 4 5 6 7 130 143".split()
 
 

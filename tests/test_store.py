@@ -15,7 +15,7 @@ from rows import row
 
 from job.errors import PathError, StorageError
 from job.model import Stored
-from job.store import LocalStore
+from job.storage import DirectoryStorage
 
 LARGE = numbered_gif(1, 300_000)
 
@@ -26,13 +26,13 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(root: Path) -> LocalStore:
-    store = LocalStore(root)
+def store(root: Path) -> DirectoryStorage:
+    store = DirectoryStorage(root)
     store.open()
     return store
 
 
-def put(store: LocalStore, file: str, data: bytes) -> None:
+def put(store: DirectoryStorage, file: str, data: bytes) -> None:
     with closing(store.new_body()) as body:
         body.write(data)
         store.publish(body, file, None)
@@ -47,7 +47,7 @@ def left(root: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
-def test_what_is_published_is_what_was_written(store: LocalStore, root: Path, data: bytes) -> None:
+def test_what_is_published_is_what_was_written(store: DirectoryStorage, root: Path, data: bytes) -> None:
     """A body, small or large, becomes a file of the same bytes, and nothing else is left."""
     put(store, "br.gif", data)
     assert (root / "br.gif").read_bytes() == data
@@ -56,7 +56,7 @@ def test_what_is_published_is_what_was_written(store: LocalStore, root: Path, da
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
 def test_a_power_cut_finds_whole_files(
-    store: LocalStore, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+    store: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     """A file's bytes are on the disk before it has its name, and its names before the run ends, at every level."""
     calls = disk_calls(monkeypatch, root)
@@ -68,7 +68,7 @@ def test_a_power_cut_finds_whole_files(
     assert {". is synced", "7 is synced", "7/66 is synced"} <= set(calls[2:])
 
 
-def test_a_draft_that_cannot_be_removed_changes_nothing(store: LocalStore, root: Path) -> None:
+def test_a_draft_that_cannot_be_removed_changes_nothing(store: DirectoryStorage, root: Path) -> None:
     """What made it fail was told; the next run sweeps it up."""
     with closing(store.new_body()) as body:
         body.write(LARGE)
@@ -78,14 +78,14 @@ def test_a_draft_that_cannot_be_removed_changes_nothing(store: LocalStore, root:
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
-def test_what_is_not_published_leaves_nothing(store: LocalStore, root: Path, data: bytes) -> None:
+def test_what_is_not_published_leaves_nothing(store: DirectoryStorage, root: Path, data: bytes) -> None:
     """A body that is closed before it was published was never there."""
     with closing(store.new_body()) as body:
         body.write(data)
     assert list(left(root)) == []
 
 
-def test_a_body_knows_its_facts(store: LocalStore) -> None:
+def test_a_body_knows_its_facts(store: DirectoryStorage) -> None:
     """Size, digest and the first 512 bytes are known while it is written, and it can be read again."""
     with closing(store.new_body()) as body:
         for start in range(0, len(LARGE), 1000):
@@ -95,7 +95,7 @@ def test_a_body_knows_its_facts(store: LocalStore) -> None:
         assert body.read(10) + body.read() == LARGE
 
 
-def test_small_bodies_touch_no_disk_before_they_are_accepted(store: LocalStore, root: Path) -> None:
+def test_small_bodies_touch_no_disk_before_they_are_accepted(store: DirectoryStorage, root: Path) -> None:
     """Up to 64 KiB stay in memory; what exceeds them lies beside the destination."""
     with closing(store.new_body()) as small, closing(store.new_body()) as large:
         small.write(b"x" * 65536)
@@ -104,7 +104,7 @@ def test_small_bodies_touch_no_disk_before_they_are_accepted(store: LocalStore, 
         assert len(drafts(root)) == 1
 
 
-def test_ids_with_segments_keep_their_path(store: LocalStore, root: Path) -> None:
+def test_ids_with_segments_keep_their_path(store: DirectoryStorage, root: Path) -> None:
     """Directories are made as files need them."""
     put(store, "7/66/42.png", GIF)
     put(store, "7/66/43.png", GIF)
@@ -112,7 +112,7 @@ def test_ids_with_segments_keep_their_path(store: LocalStore, root: Path) -> Non
 
 
 @row(45)
-def test_files_have_the_mode_that_the_umask_leaves(store: LocalStore, root: Path) -> None:
+def test_files_have_the_mode_that_the_umask_leaves(store: DirectoryStorage, root: Path) -> None:
     """Another pod may read the mirror: a file has 0666 less the umask, not a temporary file's 0600."""
     old = os.umask(0o027)
     try:
@@ -122,7 +122,9 @@ def test_files_have_the_mode_that_the_umask_leaves(store: LocalStore, root: Path
     assert stat.S_IMODE((root / "br.gif").stat().st_mode) == 0o640
 
 
-def test_a_symbolic_link_is_replaced_and_not_written_through(store: LocalStore, root: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_replaced_and_not_written_through(
+    store: DirectoryStorage, root: Path, tmp_path: Path
+) -> None:
     """Whoever planted a link gets no file written where it points."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
@@ -134,7 +136,9 @@ def test_a_symbolic_link_is_replaced_and_not_written_through(store: LocalStore, 
 
 
 @pytest.mark.parametrize(("way", "file"), [("br.gif/x", "br.gif"), ("7", "7/66.gif")])
-def test_what_is_in_the_way_of_one_file_concerns_only_it(store: LocalStore, root: Path, way: str, file: str) -> None:
+def test_what_is_in_the_way_of_one_file_concerns_only_it(
+    store: DirectoryStorage, root: Path, way: str, file: str
+) -> None:
     """A directory of the file's name, or a file of its directory's, is that item's error; others go on."""
     (root / way).parent.mkdir(exist_ok=True)
     (root / way).write_bytes(b"mine")
@@ -146,7 +150,7 @@ def test_what_is_in_the_way_of_one_file_concerns_only_it(store: LocalStore, root
     assert drafts(root) == []
 
 
-def test_a_name_too_long_for_the_disk_concerns_only_its_file(store: LocalStore, root: Path) -> None:
+def test_a_name_too_long_for_the_disk_concerns_only_its_file(store: DirectoryStorage, root: Path) -> None:
     """The file system's limit on names is one item's error."""
     with pytest.raises(PathError, match="File name too long"):
         put(store, "x" * 300, GIF)
@@ -157,18 +161,18 @@ def test_a_destination_that_cannot_be_is_told_before_anything(tmp_path: Path) ->
     """A file where the directory should be is one clear error, and stays what it is."""
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(StorageError) as caught:
-        LocalStore(tmp_path / "file" / "flags").open()
+        DirectoryStorage(tmp_path / "file" / "flags").open()
     assert str(caught.value) == f"{tmp_path}/file/flags/.flagjob/tmp: Not a directory"
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
-def test_the_probe_leaves_nothing(store: LocalStore, root: Path) -> None:
+def test_the_probe_leaves_nothing(store: DirectoryStorage, root: Path) -> None:
     """That the destination can be written is shown by a file that is gone again."""
     store.open()
     assert list(left(root)) == []
 
 
-def test_a_destination_that_goes_away_is_a_storage_error(store: LocalStore, root: Path) -> None:
+def test_a_destination_that_goes_away_is_a_storage_error(store: DirectoryStorage, root: Path) -> None:
     """A body that outgrows memory when its directory is gone says so, with the path."""
     (root / ".flagjob" / "tmp").rmdir()
     with closing(store.new_body()) as body, pytest.raises(StorageError) as caught:
@@ -179,7 +183,7 @@ def test_a_destination_that_goes_away_is_a_storage_error(store: LocalStore, root
 
 @row(41)
 @pytest.mark.parametrize("data", [numbered_gif(1, 60_000), LARGE], ids=["in memory", "on disk"])
-def test_a_disk_that_takes_no_more_costs_no_old_file(store: LocalStore, root: Path, data: bytes) -> None:
+def test_a_disk_that_takes_no_more_costs_no_old_file(store: DirectoryStorage, root: Path, data: bytes) -> None:
     """A write that fails is a storage error; the older file stays as it was, and no part of the new one."""
     put(store, "br.gif", GIF)
     with files_limited_to(50_000), pytest.raises(StorageError) as caught:
@@ -189,7 +193,7 @@ def test_a_disk_that_takes_no_more_costs_no_old_file(store: LocalStore, root: Pa
     assert list(left(root)) == ["br.gif"]
 
 
-def test_names_are_made_durable_in_batches(store: LocalStore, root: Path) -> None:
+def test_names_are_made_durable_in_batches(store: DirectoryStorage, root: Path) -> None:
     """However many directories a run writes to, only so many wait for their sync, and sync empties them."""
     for number in range(1001):
         put(store, f"{number}/x.gif", GIF)
@@ -200,7 +204,7 @@ def test_names_are_made_durable_in_batches(store: LocalStore, root: Path) -> Non
     assert len(list(left(root))) == 1001
 
 
-def test_a_directory_that_vanished_before_its_sync_is_told(store: LocalStore, root: Path) -> None:
+def test_a_directory_that_vanished_before_its_sync_is_told(store: DirectoryStorage, root: Path) -> None:
     """If names cannot be made durable, the run must know."""
     put(store, "7/x.gif", GIF)
     (root / "7" / "x.gif").unlink()
@@ -209,20 +213,20 @@ def test_a_directory_that_vanished_before_its_sync_is_told(store: LocalStore, ro
         store.sync()
 
 
-def stored(store: LocalStore, data: bytes = GIF) -> Stored:
+def stored(store: DirectoryStorage, data: bytes = GIF) -> Stored:
     with closing(store.new_body()) as body:
         body.write(data)
         version = store.publish(body, "br.gif", "image/gif")
     return Stored("br.gif", len(data), sha256(data).hexdigest(), "image/gif", version=version)
 
 
-def test_a_file_is_there_as_it_was_stored(store: LocalStore) -> None:
+def test_a_file_is_there_as_it_was_stored(store: DirectoryStorage) -> None:
     """Size and mtime are what publishing said they would be."""
     assert store.has(stored(store))
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "touched", "a link", "a directory"])
-def test_a_file_that_somebody_changed_is_not(store: LocalStore, root: Path, change: str) -> None:
+def test_a_file_that_somebody_changed_is_not(store: DirectoryStorage, root: Path, change: str) -> None:
     """A file that is gone, of another size, written again or no file at all is not what was stored."""
     known, path = stored(store), root / "br.gif"
     data, when = path.read_bytes(), path.stat().st_mtime_ns
@@ -247,7 +251,7 @@ def age(path: Path) -> None:
 
 
 @row(43)
-def test_drafts_of_dead_runs_are_swept_and_those_of_living_ones_are_not(root: Path, store: LocalStore) -> None:
+def test_drafts_of_dead_runs_are_swept_and_those_of_living_ones_are_not(root: Path, store: DirectoryStorage) -> None:
     """At its start a run removes what a killed one left; what another one writes right now stays."""
     tmp = root / ".flagjob" / "tmp"
     for name in ("dead", "new"):
@@ -258,7 +262,7 @@ def test_drafts_of_dead_runs_are_swept_and_those_of_living_ones_are_not(root: Pa
         living.rewind()  # its bytes are in the kernel
         (draft,) = set(tmp.iterdir()) - {tmp / "dead", tmp / "new"}
         age(draft)
-        LocalStore(root).open()
+        DirectoryStorage(root).open()
         assert set(tmp.iterdir()) == {draft, tmp / "new"}
         store.publish(living, "br.gif", None)
     assert (root / "br.gif").read_bytes() == LARGE

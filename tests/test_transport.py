@@ -23,9 +23,9 @@ from cryptography import x509
 from cryptography.x509.name import _ASN1Type
 from requests import exceptions as rx
 from rows import row
-from scripted import Answer, Drip, Gate, Raw, Request, ScriptedServer, Stall, Step
+from scripted import Answer, Drip, Raw, Request, ScriptedServer, Stall, Step, Throttle
 
-from job.model import Body
+from job.body import Body
 from job.transport import CurlAdapter, NameResolutionError, TooLargeError, class_of
 from job.transport.lane import Lane, Sockets, Timeout
 from job.transport.transfer import Transfer
@@ -951,7 +951,7 @@ def test_closing_while_a_transfer_is_under_way_ends_it(client: Client) -> None:
     """`close` from another thread breaks a transfer; its own thread closes its handle and with it the connection."""
     before = descriptors()
     gate = threading.Event()
-    with ScriptedServer({"/cn": Gate(gate, Answer())}) as server, ThreadPoolExecutor(1) as pool:
+    with ScriptedServer({"/cn": Throttle(gate, Answer())}) as server, ThreadPoolExecutor(1) as pool:
         failing = pool.submit(client.failure, server.url("/cn"), timeout=None)
         server.wait_for(1)
         client.adapter.close()

@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import islice
-from zlib import crc32
 
 from job.codes.source import Word
+from job.layout import is_reserved
 from job.model import InvalidItem, Item, WorkItem
 from job.template import UrlTemplate
 
@@ -15,16 +15,9 @@ _SEGMENT = r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,199}"
 _ID = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 _ID_MAX = 1000
 _SHOWN_MAX = 80
-_OWN_NAMES = re.compile(r"SHA256SUMS(?:-[0-9]+-of-[0-9]+)?")
-"""What flagjob itself puts into the destination, beside its hidden directory: no item may lie there."""
 _KEY_BYTES = 13
 _DIGEST_BYTES = 14
 """Longer than any key that is kept as it is, so that the two never meet; 112 bits do not collide by accident."""
-
-
-def shard_of(code: str, shards: int) -> int:
-    """Return the shard, from 0, that a code belongs to: the same whatever comes before or after it in a list."""
-    return crc32(_bytes(code)) % shards
 
 
 def select(
@@ -66,7 +59,7 @@ def _is_valid(code: str, template: UrlTemplate) -> bool:
     if not template.takes_ids:
         return bool(_CODE.fullmatch(code))
     first = template.file(code).partition("/")[0]
-    return len(code) <= _ID_MAX and bool(_ID.fullmatch(code)) and not _OWN_NAMES.fullmatch(first)
+    return len(code) <= _ID_MAX and bool(_ID.fullmatch(code)) and not is_reserved(first)
 
 
 def _key(code: str) -> bytes:

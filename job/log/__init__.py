@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from job.errors import Fault, LogError
 from job.log.render import console, json, redactor
 from job.model import Item, Lines, Result, Status, Summary
-from job.retry import Retry
+from job.resilience.retrying import RetryEvent
 
 __all__ = ["RunLog", "termination_message"]
 
@@ -125,7 +125,7 @@ class RunLog:
             **problem,
         )
 
-    def retry(self, code: str, retry: Retry) -> None:
+    def retry(self, code: str, retry: RetryEvent) -> None:
         """Say that an attempt failed, and how long the next one waits; of an excused one the pause tells already."""
         self._log.log(
             logging.DEBUG if retry.error.excused else logging.WARNING,

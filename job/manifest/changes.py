@@ -8,11 +8,11 @@ from pathlib import Path
 
 import orjson
 
-from job.disk import named
-from job.manifest.disk import LineFile
+from job.atomic_write import map_os_errors
 from job.manifest.history import Change
-from job.manifest.names import Shard
+from job.manifest.line_file import LineFile
 from job.model import Stored
+from job.shard import Shard
 
 _KEPT = 10
 _SUMMARY = b'{"change":"summary",'
@@ -36,7 +36,7 @@ class Changes:
         """Begin this run's file; that of the run before goes aside, named by when it was last written."""
         self._started_at = stamp(self._now())
         path = self._file.path
-        with named(path):
+        with map_os_errors(path):
             with suppress(FileNotFoundError):  # the first run, or another pod of this shard was faster
                 self.follows_a_whole_run = _last_line(path).startswith(_SUMMARY)
                 path.replace(self._name_aside(path))

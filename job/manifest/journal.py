@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from job.manifest import lines
-from job.manifest.disk import LineFile
 from job.manifest.index import Index
+from job.manifest.line_file import LineFile
 from job.manifest.lines import Row
 
 _KEY_MASK = (1 << 64) - 1

@@ -8,18 +8,19 @@ from hashlib import blake2b
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from job.disk import named, sync_directory
+from job.atomic_write import map_os_errors, replacing, sweep, sync_directory
 from job.errors import Fault, UsageError
+from job.layout import LOCK, find_manifests, manifest_name
 from job.manifest import history, lines, sums
 from job.manifest.changes import Changes, stamp
-from job.manifest.disk import first_line, replacing, sweep
 from job.manifest.history import Change
 from job.manifest.journal import Journal, newest
-from job.manifest.names import Shard, manifests
+from job.manifest.line_file import first_line
 from job.model import Entry, InvalidItem, Item, Result, WorkItem
+from job.shard import Shard
 
 _QUERY_BYTES = 12
-BUILT_IN = "built-in"
+DEMO_SERVER = "built-in"
 """The name of the built-in origin, which has another port each time."""
 
 
@@ -77,12 +78,12 @@ class Manifest:
         Raises UsageError, with nothing touched, if the destination was filled from another origin and that is not
         accepted. Looked at are the manifests of this shard count, and where this one is new, all.
         """
-        with named(self.directory):
+        with map_os_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
-            found = manifests(self.directory)
+            found = find_manifests(self.directory)
         if not accept_new_origin:
             self._refuse_another_origin(found)
-        sweep(self.directory)
+        sweep(self.directory / LOCK)
         if self._own not in found:
             self._inherit([path for shard, path in found.items() if shard.count != self.shards])
         self._journal.open(self.origin)
@@ -112,7 +113,7 @@ class Manifest:
         parts = urlsplit(url)
         if parts.query:
             parts = parts._replace(query=blake2b(parts.query.encode(), digest_size=_QUERY_BYTES).hexdigest())
-        if self.origin == BUILT_IN:
+        if self.origin == DEMO_SERVER:
             parts = parts._replace(scheme="", netloc="")
         return parts.geturl()
 
@@ -153,7 +154,7 @@ class Manifest:
                 self._rewrite(newest(journals))
             else:
                 self._journal.sync()
-            listed = sums.path_of(self.sums, self._own)
+            listed = sums.checksums_path(self.sums, self._own)
             if replaced or self._has_other_files or not listed.exists():
                 sums.write(listed, self.directory, newest(journals))
             self._changes.finish()
@@ -169,7 +170,7 @@ class Manifest:
 
     @property
     def _path(self) -> Path:
-        return self.directory / self._own.name("manifest", ".jsonl")
+        return self.directory / manifest_name(self._own)
 
     @property
     def _has_other_files(self) -> bool:
@@ -197,6 +198,6 @@ class Manifest:
 
     def _rewrite(self, kept: Iterable[bytes]) -> None:
         """Replace the file by one of these lines only."""
-        with replacing(self._path, self.directory) as file:
+        with replacing(self._path, self.directory / LOCK) as file:
             file.write(lines.header(self.origin) + b"\n")
             file.writelines(line + b"\n" for line in kept)

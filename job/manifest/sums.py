@@ -3,14 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from job.atomic_write import replacing
+from job.layout import LOCK, checksums_name
 from job.manifest import lines
-from job.manifest.disk import replacing
-from job.manifest.names import Shard
+from job.shard import Shard
 
 
-def path_of(path: Path, shard: Shard) -> Path:
+def checksums_path(path: Path, shard: Shard) -> Path:
     """Return where a shard lists its files, such as `SHA256SUMS-3-of-8`."""
-    return path.with_name(shard.name(path.name))
+    return path.with_name(checksums_name(shard))
 
 
 def write(path: Path, directory: Path, entries: Iterable[bytes]) -> None:
@@ -18,7 +19,7 @@ def write(path: Path, directory: Path, entries: Iterable[bytes]) -> None:
 
     Paths are below the directory of `path`. They hold no character that the format would need escaped.
     """
-    with replacing(path, directory) as file:
+    with replacing(path, directory / LOCK) as file:
         for line in entries:
             row = lines.load(line)
             if row and row.entry.stored:

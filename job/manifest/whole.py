@@ -4,12 +4,13 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from job.disk import named
+from job.atomic_write import map_os_errors
+from job.layout import find_manifests, manifest_name
 from job.manifest import lines, sums
-from job.manifest.disk import LineFile
 from job.manifest.journal import Journal, newest
-from job.manifest.names import Shard, manifests
+from job.manifest.line_file import LineFile
 from job.model import Entry
+from job.shard import Shard
 
 
 def entries(directory: Path) -> Iterator[Entry]:
@@ -32,16 +33,16 @@ def forget(directory: Path, sums_path: Path, codes: Collection[str]) -> None:
         for shard, journal in journals.items():
             known = [code for code in codes if journal.row(code)]
             if known:
-                _append(directory / shard.name("manifest", ".jsonl"), map(lines.forgotten, known))
+                _append(directory / manifest_name(shard), map(lines.forgotten, known))
                 journal.learn()
-                sums.write(sums.path_of(sums_path, shard), directory, journal.live())
+                sums.write(sums.checksums_path(sums_path, shard), directory, journal.live())
 
 
 @contextmanager
 def _opened(directory: Path) -> Iterator[dict[Shard, Journal]]:
     """Open every manifest of a directory to be read."""
-    with named(directory):
-        journals = {shard: Journal(path) for shard, path in manifests(directory).items()}
+    with map_os_errors(directory):
+        journals = {shard: Journal(path) for shard, path in find_manifests(directory).items()}
     with ExitStack() as stack:
         for journal in journals.values():
             stack.callback(journal.close)

@@ -16,7 +16,7 @@ from prometheus_client import (
 from job.errors import OUTCOMES, outcome
 from job.metrics.endpoint import Endpoint
 from job.model import Item, Result, Status, Summary
-from job.retry import Retry
+from job.resilience.retrying import RetryEvent
 
 _ITEM_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ATTEMPT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -72,7 +72,7 @@ class Metrics:
         self._attempt_seconds.observe(seconds)
         self._received.inc(received_bytes)
 
-    def retry(self, retry: Retry) -> None:
+    def retry(self, retry: RetryEvent) -> None:
         """Count one decision to try again."""
         group = _retried_for(retry.error.reason)
         self._retries[group].inc()

@@ -22,7 +22,7 @@ from urllib.request import (
 from prometheus_client import CollectorRegistry, pushadd_to_gateway
 
 from job import __version__
-from job.settings import Gateway
+from job.settings import Pushgateway
 from job.transport import authorities, proxy_for
 
 _JOB = "flagjob"
@@ -39,7 +39,9 @@ class Push(Thread):
     stays in the group: a run that failed has no time of the last success, and a PUT would erase that.
     """
 
-    def __init__(self, registry: CollectorRegistry, gateway: Gateway, shard: int | None, ca_bundle: str | None) -> None:
+    def __init__(
+        self, registry: CollectorRegistry, gateway: Pushgateway, shard: int | None, ca_bundle: str | None
+    ) -> None:
         super().__init__(name="push", daemon=True)
         self._registry = registry
         self._gateway = gateway

@@ -6,16 +6,16 @@ from contextlib import ExitStack, closing
 from typing import BinaryIO
 
 from job.cancellation import Cancellation
+from job.destination import Destination, destination_for
 from job.errors import Cancelled, Reason, StorageError
 from job.exit_code import ExitCode, RepeatedFailureCutoff, Totals, exit_code, is_over_budget, outcome_name
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
 from job.model import Item, Result, Summary, WorkItem
+from job.reporting import Reporting
 from job.run.parts import Parts
 from job.settings import NewOrigin, Publish, Settings
-from job.sinks import Sinks
-from job.target import Target, target_of
 
 _ENOUGH_REFUSALS = 100
 _HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
@@ -27,45 +27,45 @@ class Run:
     def __init__(self, settings: Settings, cancellation: Cancellation, stdout: BinaryIO, *, terminal: bool) -> None:
         self._settings = settings
         self._cancellation = cancellation
-        self._sinks = Sinks(settings, cancellation, stdout, terminal=terminal)
+        self._reporting = Reporting(settings, cancellation, stdout, terminal=terminal)
         self._totals = Totals()
         self._stack = ExitStack()
         self._is_open = False
         self._storage_told = False
         self._given_up = 0
         self._in_pool: Callable[[], int] = lambda: 0
-        self._parts = Parts(settings, cancellation, self._sinks, time.monotonic() + settings.deadline)
+        self._parts = Parts(settings, cancellation, self._reporting, time.monotonic() + settings.deadline)
 
     @property
     def abandoned(self) -> int:
         """How many threads were still at work when the run gave them up; joining them could take for ever."""
-        return self._given_up + self._in_pool() + self._sinks.abandoned
+        return self._given_up + self._in_pool() + self._reporting.abandoned
 
     @property
     def log(self) -> RunLog:
         """Where the run says things, and which knows its secrets."""
-        return self._sinks.log
+        return self._reporting.log
 
     def execute(self) -> int:
         """Do all of it and return the exit code; raise UsageError before anything was attempted."""
-        with self._sinks, self._stack:
+        with self._reporting, self._stack:
             self._limit_time()
             inputs = open_inputs(self._settings, self._cancellation, self._stack)
             if self._settings.dry_run:
                 return self._dry_run(inputs.items)
-            target = target_of(self._settings, inputs, self._stack)
+            target = destination_for(self._settings, inputs, self._stack)
             self._open(target)
             return self._drain(inputs, target)
 
     def _dry_run(self, items: Iterator[Item]) -> int:
-        log = self._sinks.log
+        log = self._reporting.log
         log.plan("settings", **self._settings.changed)
         for item in items:
             facts = {"url": item.url, "file": item.file} if isinstance(item, WorkItem) else {"url": None, "file": None}
             log.plan("item", code=item.code, **facts)
         return 128 + self._cancellation.signal if self._cancellation.signal else ExitCode.OK
 
-    def _open(self, target: Target) -> None:
+    def _open(self, target: Destination) -> None:
         """Make the destination ready; where that fails, or does not end before the run, every item is cancelled."""
         accept_new_origin = self._settings.new_origin is NewOrigin.ACCEPT
         try:
@@ -77,24 +77,24 @@ class Run:
         else:
             self._is_open = True
 
-    def _drain(self, inputs: Inputs, target: Target) -> int:
+    def _drain(self, inputs: Inputs, target: Destination) -> int:
         began = time.monotonic()
         pool = self._parts.pool(inputs, target, self._stack, self._storage_failed)
         self._in_pool = lambda: pool.abandoned
         cutoff = RepeatedFailureCutoff(max(_ENOUGH_REFUSALS, 2 * pool.workers))
-        self._sinks.started(inputs, pool.workers, lambda: pool.pending)
-        items = self._sinks.counted(self._readable(inputs.items))
-        with self._sinks.bar(inputs.known), closing(pool.results(items)) as results:
+        self._reporting.started(inputs, pool.workers, lambda: pool.pending)
+        items = self._reporting.counted(self._readable(inputs.items))
+        with self._reporting.bar(inputs.known), closing(pool.results(items)) as results:
             for result in results:
                 self._totals.add(result)
-                self._sinks.result(result)
+                self._reporting.result(result)
                 self._remember(result, target)
                 self._judge(cutoff.add(result), inputs.known)
         published, changes = self._close(target), target.manifest.counts
         code = self._code(changes)
         summary = Summary(
             self._totals.counts,
-            self._sinks.metrics.received_bytes,
+            self._reporting.metrics.received_bytes,
             self._totals.retries,
             time.monotonic() - began,
             code,
@@ -102,7 +102,7 @@ class Run:
             changes={change.value: count for change, count in changes.items() if change is not Change.UNCHANGED},
             published=published,
         )
-        self._sinks.finished(summary)
+        self._reporting.finished(summary)
         return code
 
     def _readable(self, items: Iterator[Item]) -> Iterator[Item]:
@@ -112,7 +112,7 @@ class Run:
         except OSError as error:
             self._storage_failed(f"the list of codes cannot be read on: {error.strerror or error}")
 
-    def _remember(self, result: Result, target: Target) -> None:
+    def _remember(self, result: Result, target: Destination) -> None:
         """Tell the manifest; a destination that cannot be written ends the run."""
         if self._cancellation.storage_failed and result.reason == Reason.STORAGE and result.error:
             self._storage_failed(result.error)
@@ -133,9 +133,9 @@ class Run:
         budgets = {"errors": settings.max_errors, "not_found": settings.max_not_found}
         if refused and not self._cancellation.reason and is_over_budget(totals, items, **budgets):
             self._cancellation.request(Reason.UNIFORM_REFUSAL)
-            self._sinks.log.error("uniform_refusal", reason=refused, outcomes=totals.items, hint=_HINT)
+            self._reporting.log.error("uniform_refusal", reason=refused, outcomes=totals.items, hint=_HINT)
 
-    def _close(self, target: Target) -> bool:
+    def _close(self, target: Destination) -> bool:
         """Make everything durable; publish a set only if every budget holds."""
         if not self._is_open:
             return False
@@ -147,7 +147,7 @@ class Run:
             self._storage_failed(f"what was downloaded is not durable: {error}")
             return False
         if not published[0]:
-            self._sinks.log.error("set_not_published", problem="a budget does not hold, or the run was stopped")
+            self._reporting.log.error("set_not_published", problem="a budget does not hold, or the run was stopped")
         return published[0]
 
     def _within_grace(self, work: Callable[[], None]) -> None:
@@ -164,7 +164,7 @@ class Run:
         self._cancellation.request(Reason.STORAGE)
         if not self._storage_told:
             self._storage_told = True
-            self._sinks.log.storage_failed(problem)
+            self._reporting.log.storage_failed(problem)
 
     def _code(self, changes: Mapping[Change, int]) -> int:
         settings, totals = self._settings, self._totals

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 from job import validation
 from job.cancellation import Cancellation
-from job.download import Downloader, Hooks, Terms
+from job.client import Client, ClientConfig
+from job.destination import Destination
+from job.downloader import Downloader, Hooks, Requirements
 from job.errors import Reason
 from job.exit_code import ExitCode
-from job.fetch import Fetcher, Wire
-from job.gate import Gate, Limits
 from job.inputs import Inputs
 from job.pool import Pool
-from job.retry import MAX_RETRY_AFTER_SECONDS, Policy
+from job.reporting import Reporting
+from job.resilience import Throttle, ThrottleLimits
+from job.resilience.retrying import MAX_RETRY_AFTER_SECONDS, RetryPolicy
 from job.revalidation import RevalidationPolicy
 from job.settings import Executor, Order, Settings
-from job.sinks import Sinks
-from job.target import Target
 from job.transport import CurlAdapter
 
 _LAST_SECOND = 1.0
@@ -30,20 +30,20 @@ class Parts:
 
     settings: Settings
     cancellation: Cancellation
-    sinks: Sinks
+    reporting: Reporting
     ends_at: float
 
     @property
     def _patience(self) -> float:
         return max(self.settings.item_timeout, MAX_RETRY_AFTER_SECONDS)
 
-    def pool(self, inputs: Inputs, target: Target, stack: ExitStack, on_shortage: Callable[[str], None]) -> Pool:
+    def pool(self, inputs: Inputs, target: Destination, stack: ExitStack, on_shortage: Callable[[str], None]) -> Pool:
         """Return what downloads into a target that is open; `stack` closes its connections."""
         settings = self.settings
         adapter = CurlAdapter(new_body=target.store.new_body, max_bytes=settings.max_bytes)
         download = self._downloader(inputs, target, adapter, stack)
         return Pool(
-            task=self.sinks.metrics.tracked(download),
+            task=self.reporting.metrics.tracked(download),
             cancelled=download.cancelled,
             workers=self._workers(inputs),
             cancellation=self.cancellation,
@@ -52,8 +52,8 @@ class Parts:
             as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
             on_shortage=on_shortage,
             on_drain=self._interrupted,
-            on_scheduled=self.sinks.log.scheduled,
-            on_done=self.sinks.log.done,
+            on_scheduled=self.reporting.log.scheduled,
+            on_done=self.reporting.log.done,
         )
 
     def _interrupted(self, in_flight: int, cancelled: int) -> None:
@@ -62,7 +62,7 @@ class Parts:
         if cancellation.reason in {Reason.SIGNAL, Reason.DEADLINE}:
             name = ExitCode(128 + number).name if number else None
             facts = {"reason": cancellation.reason, "signal": name, "in_flight": in_flight, "cancelled": cancelled}
-            self.sinks.log.warning("interrupted", **facts)
+            self.reporting.log.warning("interrupted", **facts)
 
     def _drain_seconds(self) -> float:
         """Half the grace for what is in flight; nothing for what waits for an origin that is not there."""
@@ -74,9 +74,9 @@ class Parts:
             return 1
         return max(1, min(settings.workers, inputs.known or settings.workers))
 
-    def _gate(self, inputs: Inputs) -> Gate:
+    def _throttle(self, inputs: Inputs) -> Throttle:
         settings = self.settings
-        limits = Limits(
+        limits = ThrottleLimits(
             rate=settings.rate_limit,
             workers=self._workers(inputs),
             patience=settings.origin_patience,
@@ -84,11 +84,11 @@ class Parts:
             ends_at=self.ends_at - _LAST_SECOND,
             items=inputs.known,
         )
-        return Gate(limits, self.sinks.news(inputs.template.origin))
+        return Throttle(limits, self.reporting.news(inputs.template.origin))
 
-    def _downloader(self, inputs: Inputs, target: Target, adapter: CurlAdapter, stack: ExitStack) -> Downloader:
-        settings, sinks = self.settings, self.sinks
-        wire = Wire(
+    def _downloader(self, inputs: Inputs, target: Destination, adapter: CurlAdapter, stack: ExitStack) -> Downloader:
+        settings, reporting = self.settings, self.reporting
+        wire = ClientConfig(
             user_agent=settings.user_agent,
             secret_headers=settings.secret_headers,
             connect_timeout=settings.connect_timeout,
@@ -98,19 +98,19 @@ class Parts:
             ca_bundle=settings.ca_bundle,
             redirect_hosts=settings.redirect_hosts,
         )
-        fetcher = Fetcher(adapter, wire, target.store.new_body)
+        fetcher = Client(adapter, wire, target.store.new_body)
         stack.callback(fetcher.close)
         return Downloader(
             source=fetcher,
             destination=target.store,
             memory=target.manifest,
-            terms=Terms(
+            terms=Requirements(
                 settings.accept or validation.accepted_types(inputs.template.suffix),
                 settings.sums,
                 RevalidationPolicy(settings.refresh, settings.not_found_ttl),
             ),
-            policy=Policy(settings.max_attempts, settings.item_timeout, self._patience, self.ends_at),
-            gate=self._gate(inputs),
+            policy=RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience, self.ends_at),
+            throttle=self._throttle(inputs),
             cancellation=self.cancellation,
-            hooks=Hooks(attempt=sinks.metrics.attempt, retry=sinks.retry, bug=sinks.bug),
+            hooks=Hooks(attempt=reporting.metrics.attempt, retry=reporting.retry, bug=reporting.bug),
         )

@@ -1,23 +1,21 @@
 """Reads environment and arguments once, checks all of it, freezes it."""
 
-from job.settings.gateway import Gateway
-from job.settings.reader import help_text, load
-from job.settings.row import PREFIX
-from job.settings.table import ROWS, Executor, LogFormat, LogResults, NewOrigin, Order, Publish, Server, Settings
-from job.settings.tools import ServeOptions, SimulateOptions, load_options, options_help
-from job.settings.values import BUCKETS
+from job.settings.command_options import ServeOptions, SimulateOptions, load_options, options_help
+from job.settings.gateway import Pushgateway
+from job.settings.loader import help_text, load
+from job.settings.option import PREFIX
+from job.settings.options import OPTIONS, Executor, LogFormat, LogResults, NewOrigin, Order, Publish, Server, Settings
 
 __all__ = [
-    "BUCKETS",
+    "OPTIONS",
     "PREFIX",
-    "ROWS",
     "Executor",
-    "Gateway",
     "LogFormat",
     "LogResults",
     "NewOrigin",
     "Order",
     "Publish",
+    "Pushgateway",
     "ServeOptions",
     "Server",
     "Settings",

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from job import redaction
 from job.errors import Fault
-from job.settings import mask
-from job.settings.gateway import Gateway
-from job.settings.values import BUCKETS
+from job.layout import is_bucket
+from job.settings.gateway import Pushgateway
 from job.template import UrlTemplate
 
 _CLUSTERS = ("KUBERNETES_SERVICE_HOST", "CLOUD_RUN_JOB", "AWS_BATCH_JOB_ID")
@@ -43,7 +43,7 @@ def contradictions(given: Mapping[str, Given], *, has_arguments: bool) -> Iterat
 
 
 def _both(one: Given, other: Given) -> Fault:
-    return Fault(one.name, mask.plain(one.text), f"and {other.name} exclude each other: set one of them")
+    return Fault(one.name, redaction.plain(one.text), f"and {other.name} exclude each other: set one of them")
 
 
 def shards(given: Mapping[str, Given], parsed: Mapping[str, object]) -> Iterator[Fault]:
@@ -78,11 +78,11 @@ def buckets(given: Mapping[str, Given]) -> Iterator[Fault]:
     dest, authorities = given.get("dest"), given.get("ca_bundle")
     if dest and authorities and _is_bucket(dest) and Path(authorities.text).is_dir():
         problem = f"must be a file of certificates, not a directory, where {dest.name} is a bucket"
-        yield Fault(authorities.name, mask.plain(authorities.text), problem)
+        yield Fault(authorities.name, redaction.plain(authorities.text), problem)
 
 
 def _is_bucket(dest: Given) -> bool:
-    return dest.text.startswith(BUCKETS)
+    return is_bucket(dest.text)
 
 
 def demonstration(given: Mapping[str, Given], environ: Mapping[str, str]) -> Iterator[Fault]:
@@ -98,13 +98,13 @@ def files(given: Mapping[str, Given]) -> Iterator[Fault]:
     """Find paths that cannot be what their settings need."""
     codes, authorities = given.get("codes_file"), given.get("ca_bundle")
     if codes and codes.text != "-" and not _is_readable_file(codes.text):
-        yield Fault(codes.name, mask.plain(codes.text), "must be a file that can be read, or - for standard input")
+        yield Fault(codes.name, redaction.plain(codes.text), "must be a file that can be read, or - for standard input")
     if authorities and not Path(authorities.text).is_dir() and not _is_readable_file(authorities.text):
         problem = "must be a file or directory of certificates that can be read"
-        yield Fault(authorities.name, mask.plain(authorities.text), problem)
+        yield Fault(authorities.name, redaction.plain(authorities.text), problem)
     for target in filter(None, map(given.get, ("metrics_file", "termination_log"))):
         if not Path(target.text).parent.is_dir() or Path(target.text).is_dir():
-            yield Fault(target.name, mask.plain(target.text), "must be a file in a directory that exists")
+            yield Fault(target.name, redaction.plain(target.text), "must be a file in a directory that exists")
 
 
 def proxies(environ: Mapping[str, str]) -> Iterator[Fault]:
@@ -112,7 +112,7 @@ def proxies(environ: Mapping[str, str]) -> Iterator[Fault]:
     for variable in _PROXIES:
         value = environ.get(variable, "")
         if value and not _is_proxy(value):
-            yield Fault(variable, mask.url(value), "must be a proxy's URL, such as http://proxy.example.org:3128")
+            yield Fault(variable, redaction.url(value), "must be a proxy's URL, such as http://proxy.example.org:3128")
 
 
 def secret_text(path: str) -> str:
@@ -136,12 +136,12 @@ def secret_headers(given: Given | None) -> tuple[Mapping[str, str], list[Fault]]
     except ValueError as error:
         lines, problems = [], [str(error)]
     for number, line in enumerate(map(str.strip, lines), 1):
-        found = mask.HEADER.fullmatch(line)
+        found = redaction.HEADER.fullmatch(line)
         if found and not (problem := _header_problem(found[1], headers)):
             headers[found[1]] = found[2]
         elif line:
             problems.append(f"line {number} {problem if found else 'must be `Name: value` in printable ASCII'}")
-    return headers, [Fault(given.name, mask.path(given.text), problem) for problem in problems]
+    return headers, [Fault(given.name, redaction.path(given.text), problem) for problem in problems]
 
 
 def checksums(given: Given | None) -> tuple[Mapping[str, str], list[Fault]]:
@@ -153,7 +153,7 @@ def checksums(given: Given | None) -> tuple[Mapping[str, str], list[Fault]]:
     try:
         lines = secret_text(given.text).splitlines()
     except ValueError as error:
-        return {}, [Fault(given.name, mask.plain(given.text), str(error))]
+        return {}, [Fault(given.name, redaction.plain(given.text), str(error))]
     for number, line in enumerate(lines, 1):
         if line.strip() and (problem := _sum_problem(line, sums)):
             problems.append(f"line {number} {problem}")
@@ -161,7 +161,7 @@ def checksums(given: Given | None) -> tuple[Mapping[str, str], list[Fault]]:
         problems = ["must list a file: an empty list would let everything pass"]
     told = problems[:_LINES_TOLD]
     told += [f"has {len(problems) - _LINES_TOLD} more lines that are wrong"] if len(problems) > _LINES_TOLD else []
-    return sums, [Fault(given.name, mask.plain(given.text), problem) for problem in told]
+    return sums, [Fault(given.name, redaction.plain(given.text), problem) for problem in told]
 
 
 def _sum_problem(line: str, sums: dict[str, str]) -> str | None:
@@ -190,7 +190,7 @@ def secrets(parsed: Mapping[str, object], headers: Mapping[str, str], environ: M
     query = urlsplit(url.text).query if isinstance(url, UrlTemplate) else ""
     yield query
     yield from (value for part in query.split("&") if "{" not in (value := part.partition("=")[2]))
-    if isinstance(gateway, Gateway):
+    if isinstance(gateway, Pushgateway):
         yield from (gateway.user, gateway.password)
     for variable in _PROXIES:
         user, _, _ = environ.get(variable, "").rpartition("@")

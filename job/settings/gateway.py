@@ -7,7 +7,7 @@ from job.template import check_authority, split_url
 
 
 @dataclass(frozen=True, slots=True)
-class Gateway:
+class Pushgateway:
     """A Pushgateway's URL, taken apart. Immutable, so any thread may use it."""
 
     url: str
@@ -16,13 +16,13 @@ class Gateway:
     password: str = field(default="", repr=False)
 
 
-def gateway(text: str) -> Gateway:
+def gateway(text: str) -> Pushgateway:
     """Read a Pushgateway's URL; ValueError says what would be right, and shows nothing of the text."""
     parts = split_url(text)
     credentials, _, host = parts.netloc.rpartition("@")
     _check(parts, host)
     user, _, password = credentials.partition(":")
-    return Gateway(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", unquote(user), unquote(password))
+    return Pushgateway(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", unquote(user), unquote(password))
 
 
 def _check(parts: SplitResult, host: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from job.errors import Fault, UsageError
-from job.settings.row import Row
+from job.settings.option import Option
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,8 +40,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         return names if action.nargs == 0 else f"{names} {action.metavar}"
 
 
-def add_rows(parser: Parser, rows: Iterable[Row]) -> None:
+def add_options(parser: Parser, options: Iterable[Option]) -> None:
     """Add an option for each row; its text is parsed later, so that all faults can be told at once."""
-    for row in rows:
-        shown = row.help + (f" [{row.default}]" if row.default else "")
-        parser.add_argument(*row.flags, row.flag, dest=row.name, metavar=row.metavar, help=shown.replace("%", "%%"))
+    for option in options:
+        shown = option.help + (f" [{option.default}]" if option.default else "")
+        parser.add_argument(
+            *option.flags, option.flag, dest=option.name, metavar=option.metavar, help=shown.replace("%", "%%")
+        )

@@ -12,7 +12,7 @@ from requests import exceptions as rx
 from requests.adapters import BaseAdapter
 from requests.utils import get_encoding_from_headers, select_proxy
 
-from job.model import Body
+from job.body import Body
 from job.transport.lane import Lane, Sockets, Timeout
 from job.transport.transfer import Transfer
 

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from requests import exceptions as rx
 from requests.structures import CaseInsensitiveDict
 
-from job.model import Body
+from job.body import Body
 
 _DISCARD_BYTES = 64 * 1024
 _HIDDEN_CODING = re.compile(rb"(?:[ \t]+transfer-encoding[ \t]*|transfer-encoding[ \t]+):", re.IGNORECASE)

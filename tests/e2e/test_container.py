@@ -15,7 +15,7 @@ from threading import Event
 
 import pytest
 import trustme
-from scripted import Answer, Gate, Request, ScriptedServer
+from scripted import Answer, Request, ScriptedServer, Throttle
 
 from e2e.flags import POP20, package_flags
 from e2e.programs import CONTAINERS, HARDENED, ROOT, events, files_in, podman, setting_flags, totals
@@ -96,7 +96,7 @@ def test_directory_of_another_user(image: str, tmp_path: Path) -> None:
 def test_stop_in_mid_run(image: str, volume: str) -> None:
     """Stopped in mid-run, it ends in the default grace with 143, a line for each item, the summary and the textfile."""
     script = {f"/{code}.gif": answer(code) for code in ANSWERED}
-    held = {f"/{code}.gif": Gate(Event(), answer("br")) for code in HELD}
+    held = {f"/{code}.gif": Throttle(Event(), answer("br")) for code in HELD}
     name = f"{volume}-stopped"
     with ScriptedServer({**script, **held}) as origin:
         own = {"FLAGJOB_METRICS_ADDRESS": "", "FLAGJOB_METRICS_FILE": "/data/flagjob.prom"}

@@ -9,7 +9,7 @@ import pytest
 from e2e.manifests import COMPONENTS, JOB, OVERLAYS, POD, Manifests, differences, render
 from e2e.programs import ROOT, run
 from e2e.tree import branch, each, number, pick, text
-from job.settings.table import ROWS
+from job.settings.options import OPTIONS
 
 pytestmark = pytest.mark.e2e
 MEBIBYTE = 2**20
@@ -29,7 +29,7 @@ def mebibytes(tree: object, path: str) -> int:
 
 def default(setting: str) -> object:
     """Give a setting's default as the program reads it."""
-    (row,) = (row for row in ROWS if row.variable == setting)
+    (row,) = (row for row in OPTIONS if row.variable == setting)
     return row.parse(row.default or "")
 
 

@@ -12,7 +12,7 @@ from zlib import crc32
 import pytest
 import yaml
 from images import numbered_gif
-from scripted import Answer, Gate, Request, ScriptedServer, Step
+from scripted import Answer, Request, ScriptedServer, Step, Throttle
 
 from e2e.pods import Place, Pod, play
 from e2e.programs import HARDENED, ROOT, files_in, output, podman
@@ -56,7 +56,7 @@ class Origin:
         if self.counts[shard] <= ANSWERED_BEFORE:
             return answer
         self.asked[shard].set()
-        return Gate(self.killed[shard], answer)
+        return Throttle(self.killed[shard], answer)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 from command import Done, flagjob
 from images import numbered_gif
-from scripted import Answer, Gate, Request, ScriptedServer
+from scripted import Answer, Request, ScriptedServer, Throttle
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 SHARDS = 8
@@ -39,13 +39,13 @@ class Origin:
             request.target[1:] for request in self.server.requests if request.headers["user-agent"].startswith(mine)
         ]
 
-    def _answer(self, request: Request) -> Gate:
+    def _answer(self, request: Request) -> Throttle:
         file, pod = request.target[1:], request.headers["user-agent"]
         self.came[pod].set()
         twin = next((other for pair in TWINS.items() for other in pair if pod in pair and other != pod), pod)
         etag = {"ETag": f'"{file}"'}
         unchanged = request.headers.get("if-none-match") == etag["ETag"]
-        return Gate(self.came[twin], Answer(304, etag) if unchanged else Answer(200, etag, FILES[file]))
+        return Throttle(self.came[twin], Answer(304, etag) if unchanged else Answer(200, etag, FILES[file]))
 
 
 def run(pod: str, server: ScriptedServer, home: Path) -> Done:

@@ -1,0 +1,68 @@
+"""What every destination does, and what each is made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from job.body import Body
+from job.manifest import Manifest
+from job.model import Stored
+from job.shard import ALL_CODES, Shard
+
+
+class Storage(Protocol):
+    """What every kind of store does; see `store.LocalStore`."""
+
+    def open(self) -> None:
+        """Show that the destination can be written."""
+        ...
+
+    def new_body(self) -> Body:
+        """Begin a file."""
+        ...
+
+    def publish(self, body: Body, file: str, media_type: str | None) -> str:
+        """Give a body its name, and return the file's version."""
+        ...
+
+    def has(self, stored: Stored) -> bool:
+        """Tell whether a file is there just as it was stored."""
+        ...
+
+    def sync(self) -> None:
+        """Make what was published durable."""
+        ...
+
+
+class Destination(Protocol):
+    """A destination during one run; `open` and `close` are called once each, and nothing else beside them."""
+
+    store: Storage
+    manifest: Manifest
+
+    def open(self, *, accept_new_origin: bool) -> None:
+        """Make ready; raise StorageError where it cannot be written, UsageError where it is another origin's."""
+        ...
+
+    def told(self) -> Callable[[], None] | None:
+        """Take note that the manifest was told a result; return what is to be done now, which may take its time."""
+        ...
+
+    def close(self, *, publish: bool) -> bool:
+        """Make everything durable, and return whether readers see it; raise StorageError where that fails."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose results a manifest holds: those of one origin, in one shard."""
+
+    origin: str
+    shard: Shard = ALL_CODES
+
+
+def manifest_for(directory: Path, checksums: Path, scope: Scope) -> Manifest:
+    """Return the manifest of a scope, in a directory, that lists its files in `checksums`."""
+    shard = scope.shard
+    return Manifest(directory, checksums, origin=scope.origin, shard=shard.index, shards=shard.count, mine=shard.owns)

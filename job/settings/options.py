@@ -1,0 +1,241 @@
+"""The table of settings: each row's variable, flag, parser, default and meaning, once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from job import __version__, redaction
+from job.model import Budget, FileType, Refresh
+from job.settings import parsers
+from job.settings.gateway import Pushgateway, gateway
+from job.settings.option import option, options_of
+from job.template import UrlTemplate
+
+
+class Server(StrEnum):
+    """The seed's labels for where flags come from: the first three are the built-in origin, with its faults."""
+
+    LOCAL = "local"
+    DELAY = "delay"
+    ERROR = "error"
+    REMOTE = "remote"
+
+
+class Executor(StrEnum):
+    """How many at a time: many on threads, or one after the other on one."""
+
+    THREADS = "threads"
+    SEQUENTIAL = "sequential"
+
+
+class Order(StrEnum):
+    """In which order results come: as futures complete, or as items were submitted."""
+
+    COMPLETED = "completed"
+    SUBMITTED = "submitted"
+
+
+class Publish(StrEnum):
+    """How files appear: each by itself, or all of a run together."""
+
+    EACH = "each"
+    SET = "set"
+
+
+class NewOrigin(StrEnum):
+    """What to do where a destination was filled from another origin."""
+
+    REFUSE = "refuse"
+    ACCEPT = "accept"
+
+
+class LogFormat(StrEnum):
+    """How lines are written; auto is console on a terminal, else json."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogLevel(StrEnum):
+    """The least important lines that are still written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogResults(StrEnum):
+    """Which items get a result line."""
+
+    ALL = "all"
+    CHANGED = "changed"
+    PROBLEMS = "problems"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything a run was told, checked and frozen, so any thread may read it. Times in seconds, sizes in bytes."""
+
+    arguments: tuple[str, ...]
+    """Codes and names of sets from the command line; they win over the other sources."""
+    dry_run: bool
+    verbose: bool
+    secret_headers: Mapping[str, str]
+    """Read from `headers_file`."""
+    sums: Mapping[str, str]
+    """Read from `checksums`: the sha256 in hex that a file must have, by its path below the destination."""
+    changed: Mapping[str, str]
+    """The settings that differ from their defaults, by name, as text, secrets masked: for the log."""
+    secrets: tuple[str, ...]
+    """Texts that nothing that is printed may hold."""
+
+    codes: str | None = option(
+        parsers.words, None, "codes and names of sets (POP20, ALL, EVERY)", metavar="CODES", must_not_be_empty=True
+    )
+    codes_file: str | None = option(
+        parsers.path, None, "file of codes, or - for standard input", metavar="PATH", must_not_be_empty=True
+    )
+    limit: int | None = option(parsers.whole(1, 10**9), None, "at most this many codes", "-l", metavar="N")
+    server: Server | None = option(
+        parsers.choice(Server),
+        None,
+        "built-in origin: local, delay (slow), error (faulty); or the book's site: remote",
+        "-s",
+        metavar="LABEL",
+    )
+    url: UrlTemplate | None = option(
+        UrlTemplate.parse,
+        None,
+        "URL template with {cc}, {CC} or {id} in its path or query",
+        metavar="URL",
+        secret=True,
+        shown=redaction.url,
+        must_not_be_empty=True,
+    )
+    dest: str = option(
+        parsers.destination,
+        "downloads",
+        "directory, or s3://, gs://, az:// bucket and prefix",
+        "-o",
+        metavar="PATH",
+        shown=redaction.destination,
+    )
+    workers: int = option(parsers.whole(1, 1000), "30", "downloads at the same time", "-m", "--max-req", metavar="N")
+    executor: Executor = option(
+        parsers.choice(Executor), "threads", "threads, or sequential: one item at a time, in order", metavar="HOW"
+    )
+    order: Order = option(parsers.choice(Order), "completed", "results as completed, or as submitted", metavar="ORDER")
+    rate_limit: float = option(parsers.rate, "0", "requests a second to the origin, 0 for no limit", metavar="N")
+    max_attempts: int = option(parsers.whole(1, 100), "4", "tries for an item", metavar="N")
+    connect_timeout: float = option(parsers.seconds(0.1, 3600), "5", "time for a connection", metavar="TIME")
+    read_timeout: float = option(
+        parsers.seconds(1, 3600), "10", "silence that ends an attempt (up to 7 s late)", metavar="TIME"
+    )
+    attempt_timeout: float = option(
+        parsers.seconds(0.1, 86400), "30", "time for an attempt, name look-up to last byte", metavar="TIME"
+    )
+    item_timeout: float = option(
+        parsers.seconds(0.1, 86400), "90", "time for an item, retries included", metavar="TIME"
+    )
+    deadline: float = option(parsers.seconds(1, 864000), "3600", "time for the run", metavar="TIME")
+    shutdown_grace: float = option(
+        parsers.seconds(0.1, 3600), "8", "time for all that happens after a signal or the deadline", metavar="TIME"
+    )
+    origin_patience: float = option(
+        parsers.seconds(0, 86400), "0", "how long a dead origin is probed before the run ends", metavar="TIME"
+    )
+    max_bytes: int = option(parsers.size, "5MiB", "largest file", metavar="SIZE")
+    accept: tuple[FileType, ...] | None = option(
+        parsers.several(FileType),
+        None,
+        f"file types ({', '.join(FileType)}); what the URL's suffix names, else gif, png, jpeg and webp",
+        metavar="TYPES",
+    )
+    redirect_hosts: tuple[str, ...] = option(
+        parsers.hosts, None, "other hosts that a redirect may lead to", metavar="HOSTS", empty=()
+    )
+    refresh: Refresh = option(
+        parsers.choice(Refresh),
+        "conditional",
+        "files that are there: conditional (ask whether they changed), missing (leave them), always (fetch again)",
+        metavar="HOW",
+    )
+    not_found_ttl: float = option(
+        parsers.seconds(0, 31_536_000), "0", "how long a 404 is believed without asking again", metavar="TIME"
+    )
+    checksums: str | None = option(
+        parsers.path, None, "SHA256SUMS file with the digests that files must have", metavar="PATH"
+    )
+    publish: Publish = option(
+        parsers.choice(Publish), "each", "each file as it is accepted, or a set of all, as a whole", metavar="HOW"
+    )
+    keep: int = option(parsers.whole(1, 1000), "3", "sets that stay for a rollback", metavar="N")
+    new_origin: NewOrigin = option(
+        parsers.choice(NewOrigin), "refuse", "refuse or accept a destination that another origin filled", metavar="HOW"
+    )
+    shard_index: int = option(
+        parsers.whole(0, 99_999),
+        "0",
+        "which share of the codes is this run's, from 0; else as Kubernetes, Cloud Run or AWS Batch say",
+        metavar="N",
+        also=("JOB_COMPLETION_INDEX", "CLOUD_RUN_TASK_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX"),
+    )
+    shard_count: int = option(
+        parsers.whole(1, 100_000),
+        "1",
+        "into how many shares the codes are divided",
+        metavar="N",
+        also=("CLOUD_RUN_TASK_COUNT", "AWS_BATCH_JOB_ARRAY_SIZE"),
+    )
+    max_changed: Budget = option(
+        parsers.budget, "100%", "changed files beyond which a set is not published, as 3 or 20%", metavar="N|N%"
+    )
+    max_errors: Budget = option(parsers.budget, "0", "errors that keep exit code 0, as 3 or 5%", metavar="N|N%")
+    max_not_found: Budget = option(parsers.budget, "0", "not-founds that keep exit code 0, as 3 or 5%", metavar="N|N%")
+    user_agent: str = option(parsers.line, f"flagjob/{__version__}", "User-Agent sent with each request")
+    headers_file: str | None = option(
+        parsers.path, None, "file of secret headers, one `Name: value` a line", metavar="PATH", shown=redaction.path
+    )
+    ca_bundle: str | None = option(
+        parsers.path,
+        None,
+        "certificate authorities; REQUESTS_CA_BUNDLE, else SSL_CERT_FILE, else certifi's",
+        metavar="PATH",
+        also=("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
+    )
+    metrics_address: parsers.Address | None = option(
+        parsers.address, None, "where to serve /metrics during the run, as :9464", metavar="[HOST]:PORT"
+    )
+    metrics_linger: float = option(
+        parsers.seconds(0, 3600),
+        "0",
+        "how long /metrics is served after the end, until one scrape came",
+        metavar="TIME",
+    )
+    metrics_file: str | None = option(
+        parsers.path, None, "textfile for node_exporter, written at the end", metavar="PATH"
+    )
+    pushgateway_url: Pushgateway | None = option(
+        gateway,
+        None,
+        "Pushgateway that gets the metrics at the end, as http://localhost:9091",
+        metavar="URL",
+        secret=True,
+        shown=redaction.url,
+    )
+    log_format: LogFormat = option(
+        parsers.choice(LogFormat), "auto", "json, console, or auto: console on a terminal", metavar="FORMAT"
+    )
+    log_level: LogLevel = option(parsers.choice(LogLevel), "info", f"one of {', '.join(LogLevel)}", metavar="LEVEL")
+    log_results: LogResults = option(
+        parsers.choice(LogResults), "all", "result lines: all, changed (not the unchanged), problems", metavar="WHICH"
+    )
+    termination_log: str | None = option(
+        parsers.path, None, "file that gets the summary; /dev/termination-log where it exists", metavar="PATH"
+    )
+
+
+OPTIONS = options_of(Settings)
+"""The table, in the order that help and documentation show."""

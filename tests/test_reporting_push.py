@@ -1,0 +1,315 @@
+"""The push at the end of a run: to whom, what, and that it never costs more than its time."""
+
+import base64
+import signal
+import socket
+import ssl
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from time import monotonic
+
+import pytest
+import trustme
+from command import TIMEOUT, Done, flagjob, started
+from images import GIF
+from prometheus_client.metrics_core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from scripted import Answer, Drip, Raw, Request, ScriptedServer, Stall, Step
+
+from job import __version__
+from job.cancellation import Cancellation
+from job.errors import Reason
+from job.metrics import Metrics, Push
+from job.model import Status, Summary
+from job.reporting import Reporting
+from job.settings import Pushgateway, load
+
+GROUP = "/metrics/job/flagjob"
+SECRET = "hunter2/and:more"  # noqa: S105  (an example of one)
+HEAD = b"HTTP/1.1 200 OK\r\nX-Drops: "
+
+
+def push(url: str, shard: int | None = None, user: str = "", password: str = "", ca_bundle: str | None = None) -> Push:
+    """Make a push of new metrics."""
+    return Push(Metrics("1.2.3", "abc").registry, Pushgateway(url, user, password), shard, ca_bundle)
+
+
+def at_most(seconds: float) -> Callable[[], float]:
+    """Count down from now."""
+    until = monotonic() + seconds
+    return lambda: until - monotonic()
+
+
+def families(request: Request) -> dict[str, Metric]:
+    """Give the metrics of a push, as Prometheus' own parser reads them."""
+    return {family.name: family for family in text_string_to_metric_families(request.body.decode())}
+
+
+def value(request: Request, name: str) -> float:
+    """Give the one sample of a pushed metric."""
+    (sample,) = families(request)[name].samples
+    return float(sample.value)
+
+
+@pytest.mark.parametrize(("shard", "group"), [(None, GROUP), (0, f"{GROUP}/shard/0"), (7, f"{GROUP}/shard/7")])
+def test_what_is_pushed_and_where(shard: int | None, group: str) -> None:
+    """Every series by POST, into the group of the job or of its shard, below the gateway's own prefix."""
+    with ScriptedServer({f"/prefix{group}": Answer(202)}) as server:
+        assert push(server.url("/prefix"), shard).within(at_most(TIMEOUT)) is None
+    (request,) = server.requests
+    expected = {family.name for family in Metrics("1.2.3", "abc").registry.collect()}
+    assert (request.method, set(families(request))) == ("POST", expected)
+    assert request.headers["content-type"].startswith("text/plain; version=0.0.4")
+    assert request.headers["user-agent"] == f"flagjob/{__version__}"
+    assert "authorization" not in request.headers
+
+
+@pytest.mark.parametrize(("user", "password"), [("me", SECRET), ("", SECRET), ("me", ""), ("m\u00e9", "p\u00e4ss")])
+def test_who_pushes(user: str, password: str) -> None:
+    """User and password of the URL are sent as basic authentication, and nowhere else."""
+    with ScriptedServer({GROUP: Answer()}) as server:
+        assert push(server.url("").rstrip("/"), user=user, password=password).within(at_most(TIMEOUT)) is None
+    (request,) = server.requests
+    scheme, _, token = request.headers["authorization"].partition(" ")
+    assert (scheme, base64.b64decode(token).decode()) == ("Basic", f"{user}:{password}")
+    assert (request.target, request.headers["host"]) == (GROUP, f"127.0.0.1:{server.port}")
+
+
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        (Answer(400, body=b"pushed metrics are\n invalid: help differs\n"), "pushed metrics are invalid: help differs"),
+        (Answer(400, body=b"x" * 10_000), "x" * 500),
+        (Answer(401), "Unauthorized"),
+        (Answer(503, body=b" "), "Service Unavailable"),
+        (Raw(b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\nzz"), "Bad Request"),
+        (Answer(307, {"Location": "/elsewhere"}), "a redirect to /elsewhere, which is not followed"),
+        (Answer(302, {"Location": "/elsewhere"}), "a redirect to /elsewhere, which is not followed"),
+    ],
+)
+def test_a_gateway_that_refuses(step: Step, problem: str) -> None:
+    """Whatever is no success is told with its status and what the gateway says; no redirect is followed."""
+    with ScriptedServer({GROUP: step}) as server:
+        found = push(server.url("")).within(at_most(TIMEOUT)) or ""
+    status = step.status if isinstance(step, Answer) else 400
+    assert found.replace(", a", ": a") == f"HTTP {status}: {problem}"
+    assert [request.target for request in server.requests] == [GROUP]
+
+
+@pytest.mark.parametrize(
+    ("step", "problem"),
+    [
+        (Raw(b""), "Remote end closed connection without response"),
+        (Raw(b"", reset=True), "Connection reset by peer"),
+        (Raw(b"hello\r\n\r\n"), "hello"),
+    ],
+)
+def test_a_gateway_that_is_none(step: Step, problem: str) -> None:
+    """What does not speak HTTP is told."""
+    with ScriptedServer({GROUP: step}) as server:
+        assert problem in (push(server.url("")).within(at_most(TIMEOUT)) or "")
+
+
+def test_nobody_is_there() -> None:
+    """A gateway that is down is told at once."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    assert push(f"http://127.0.0.1:{port}").within(at_most(TIMEOUT)) == "[Errno 111] Connection refused"
+
+
+@pytest.mark.parametrize("step", [Stall(), Stall(HEAD), Drip(HEAD), Drip()])
+def test_a_gateway_that_takes_its_time(step: Step) -> None:
+    """Silence and single bytes are given up when the time is over, though the bytes go on."""
+    with ScriptedServer({GROUP: step}) as server:
+        late = push(server.url(""))
+        assert late.within(at_most(0.2)) == "no answer within 0.2 s"
+        assert late.is_alive()
+        server.wait_for(1)
+    late.join(TIMEOUT)
+
+
+def test_a_silent_gateway_is_left_alone() -> None:
+    """The thread that waits for it ends, too, a moment later."""
+    with ScriptedServer({GROUP: Stall()}) as server:
+        late = push(server.url(""))
+        late.within(at_most(0.1))
+        late.join(TIMEOUT)
+        assert (late.is_alive(), late.within(at_most(0))) == (False, "threads can only be started once")
+
+
+def test_a_push_ends_when_there_is_no_more_time() -> None:
+    """A signal that comes while the gateway is waited for begins the grace, and that may be shorter."""
+    times = iter([3600.0, 3600.0, 0.0])
+    with ScriptedServer({GROUP: Stall()}) as server:
+        late = push(server.url(""))
+        assert (late.within(lambda: next(times)) or "").startswith("no answer within 0.")
+
+
+def tls_for(authority: trustme.CA, name: str) -> ssl.SSLContext:
+    """Give a server's context with a certificate for a name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
+def test_a_trusted_gateway(tmp_path: Path) -> None:
+    """The authorities are those of the downloads."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with ScriptedServer({GROUP: Answer()}, tls_for(authority, "127.0.0.1")) as server:
+        assert push(server.url(""), ca_bundle=str(tmp_path / "ca.pem")).within(at_most(TIMEOUT)) is None
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(("name", "trusted"), [("127.0.0.1", False), ("gateway.test", True)])
+def test_a_gateway_that_cannot_be_trusted(tmp_path: Path, name: str, *, trusted: bool) -> None:
+    """An unknown authority and a certificate for another name get nothing, the password least of all."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    with ScriptedServer({GROUP: Answer()}, tls_for(authority, name)) as server:
+        bundle = str(tmp_path / "ca.pem") if trusted else None
+        found = push(server.url(""), user="me", password=SECRET, ca_bundle=bundle).within(at_most(TIMEOUT))
+    assert "CERTIFICATE_VERIFY_FAILED" in (found or "")
+    assert server.requests == []
+
+
+def test_the_end_of_a_good_run_is_pushed(tmp_path: Path) -> None:
+    """What is pushed is final: the items, the exit code and the time of the success; nothing of the process."""
+    with ScriptedServer({GROUP: Answer()}) as gateway:
+        done = flagjob("BR", "CN", cwd=tmp_path, settings={"FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
+    (request,) = gateway.requests
+    downloads = {sample.labels["status"]: sample.value for sample in families(request)["flagjob_downloads"].samples}
+    assert (done.code, done.named("metrics_push_failed")) == (0, [])
+    assert downloads == {"ok": 2, "unchanged": 0, "not_found": 0, "error": 0, "cancelled": 0}
+    assert value(request, "flagjob_last_run_exit_code") == 0
+    assert value(request, "flagjob_last_success_timestamp_seconds") == value(
+        request, "flagjob_last_run_timestamp_seconds"
+    )
+    assert [name for name in families(request) if not name.startswith("flagjob_")] == []
+
+
+def test_a_run_that_failed_leaves_the_last_success_alone(tmp_path: Path) -> None:
+    """What is pushed by POST and not there stays in the gateway."""
+    with ScriptedServer({f"{GROUP}/shard/1": Answer()}) as gateway:
+        settings = {"FLAGJOB_SHARD_INDEX": "1", "FLAGJOB_SHARD_COUNT": "2", "FLAGJOB_CODES": "ZZ ZX ZY"}
+        done = flagjob(cwd=tmp_path, settings={**settings, "FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
+    (request,) = gateway.requests
+    assert (done.code, value(request, "flagjob_last_run_exit_code")) == (4, 4)
+    assert (request.method, "flagjob_last_success_timestamp_seconds" in families(request)) == ("POST", False)
+    assert value(request, "flagjob_shards") == 2
+
+
+def failed(done: Done) -> list[tuple[str, str]]:
+    """Give target and error of each push that failed; the summary must stand after them."""
+    assert done.summary["exit_code"] == done.code
+    return [(line["target"], line["error"]) for line in done.named("metrics_push_failed")]
+
+
+def test_a_push_that_fails_changes_nothing(tmp_path: Path) -> None:
+    """One warning without the password, and the exit code of the run."""
+    with ScriptedServer({GROUP: Answer(400, body=b"inconsistent")}) as gateway:
+        url = gateway.url().replace("//", "//me:hunter2%2Fand%3Amore@")
+        done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_PUSHGATEWAY_URL": url})
+    assert (done.code, done.stderr) == (0, "")
+    assert failed(done) == [(gateway.url("").rstrip("/"), "HTTP 400: inconsistent")]
+    assert (b"hunter2" in done.stdout, len(gateway.requests)) == (False, 1)
+
+
+@pytest.mark.slow
+def test_a_gateway_cannot_hold_the_process(tmp_path: Path) -> None:
+    """One that answers a byte now and then, for ever, costs the run five seconds, and the process ends."""
+    with ScriptedServer({GROUP: Drip(HEAD)}) as gateway:
+        done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
+        assert failed(done) == [(gateway.url("").rstrip("/"), "no answer within 5.0 s")]
+    assert (done.code, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("step", "abandoned"), [(Drip(HEAD), 1), (Answer(), 0)])
+def test_a_push_that_cannot_be_joined_is_counted(step: Step, abandoned: int) -> None:
+    """Who ends the process must know of a thread that may go on for ever."""
+    cancellation = Cancellation()
+    cancellation.request(Reason.SIGNAL, 15)
+    with ScriptedServer({GROUP: step}) as gateway:
+        settings = load(["BR", f"--pushgateway-url={gateway.url()}", "--shutdown-grace=0.5"], {})
+        reporting = Reporting(settings, cancellation, BytesIO(), terminal=False)
+        reporting.finished(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 5, "storage"))
+        assert reporting.abandoned == abandoned
+
+
+def interrupted(tmp_path: Path, gateway: ScriptedServer, grace: str) -> Done:
+    """Send SIGTERM to a run whose only item never ends."""
+    with ScriptedServer({"/br.gif": Stall()}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_PUSHGATEWAY_URL": gateway.url()}
+        settings |= {"FLAGJOB_SHUTDOWN_GRACE": grace, "FLAGJOB_METRICS_ADDRESS": "127.0.0.1:0"}
+        with started("BR", cwd=tmp_path, settings={**settings, "FLAGJOB_METRICS_LINGER": "1h"}) as process:
+            server.wait_for(1)
+            process.send_signal(signal.SIGTERM)
+            stdout, stderr = process.communicate(timeout=TIMEOUT)
+            return Done(process.returncode, stdout, stderr.decode())
+
+
+def test_an_interrupted_run_pushes_and_does_not_linger(tmp_path: Path) -> None:
+    """After SIGTERM the gateway learns of it; nobody is waited for."""
+    with ScriptedServer({GROUP: Answer()}) as gateway:
+        done = interrupted(tmp_path, gateway, "2")
+    (request,) = gateway.requests
+    assert (done.code, failed(done)) == (143, [])
+    assert value(request, "flagjob_last_run_exit_code") == 143
+
+
+def test_an_interrupted_run_pushes_in_what_is_left_of_the_grace(tmp_path: Path) -> None:
+    """The drain may take half of it; the gateway gets the rest, and not five seconds."""
+    with ScriptedServer({GROUP: Stall()}) as gateway:
+        done = interrupted(tmp_path, gateway, "2")
+    ((_, error),) = failed(done)
+    seconds = float(error.removeprefix("no answer within ").removesuffix(" s"))
+    assert (done.code, 0 < seconds <= 1) == (143, True)
+
+
+def test_a_grace_that_is_over_leaves_no_time_for_a_push(tmp_path: Path) -> None:
+    """Whoever ends the run is about to kill it."""
+    with ScriptedServer({GROUP: Answer()}) as gateway:
+        done = interrupted(tmp_path, gateway, "0.1")
+    assert (done.code, [error for _, error in failed(done)]) == (143, ["nothing was left of the grace"])
+    assert gateway.requests == []
+
+
+def test_a_destination_that_cannot_be_written_is_pushed(tmp_path: Path) -> None:
+    """A run that could not begin has an exit code, too, for whoever watches."""
+    (tmp_path / "file").touch()
+    with ScriptedServer({GROUP: Answer()}) as gateway:
+        settings = {"FLAGJOB_PUSHGATEWAY_URL": gateway.url(), "FLAGJOB_METRICS_FILE": "run.prom"}
+        done = flagjob("BR", "--dest=file", cwd=tmp_path, settings=settings)
+    (request,) = gateway.requests
+    assert (done.code, value(request, "flagjob_last_run_exit_code")) == (5, 5)
+    assert value(request, "flagjob_last_run_start_timestamp_seconds") > 0
+    assert "flagjob_last_run_exit_code 5.0\n" in (tmp_path / "run.prom").read_text()
+
+
+@pytest.mark.parametrize("argv", [["--workers=0"], ["--dry-run"], ["--version"]])
+def test_what_is_no_run_is_not_pushed(tmp_path: Path, argv: list[str]) -> None:
+    """Wrong settings, a dry run and the like leave no trace."""
+    with ScriptedServer({GROUP: Answer()}) as gateway:
+        flagjob("BR", *argv, cwd=tmp_path, settings={"FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
+    assert gateway.requests == []
+
+
+def test_a_proxy_counts_for_the_push(tmp_path: Path) -> None:
+    """The variables count as for the downloads: a gateway beyond the proxy is reached through it."""
+    with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server, ScriptedServer({}) as proxy:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_PUSHGATEWAY_URL": "http://gateway.test/prefix"}
+        settings |= {"http_proxy": proxy.url(), "no_proxy": "127.0.0.1"}
+        done = flagjob("BR", cwd=tmp_path, settings=settings)
+    assert [request.target for request in proxy.requests] == [f"http://gateway.test/prefix{GROUP}"]
+    assert (done.code, failed(done)) == (0, [("http://gateway.test/prefix", "HTTP 404: Not Found")])
+
+
+def test_a_proxy_of_another_kind_is_told(tmp_path: Path) -> None:
+    """A push does not go through a SOCKS proxy, nor around it."""
+    with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server, ScriptedServer({GROUP: Answer()}) as gateway:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif").replace("127.0.0.1", "localhost")}
+        settings |= {"http_proxy": "socks5h://127.0.0.1:9", "no_proxy": "localhost"}
+        done = flagjob("BR", cwd=tmp_path, settings={**settings, "FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
+    assert (done.code, [error for _, error in failed(done)]) == (0, ["unknown url type: socks5h"])
+    assert gateway.requests == []

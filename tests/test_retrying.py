@@ -1,0 +1,420 @@
+"""When to try again, how long to wait, when to give up: all of it without waiting."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from threading import Barrier, Thread
+from time import monotonic
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from job.errors import (
+    AttemptError,
+    Cancelled,
+    ContentError,
+    HttpError,
+    NetworkError,
+    NotFoundError,
+    Reason,
+    RedirectError,
+    StorageError,
+)
+from job.resilience import retrying as retry
+from job.resilience.retrying import (
+    MAX_RETRY_AFTER_SECONDS,
+    Account,
+    RetryEvent,
+    RetryPolicy,
+    jitter_seconds,
+    probe_wait_seconds,
+    retry_after_seconds,
+)
+
+BOUND = 20
+NOW = datetime(2024, 2, 29, 12, 0, 0, tzinfo=UTC)
+TIMEOUT = NetworkError(Reason.TIMEOUT, "silence")
+DNS = NetworkError(Reason.DNS, "no such name")
+
+
+def busy(seconds: float | None) -> HttpError:
+    return HttpError(503, "HTTP error 503 - Busy", seconds)
+
+
+class Calls:
+    """An attempt that ends as scripted, the last way again and again, and what came of calling it."""
+
+    def __init__(self, *outcomes: BaseException | str) -> None:
+        self._outcomes = outcomes
+        self.attempts = 0
+        self.slept: list[float] = []
+        self.retries: list[RetryEvent] = []
+
+    def attempt(self) -> str:
+        outcome = self._outcomes[min(self.attempts, len(self._outcomes) - 1)]
+        self.attempts += 1
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def run(self, attempts: int = 4, item_timeout: float = 1e6, sleep: Callable[[float], None] | None = None) -> str:
+        policy = RetryPolicy(attempts, item_timeout)
+        return retry.call(self.attempt, policy, sleep=sleep or self.slept.append, on_retry=self.retries.append)
+
+    def failure(self, attempts: int = 4, item_timeout: float = 1e6) -> BaseException:
+        with pytest.raises((AttemptError, StorageError, Cancelled, ValueError, KeyboardInterrupt)) as caught:
+            self.run(attempts, item_timeout)
+        return caught.value
+
+
+def test_what_succeeds_is_called_once() -> None:
+    """A good attempt is the only one."""
+    calls = Calls("file")
+    assert calls.run() == "file"
+    assert (calls.attempts, calls.slept, calls.retries) == (1, [], [])
+
+
+def test_what_fails_and_then_succeeds_is_a_success() -> None:
+    """A failure that passes costs a pause, and nothing else."""
+    calls = Calls(TIMEOUT, busy(None), "file")
+    assert calls.run() == "file"
+    assert (calls.attempts, len(calls.slept)) == (3, 2)
+
+
+@pytest.mark.parametrize("attempts", [1, 2, 4, 100])
+def test_attempts_are_counted(attempts: int) -> None:
+    """There are as many tries as the policy says, and the last error is the one that is raised."""
+    last = busy(None)
+    calls = Calls(*[TIMEOUT] * (attempts - 1), last)
+    assert calls.failure(attempts) is last
+    assert (calls.attempts, len(calls.slept), len(calls.retries)) == (attempts, attempts - 1, attempts - 1)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NetworkError(Reason.TLS, "expired"),
+        NetworkError(Reason.PROTOCOL, "not HTTP"),
+        NotFoundError(404, "HTTP error 404 - Not Found"),
+        HttpError(403, "HTTP error 403 - Forbidden"),
+        HttpError(501, "HTTP error 501 - Not Implemented", 1.0),
+        RedirectError(Reason.REDIRECT_REFUSED, "elsewhere"),
+        ContentError(Reason.TOO_LARGE, "too much"),
+        ContentError(Reason.UNEXPECTED_ENCODING, "gzip"),
+        StorageError("full"),
+        Cancelled(Reason.SIGNAL),
+        ValueError("a bug"),
+        KeyboardInterrupt(),
+    ],
+    ids=repr,
+)
+def test_what_no_retry_heals_is_called_once(error: BaseException) -> None:
+    """Refusals, a full disk, the end of the run and bugs come out as they are, at once."""
+    calls = Calls(error, "file")
+    assert calls.failure() is error
+    assert (calls.attempts, calls.slept, calls.retries) == (1, [], [])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TIMEOUT,
+        NetworkError(Reason.CONNECTION, "reset"),
+        NetworkError(Reason.PROXY, "refused"),
+        HttpError(429, "HTTP error 429 - Slow Down"),
+        HttpError(599, "HTTP error 599 - Odd"),
+        ContentError(Reason.TRUNCATED, "half"),
+        ContentError(Reason.EMPTY, "nothing"),
+        ContentError(Reason.BAD_CONTENT, "a page"),
+    ],
+    ids=repr,
+)
+def test_what_passes_is_tried_again(error: AttemptError) -> None:
+    """Silence, a cut and a busy server are asked again."""
+    calls = Calls(error, "file")
+    assert calls.run() == "file"
+    assert calls.attempts == 2
+
+
+def test_waits_grow_with_full_jitter() -> None:
+    """Before attempt n + 1 passes anything from nothing to 0.5 * 2 ** (n - 1) seconds, and never more than ten."""
+    draws: dict[int, list[float]] = {}
+    for _ in range(400):
+        calls = Calls(TIMEOUT)
+        calls.failure(attempts=9)
+        for event in calls.retries:
+            draws.setdefault(event.attempt, []).append(event.wait_seconds)
+    bounds = {attempt: min(0.5 * 2 ** (attempt - 1), 10) for attempt in range(1, 9)}
+    assert draws.keys() == bounds.keys()
+    assert [a for a, waits in draws.items() if min(waits) < 0 or max(waits) > bounds[a]] == []
+    assert [a for a, waits in draws.items() if min(waits) > 0.05 * bounds[a] or max(waits) < 0.95 * bounds[a]] == []
+
+
+@pytest.mark.parametrize("asked", [0.0, 7.0, MAX_RETRY_AFTER_SECONDS])
+def test_the_origins_wish_is_obeyed(asked: float) -> None:
+    """After a Retry-After comes exactly that pause, and up to a second more so that not everybody comes at once."""
+    waits = []
+    for _ in range(100):
+        calls = Calls(busy(asked), "file")
+        calls.run()
+        waits += calls.slept
+    assert asked <= min(waits) < asked + 0.25
+    assert asked + 0.75 < max(waits) <= asked + 1
+
+
+@pytest.mark.parametrize("asked", [60.001, 3600.0, 1e9])
+def test_an_origin_that_asks_for_too_much_is_left_alone(asked: float) -> None:
+    """A Retry-After of more than a minute ends the item at once: one request, no pause, and a later run may heal it."""
+    calls = Calls(busy(asked), "file")
+    error = calls.failure()
+    assert (calls.attempts, calls.slept) == (1, [])
+    assert isinstance(error, HttpError)
+    assert error.retryable
+
+
+@pytest.mark.parametrize(("item_timeout", "attempts"), [(60.0, 1), (59.0, 1), (120.0, 2)])
+def test_no_pause_begins_that_the_item_has_no_time_for(item_timeout: float, attempts: int) -> None:
+    """A pause that would end after the item's time is not slept: the item ends now."""
+    calls = Calls(busy(60.0), "file")
+    outcome = calls.run(item_timeout=item_timeout) if attempts > 1 else calls.failure(item_timeout=item_timeout)
+    assert (calls.attempts, len(calls.slept), len(calls.retries)) == (attempts, attempts - 1, attempts - 1)
+    assert isinstance(outcome, HttpError) == (attempts == 1)
+
+
+def test_a_name_is_looked_up_twice() -> None:
+    """A host name that does not resolve is not asked for as often as a busy server."""
+    calls = Calls(DNS, DNS, "file")
+    assert calls.failure() is DNS
+    assert calls.attempts == 2
+
+
+def test_a_name_that_resolves_late_has_all_attempts() -> None:
+    """One failed look-up takes nothing from what other failures are allowed."""
+    calls = Calls(DNS, TIMEOUT, TIMEOUT, "file")
+    assert calls.run() == "file"
+    assert calls.attempts == 4
+
+
+def test_a_pause_that_is_broken_off_ends_it_all() -> None:
+    """When the run must end, no further attempt is made, and the item learns why."""
+    calls = Calls(TIMEOUT, "file")
+    stopped = Cancelled(Reason.SIGNAL)
+
+    def sleep(_seconds: float) -> None:
+        raise stopped
+
+    with pytest.raises(Cancelled) as caught:
+        calls.run(sleep=sleep)
+    assert caught.value is stopped
+    assert calls.attempts == 1
+
+
+def test_every_retry_is_told_before_its_pause() -> None:
+    """Which attempt failed, why, and how long the next one waits: as it is, and in time."""
+    first, second = busy(3.0), NetworkError(Reason.CONNECTION, "reset")
+    calls = Calls(first, second, "file")
+    told_before: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        told_before.append(len(calls.retries))
+        calls.slept.append(seconds)
+
+    calls.run(sleep=sleep)
+    assert calls.retries == [RetryEvent(1, 4, calls.slept[0], first), RetryEvent(2, 4, calls.slept[1], second)]
+    assert told_before == [1, 2]
+
+
+def test_threads_do_not_disturb_each_other() -> None:
+    """Each item counts its own attempts, however many are tried at the same time."""
+    together = Barrier(8)
+    items = [Calls(TIMEOUT) for _ in range(8)]
+
+    def work(calls: Calls) -> None:
+        for _ in range(50):
+            together.wait(BOUND)
+            calls.attempts = 0
+            calls.failure()
+
+    threads = [Thread(target=work, args=(calls,)) for calls in items]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(BOUND)
+    assert [[event.attempt for event in calls.retries] for calls in items] == [[1, 2, 3] * 50] * 8
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0.0),
+        ("7", 7.0),
+        (" 120 ", 120.0),
+        ("0000000000000060", 60.0),
+        ("31622400", 31622400.0),
+        ("Thu, 29 Feb 2024 12:00:30 GMT", 30.0),
+        ("Thursday, 29-Feb-24 12:01:00 GMT", 60.0),
+        ("Thu Feb 29 12:02:00 2024", 120.0),
+        ("Thu, 29 Feb 2024 13:00:30 +0100", 30.0),
+        ("Thu, 29 Feb 2024 12:00:00 GMT", 0.0),
+        ("Thu, 29 Feb 2024 11:59:59 GMT", 0.0),
+        ("Sun Nov  6 08:49:37 1994", 0.0),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 0.0),
+        ("Mon, 01 Jan 0001 00:00:00 +2359", 0.0),
+    ],
+)
+def test_a_retry_after_is_read(value: str, seconds: float) -> None:
+    """Whole seconds, or a date in each of HTTP's three forms; a date that has passed is now."""
+    assert retry_after_seconds(value, NOW) == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        " ",
+        "abc",
+        "3.5",
+        "-1",
+        "+7",
+        "1e3",
+        "0x10",
+        "7 s",
+        "7, 8",
+        "nan",
+        "inf",
+        "1_0",
+        "2024-02-29T12:00:30Z",
+        "2024-02-29 12:00:30",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Thu, 29 Feb 2024 25:00:00 GMT",
+        "Fri, 30 Feb 2024 12:00:00 GMT",
+        "Mon, 01 Jan 99999999999999 00:00:00 GMT",
+        "Mon, 99999999999999999999 Jan 2024 00:00:00 GMT",
+        "Mon, 01 Jan 2024 00:00:00 +99999999999999999999",
+        "Mon, 01 Jan 2024 00:00:00 +9900",
+        "\u0667",
+        "\u00b2",
+        "\uff17",
+        "31622401",
+        "9" * 400,
+        "9" * 100_000,
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_a_retry_after_that_makes_no_sense_counts_as_none(value: str | None) -> None:
+    """Neither a crash nor a pause of a thousand years: the usual back-off."""
+    assert retry_after_seconds(value, NOW) is None
+
+
+DATES = "Mon Mon, Sunday, 1 31 -1 Jan feb 06-Nov-94 --- 24 1994 9999 0 08:49:37 8:49 8.49 99:99:99 : , GMT EST"
+ZONES = "+0100 -0000 +99999999999 99999999999"
+WORDS = st.sampled_from([*DATES.split(), *ZONES.split()])
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.text() | st.lists(WORDS, max_size=7).map(" ".join))
+@example("Mon, 01 Jan 0001 00:00:00 +2359")
+def test_no_header_breaks_the_reading(value: str) -> None:
+    """Whatever a server sends is a number of seconds from now on, within a year, or nothing."""
+    seconds = retry_after_seconds(value, NOW)
+    assert seconds is None or 0 <= seconds <= 366 * 86400
+
+
+@settings(deadline=None)
+@given(st.integers(0, 366 * 86400 - 1))
+def test_any_date_within_a_year_is_obeyed(seconds: int) -> None:
+    """A date is worth as much as the seconds until then."""
+    date = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
+    assert retry_after_seconds(date, NOW) == retry_after_seconds(str(seconds), NOW) == seconds
+
+
+def excused(error: HttpError) -> HttpError:
+    error.excused = True
+    return error
+
+
+def test_an_excused_failure_costs_no_attempt_and_no_pause_of_its_own() -> None:
+    """Everyone waits at the gate instead: five refusals leave an item its two attempts, and are told as such."""
+    free, paid = excused(busy(7)), busy(None)
+    calls = Calls(*[free] * 5, paid, "file")
+    assert calls.run(attempts=2) == "file"
+    assert calls.slept[:5] == [0.0] * 5
+    assert [(event.attempt, event.max_attempts) for event in calls.retries] == [(n, 2 + min(n, 5)) for n in range(1, 7)]
+
+
+def test_excused_failures_make_no_later_pause_longer() -> None:
+    """The first failure of its own costs half a second at most, however often an item was asked to wait before."""
+    for _ in range(20):
+        calls = Calls(*[excused(busy(7))] * 5, TIMEOUT, "file")
+        calls.run()
+        assert calls.slept[5] <= 0.5
+
+
+def test_an_excused_failure_outlasts_the_items_time() -> None:
+    """An origin that is waited for is no item's fault, however long that takes."""
+    assert Calls(excused(busy(7)), "file").run(item_timeout=0.0) == "file"
+
+
+def test_an_excused_failure_may_ask_for_more_than_a_minute() -> None:
+    """It is the gate that decides how long an origin is waited for."""
+    assert Calls(excused(busy(3600)), "file").run() == "file"
+
+
+def test_an_excused_failure_that_no_retry_heals_ends_its_item() -> None:
+    """A bad certificate stays bad, whatever else goes on."""
+    bad = NetworkError(Reason.TLS, "expired")
+    bad.excused = True
+    calls = Calls(bad)
+    assert (calls.failure(), calls.attempts) == (bad, 1)
+
+
+def test_the_runs_budget_is_asked_last_and_once_a_retry() -> None:
+    """What is not tried again for another reason costs the run nothing."""
+    asked: list[None] = []
+
+    def may_retry(_error: AttemptError) -> bool:
+        asked.append(None)
+        return len(asked) < 3
+
+    account = Account(may_retry=may_retry)
+    for calls, policy in (
+        (Calls(NotFoundError(404, "no")), RetryPolicy(4, 1e6)),
+        (Calls(TIMEOUT), RetryPolicy(1, 1e6)),
+    ):
+        with pytest.raises(AttemptError):
+            retry.call(calls.attempt, policy, sleep=calls.slept.append, on_retry=calls.retries.append, account=account)
+    assert asked == []
+    calls = Calls(TIMEOUT)
+    with pytest.raises(NetworkError):
+        retry.call(
+            calls.attempt, RetryPolicy(9, 1e6), sleep=calls.slept.append, on_retry=lambda _: None, account=account
+        )
+    assert (calls.attempts, len(asked)) == (3, 3)
+
+
+def test_no_pause_begins_that_the_run_would_not_outlive() -> None:
+    """With half a second left and a second asked for, the item ends now, and with its own reason."""
+    calls = Calls(busy(1.0))
+    with pytest.raises(HttpError):
+        retry.call(
+            calls.attempt,
+            RetryPolicy(4, 1e6, ends_at=monotonic() + 0.5),
+            sleep=calls.slept.append,
+            on_retry=calls.retries.append,
+        )
+    assert (calls.attempts, calls.slept) == (1, [])
+
+
+def test_probes_wait_longer_each_time_up_to_half_a_minute() -> None:
+    """One second, two, four ... and never more than thirty-one."""
+    waits = [probe_wait_seconds(probe) for probe in range(1, 12)]
+    assert all(2 ** (n - 1) <= wait <= 2 ** (n - 1) + 1 for n, wait in enumerate(waits[:5], 1))
+    assert all(wait <= 31 for wait in waits)
+
+
+def test_a_pauses_jitter_is_less_than_a_second() -> None:
+    """Enough to part the shards, not enough to matter."""
+    jitters = [jitter_seconds() for _ in range(100)]
+    assert 0 <= min(jitters) < max(jitters) <= 1
