@@ -21,7 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
+
+E = TypeVar("E", bound=BaseException)
 
 
 class Reason(StrEnum):
@@ -85,7 +87,11 @@ _OUTCOMES = {
     Reason.REDIRECT_REFUSED: Outcome.REDIRECT,
     Reason.TOO_MANY_REDIRECTS: Outcome.REDIRECT,
 }
-_STATUS_OUTCOMES = {3: Outcome.REDIRECT, 4: Outcome.CLIENT_ERROR, 5: Outcome.SERVER_ERROR}
+_STATUS_OUTCOMES: dict[int, Outcome] = {
+    HTTPStatus.NOT_MODIFIED: Outcome.NOT_MODIFIED,
+    HTTPStatus.TOO_MANY_REQUESTS: Outcome.TOO_MANY_REQUESTS,
+}
+_HUNDREDS_OUTCOMES = {3: Outcome.REDIRECT, 4: Outcome.CLIENT_ERROR, 5: Outcome.SERVER_ERROR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +121,8 @@ class Failure:
         if self.kind is not None:
             return _OUTCOMES.get(self.kind, Outcome.INVALID)
         status = self.http_status or 0
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
-            return Outcome.TOO_MANY_REQUESTS
-        return _STATUS_OUTCOMES.get(status // 100, Outcome.INVALID)
+        hundreds = _HUNDREDS_OUTCOMES.get(status // 100, Outcome.INVALID)
+        return _STATUS_OUTCOMES.get(status, hundreds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,23 +181,6 @@ class AttemptError(FlagjobError):
         super().__init__(message)
         self.failure = failure
 
-    excused = False
-
-    @property
-    def reason(self) -> str:
-        """Return the failure's."""
-        return self.failure.reason
-
-    @property
-    def http_status(self) -> int | None:
-        """Return the failure's."""
-        return self.failure.http_status
-
-    @property
-    def retryable(self) -> bool:
-        """Return the failure's."""
-        return self.failure.retryable
-
 
 class NetworkError(AttemptError):
     """No usable answer came back."""
@@ -214,10 +202,10 @@ class NotFoundError(HttpError):
 
 
 class RedirectError(AttemptError):
-    """A redirect led where it may not, or on and on; `http_status` is the redirect's."""
+    """A redirect led where it may not, or on and on; whoever knows the redirect's status adds it to the failure."""
 
-    def __init__(self, reason: Reason, message: str, http_status: int | None = None) -> None:
-        super().__init__(Failure(reason, http_status), message)
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(Failure(reason), message)
 
 
 class ContentError(AttemptError):
@@ -228,7 +216,7 @@ class ContentError(AttemptError):
 
 
 @contextmanager
-def map_exceptions(translators: Mapping[type[BaseException], Callable[[Any], Exception | None]]) -> Iterator[None]:
+def map_exceptions(translators: Mapping[type[E], Callable[[Any], Exception | None]]) -> Iterator[None]:
     """Raise, in place of a foreign exception, the one of ours that its translator returns.
 
     The first class in the mapping that matches decides; a translator that returns None lets the exception pass. Every
@@ -242,25 +230,4 @@ def map_exceptions(translators: Mapping[type[BaseException], Callable[[Any], Exc
         ours = translate(error)
         if ours is None:
             raise
-        raise ours from error
-
-
-OUTCOMES = tuple(Outcome)
-
-
-def is_retryable(reason: str) -> bool:
-    """Return whether a failure with this reason is."""
-    if reason.startswith("http_"):
-        return Failure(None, int(reason.removeprefix("http_"))).retryable
-    return Failure(Reason(reason)).retryable
-
-
-def outcome(reason: str | None) -> str:
-    """Return the class of an attempt that failed with this reason."""
-    if reason is None:
-        return "2xx"
-    if reason == "http_304":
-        return "304"
-    if reason.startswith("http_"):
-        return Failure(None, int(reason.removeprefix("http_"))).outcome
-    return Failure(Reason(reason)).outcome
+        raise ours from ours.__cause__ or error  # a translator that had to look further keeps what it found

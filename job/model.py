@@ -58,9 +58,9 @@ class InvalidItem:
 Item = WorkItem | InvalidItem
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply:
-    """A 200 answer: what its headers claim, and the body that came."""
+    """A 200 answer: what its headers claim, and the body that came. Belongs to one thread at a time."""
 
     body: Body
     content_length: int | None = None
@@ -71,6 +71,8 @@ class Reply:
     last_modified: str | None = None
     redirected_to: str | None = None
     """Digest of the URL that answered, if redirects led to another than was asked for."""
+    media_type: str | None = None
+    """The type that validation found the body to be."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,7 @@ from job.inputs import Inputs
 from job.log import RunLog, termination_message
 from job.metrics import Endpoint, Metrics, Push
 from job.model import Item, Result, Status, Summary
-from job.resilience import ThrottleEvents
-from job.resilience.retrying import RetryEvent
+from job.resilience import RetryEvent, ThrottleEvents
 from job.settings import LogFormat, LogResults, Pushgateway, Settings
 from job.settings.parsers import Address
 
@@ -132,20 +131,22 @@ class Reporting:
         log = self.log
 
         def paused(error: AttemptError, seconds: float) -> None:
-            log.warning("host_paused", host=host, until_s=round(seconds, 3), reason=error.reason, error=str(error))
+            log.warning(
+                "host_paused", host=host, until_s=round(seconds, 3), reason=error.failure.reason, error=str(error)
+            )
 
         def down(error: AttemptError) -> None:
             try:
-                log.error("origin_down", host=host, reason=error.reason, error=str(error))
+                log.error("origin_down", host=host, reason=error.failure.reason, error=str(error))
             finally:
                 self._cancellation.request(Reason.ORIGIN_DOWN)
 
         return ThrottleEvents(
             paused=paused,
             resumed=lambda pace: log.info("host_resumed", host=host, requests_per_s=round(min(pace, _FASTEST), 3)),
-            back=lambda: log.info("origin_back", host=host),
-            down=down,
-            spent=lambda: log.warning("retry_budget_spent", host=host, hint=_SPENT),
+            recovered=lambda: log.info("origin_back", host=host),
+            gave_up=down,
+            budget_spent=lambda: log.warning("retry_budget_spent", host=host, hint=_SPENT),
         )
 
     def bug(self, code: str, error: Exception) -> None:

@@ -10,7 +10,7 @@ from job.cancellation import Cancellation
 from job.errors import Cancelled
 from job.model import Item, Result, Status, WorkItem
 from job.pool import Pool
-from job.resilience import Throttle, ThrottleLimits
+from job.resilience import Permit, Throttle, ThrottleLimits, wait_for_permit
 
 _MOST_DRAWN = 100
 """A timeline of more tasks shows nothing to anybody; their facts are still printed."""
@@ -65,7 +65,7 @@ def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
 
     def loiter(item: Item) -> Result:
         task = int(item.code)
-        throttle.enter(cancellation.sleep)
+        wait_for_permit(throttle, Permit(), cancellation.sleep)
         show(f"loiter({task}): doing nothing for {plan.seconds(task):g}s", task)
         cancellation.sleep(plan.seconds(task))
         show(f"loiter({task}): done", task)

@@ -1,8 +1,9 @@
 """The catalogue of faults cannot drift: its rows have tests, and what it says is what errors.py says."""
 
+from failures import failure_of
 from rows import claims, line_of, lines
 
-from job.errors import Reason, is_retryable
+from job.errors import Reason
 from job.exit_code import ExitCode
 from job.model import Status
 
@@ -39,8 +40,10 @@ def test_every_status_and_exit_code_is_in_the_catalogue() -> None:
 
 def test_what_is_tried_again() -> None:
     """The catalogue tries again what errors.py takes for passing, and the exit code says so, too."""
-    assert [line for line in RESULTS if (line.again in {"yes", "once", "later"}) != is_retryable(line.words[1])] == []
-    healing = {(line.exit_code, is_retryable(line.words[1])) for line in RESULTS if line.exit_code in {3, 4}}
+    assert [
+        line for line in RESULTS if (line.again in {"yes", "once", "later"}) != failure_of(line.words[1]).retryable
+    ] == []
+    healing = {(line.exit_code, failure_of(line.words[1]).retryable) for line in RESULTS if line.exit_code in {3, 4}}
     assert healing == {(ExitCode.RETRYABLE, True), (ExitCode.PERMANENT, False)}
 
 

@@ -1,4 +1,4 @@
-"""One HTTP attempt, the same on requests' own adapter and on ours: these promises are requests' terms, not a wire's."""
+"""One HTTP attempt: what a URL's answer becomes, over redirects, in requests' terms."""
 
 import os
 import resource
@@ -9,14 +9,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 import pytest
 import requests
 import trustme
 from bodies import MemoryBody
 from images import GIF, numbered_gif
-from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.adapters import BaseAdapter
 from rows import row
 from scripted import Answer, Raw, Request, Script, ScriptedServer, Stall
 
@@ -38,45 +37,30 @@ MAX_BYTES = 100_000
 Make = Callable[..., Client]
 
 
-class Stock(HTTPAdapter):
-    """Requests' own adapter, which knows no bound of an attempt."""
-
-    def send(self, request: requests.PreparedRequest, *args: Any, **more: Any) -> requests.Response:
-        """Send with the two time-outs that it knows."""
-        return super().send(request, *args, **{**more, "timeout": more["timeout"][:2]})
-
-
-@pytest.fixture(params=["curl", "stock"])
-def bodies(request: pytest.FixtureRequest) -> tuple[str, list[MemoryBody]]:
-    return request.param, []
+@pytest.fixture
+def made() -> list[MemoryBody]:
+    """Every body that a transfer began."""
+    return []
 
 
 @pytest.fixture
-def made(bodies: tuple[str, list[MemoryBody]]) -> list[MemoryBody]:
-    return bodies[1]
-
-
-@pytest.fixture
-def make(bodies: tuple[str, list[MemoryBody]]) -> Iterator[Make]:
-    wire, made = bodies
-    fetchers = []
+def make(made: list[MemoryBody]) -> Iterator[Make]:
+    clients = []
 
     def new_body() -> MemoryBody:
         made.append(MemoryBody())
         return made[-1]
 
     def make(**settings: object) -> Client:
-        adapter: BaseAdapter = Stock()
-        if wire == "curl":
-            adapter = CurlAdapter(new_body=new_body, max_bytes=MAX_BYTES)
-        limits = {"connect_timeout": 5, "read_timeout": 5, "attempt_timeout": 20, "max_bytes": MAX_BYTES}
-        facts = {"user_agent": "flagjob/test", **limits}
-        fetchers.append(Client(adapter, ClientConfig(**{**facts, **settings}), new_body))  # type: ignore[arg-type]  # by name
-        return fetchers[-1]
+        adapter = CurlAdapter(new_body=new_body, max_bytes=MAX_BYTES)
+        limits = {"connect_timeout": 5, "read_timeout": 5, "attempt_timeout": 20}
+        facts = {"user_agent": "flagjob/test", **limits, **settings}
+        clients.append(Client(adapter, ClientConfig(**facts)))  # type: ignore[arg-type]  # by name
+        return clients[-1]
 
     yield make
-    for fetcher in fetchers:
-        fetcher.close()
+    for client in clients:
+        client.close()
 
 
 def fetched(reply: Reply | NotModified) -> Reply:
@@ -110,9 +94,9 @@ def test_the_request_says_who_asks_and_wants_no_encoding(make: Make) -> None:
 def test_cookies_are_not_kept(make: Make) -> None:
     """What one answer sets is not sent with the next request."""
     with ScriptedServer({"/br.gif": Answer(headers={"Set-Cookie": "a=b"}, body=GIF)}) as server:
-        fetcher = make()
+        client = make()
         for _ in range(2):
-            fetched(fetcher.get(server.url("/br.gif"))).body.close()
+            fetched(client.get(server.url("/br.gif"))).body.close()
     assert "cookie" not in server.requests[1].headers
 
 
@@ -122,7 +106,7 @@ def test_only_200_is_an_answer(make: Make, status: int) -> None:
     answer = Answer(status, body=b"" if status in {204, 304} else GIF)
     with ScriptedServer({"/br.gif": answer}) as server, pytest.raises(HttpError) as caught:
         make().get(server.url("/br.gif"))
-    assert (caught.value.reason, caught.value.http_status) == (f"http_{status}", status)
+    assert (caught.value.failure.reason, caught.value.failure.http_status) == (f"http_{status}", status)
     assert str(caught.value).startswith(f"HTTP error {status} - ")
 
 
@@ -131,7 +115,7 @@ def test_gone_files_are_not_found(make: Make, status: int) -> None:
     """404 and 410 say that there is no such file."""
     with ScriptedServer({"/zz.gif": Answer(status)}) as server, pytest.raises(NotFoundError) as caught:
         make().get(server.url("/zz.gif"))
-    assert caught.value.http_status == status
+    assert caught.value.failure.http_status == status
 
 
 @pytest.mark.parametrize(("header", "low", "high"), [("7", 7, 7), ("abc", None, None), ("date", 50, 61)])
@@ -148,9 +132,9 @@ def test_a_conditional_request_may_be_answered_by_304(make: Make) -> None:
     """Validators go out, a 304 comes back as what it says, and a 200 with its own validators."""
     script = {"/same.gif": Answer(304, {"ETag": '"b"'}), "/new.gif": Answer(headers={"ETag": '"c"'}, body=GIF)}
     with ScriptedServer(script) as server:
-        fetcher, then = make(), "Sun, 22 Nov 2026 04:17:00 GMT"
-        same = fetcher.get(server.url("/same.gif"), Validators('"a"', then))
-        new = fetched(fetcher.get(server.url("/new.gif"), Validators('"a"', None)))
+        client, then = make(), "Sun, 22 Nov 2026 04:17:00 GMT"
+        same = client.get(server.url("/same.gif"), Validators('"a"', then))
+        new = fetched(client.get(server.url("/new.gif"), Validators('"a"', None)))
         new.body.close()
     sent = [
         (request.headers.get("if-none-match"), request.headers.get("if-modified-since")) for request in server.requests
@@ -185,7 +169,7 @@ def test_validators_of_a_url_do_not_go_along_with_its_redirect(make: Make) -> No
     script: Script = {"/cn.gif": Answer(302, {"Location": "/v2.gif"}), "/v2.gif": Answer(304)}
     with ScriptedServer(script) as server, pytest.raises(HttpError) as caught:
         make().get(server.url("/cn.gif"), Validators('"a"', None))
-    assert caught.value.http_status == 304
+    assert caught.value.failure.http_status == 304
     assert ["if-none-match" in request.headers for request in server.requests] == [True, False]
 
 
@@ -209,7 +193,7 @@ def test_redirects_share_the_time_of_an_attempt(make: Make) -> None:
 
     with ScriptedServer({"/": late}) as server, pytest.raises(NetworkError) as caught:
         make(attempt_timeout=0.8).get(server.url())
-    assert caught.value.reason == Reason.TIMEOUT
+    assert caught.value.failure.reason == Reason.TIMEOUT
     assert 1 < len(server.requests) < 5
 
 
@@ -236,7 +220,7 @@ def test_a_redirect_elsewhere_is_refused(make: Make) -> None:
         script = {"/": Answer(302, {"Location": f"http://localhost:{canary.port}/"})}
         with ScriptedServer(script) as server, pytest.raises(RedirectError) as caught:
             make().get(server.url())
-    assert (caught.value.reason, caught.value.http_status) == (Reason.REDIRECT_REFUSED, 302)
+    assert (caught.value.failure.reason, caught.value.failure.http_status) == (Reason.REDIRECT_REFUSED, 302)
     assert canary.requests == []
 
 
@@ -254,7 +238,7 @@ def test_redirects_end_after_five(make: Make) -> None:
     """A loop costs six requests."""
     with ScriptedServer({"/": Answer(307, {"Location": "/"})}) as server, pytest.raises(RedirectError) as caught:
         make().get(server.url())
-    assert (caught.value.reason, caught.value.http_status) == (Reason.TOO_MANY_REDIRECTS, 307)
+    assert (caught.value.failure.reason, caught.value.failure.http_status) == (Reason.TOO_MANY_REDIRECTS, 307)
     assert len(server.requests) == 6
 
 
@@ -262,7 +246,7 @@ def test_a_redirect_to_nowhere_is_refused(make: Make) -> None:
     """A 302 without Location is no success."""
     with ScriptedServer({"/": Answer(302, body=GIF)}) as server, pytest.raises(RedirectError) as caught:
         make().get(server.url())
-    assert caught.value.reason == Reason.REDIRECT_REFUSED
+    assert caught.value.failure.reason == Reason.REDIRECT_REFUSED
 
 
 def test_a_closed_port_is_a_connection_error(make: Make) -> None:
@@ -271,14 +255,14 @@ def test_a_closed_port_is_a_connection_error(make: Make) -> None:
         port = closed.getsockname()[1]
     with pytest.raises(NetworkError) as caught:
         make().get(f"http://127.0.0.1:{port}/")
-    assert (caught.value.reason, caught.value.retryable) == (Reason.CONNECTION, True)
+    assert (caught.value.failure.reason, caught.value.failure.retryable) == (Reason.CONNECTION, True)
 
 
 def test_a_name_that_does_not_exist_is_a_dns_error(make: Make) -> None:
     """A name that cannot be looked up is told from a host that cannot be reached."""
     with pytest.raises(NetworkError) as caught:
         make().get("http://no-such-host.invalid/")
-    assert caught.value.reason == Reason.DNS
+    assert caught.value.failure.reason == Reason.DNS
 
 
 @pytest.mark.parametrize(
@@ -288,7 +272,7 @@ def test_silence_is_a_timeout(make: Make, answered: bytes) -> None:
     """A server that falls silent, before its answer or in the middle of a body, is a timeout by its cause."""
     with ScriptedServer({"/": Stall(answered)}) as server, pytest.raises(NetworkError) as caught:
         make(read_timeout=1).get(server.url())
-    assert caught.value.reason == Reason.TIMEOUT
+    assert caught.value.failure.reason == Reason.TIMEOUT
 
 
 def test_a_short_body_is_truncated(make: Make, made: list[MemoryBody]) -> None:
@@ -296,7 +280,7 @@ def test_a_short_body_is_truncated(make: Make, made: list[MemoryBody]) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + GIF
     with ScriptedServer({"/": Raw(answer)}) as server, pytest.raises(ContentError) as caught:
         make().get(server.url())
-    assert (caught.value.reason, caught.value.http_status) == (Reason.TRUNCATED, 200)
+    assert (caught.value.failure.reason, caught.value.failure.http_status) == (Reason.TRUNCATED, 200)
     assert [body.closed for body in made] == [True]
 
 
@@ -305,11 +289,11 @@ def test_a_body_beyond_the_cap_is_too_large(make: Make, made: list[MemoryBody]) 
     unannounced = b"HTTP/1.1 200 OK\r\n\r\n" + numbered_gif(1, MAX_BYTES + 1)
     script: dict[str, Answer | Raw] = {"/a": Answer(body=numbered_gif(1, MAX_BYTES + 1)), "/b": Raw(unannounced)}
     with ScriptedServer(script) as server:
-        fetcher = make()
+        client = make()
         for path in script:
             with pytest.raises(ContentError) as caught:
-                fetcher.get(server.url(path))
-            assert (caught.value.reason, caught.value.retryable) == (Reason.TOO_LARGE, False)
+                client.get(server.url(path))
+            assert (caught.value.failure.reason, caught.value.failure.retryable) == (Reason.TOO_LARGE, False)
     assert all(body.closed for body in made)
 
 
@@ -327,7 +311,7 @@ def test_a_dead_proxy_is_never_bypassed(make: Make, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")  # how requests learns of proxies
     with ScriptedServer({"/": Answer(body=GIF)}) as server, pytest.raises(NetworkError) as caught:
         make().get(server.url().replace("127.0.0.1", "localhost.localdomain"))
-    assert caught.value.reason == Reason.PROXY
+    assert caught.value.failure.reason == Reason.PROXY
     assert server.requests == []
 
 
@@ -337,7 +321,7 @@ def test_an_untrusted_certificate_is_a_tls_error(make: Make) -> None:
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with ScriptedServer({"/": Answer(body=GIF)}, context) as server, pytest.raises(NetworkError) as caught:
         make().get(server.url())
-    assert (caught.value.reason, caught.value.retryable) == (Reason.TLS, False)
+    assert (caught.value.failure.reason, caught.value.failure.retryable) == (Reason.TLS, False)
     assert server.requests == []
 
 
@@ -355,13 +339,13 @@ def test_a_lack_of_descriptors_is_our_own_fault(make: Make) -> None:
     """Where this machine has no descriptor left, no retry over the network helps: a storage error, not a connection."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ScriptedServer({"/": Answer(body=GIF)}) as server:
-        fetcher, url = make(), server.url()
+        client, url = make(), server.url()
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:
             with pytest.raises(StorageError) as caught:
-                fetcher.get(url)
+                client.get(url)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert "Too many open files" in str(caught.value)
@@ -386,8 +370,8 @@ def test_every_exception_of_requests_has_a_meaning(kind: type[requests.RequestEx
 
         def close(self) -> None: ...
 
-    wire = ClientConfig(user_agent="x", connect_timeout=1, read_timeout=1, attempt_timeout=1, max_bytes=1)
+    config = ClientConfig(user_agent="x", connect_timeout=1, read_timeout=1, attempt_timeout=1)
     with pytest.raises(AttemptError) as caught:
-        Client(Raising(), wire, MemoryBody).get("http://localhost/")
-    assert caught.value.reason in set(Reason)
+        Client(Raising(), config).get("http://localhost/")
+    assert caught.value.failure.reason in set(Reason)
     assert caught.value.__cause__.__class__ is kind

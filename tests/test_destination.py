@@ -42,9 +42,9 @@ def item(code: str) -> WorkItem:
 def put(target: Destination, code: str, data: bytes = GIF) -> Stored:
     """Do what a run does with a good answer."""
     work = item(code)
-    with closing(target.store.new_body()) as body:
+    with closing(target.storage.new_body()) as body:
         body.write(data)
-        version = target.store.publish(body, work.file, "image/gif")
+        version = target.storage.publish(body, work.file, "image/gif")
         stored = Stored(work.file, body.size, body.sha256, "image/gif", '"1"', None, version)
     remember(target, code, Result(Status.OK, stored, code, attempts=1))
     return stored
@@ -65,7 +65,7 @@ def told(target: Destination) -> None:
 def known(target: Destination, codes: Sequence[str]) -> list[str]:
     """Give the codes whose file is there as it is remembered."""
     entries = ((code, target.manifest.find(code)) for code in codes)
-    return [code for code, entry in entries if entry and entry.stored and target.store.has(entry.stored)]
+    return [code for code, entry in entries if entry and entry.stored and target.storage.has(entry.stored)]
 
 
 def opened(target: Destination, *, accept_new_origin: bool = False) -> Destination:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from command import TIMEOUT, Done, flagjob, started
+from failures import failure_of
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # (it has no types)
 from prometheus_client.metrics_core import Metric
 from scripted import Answer, Request, Script, ScriptedServer, Stall, Step
@@ -19,7 +20,7 @@ from test_architecture import DOORS, FILES, RANK, imported_by, owner
 from job import __version__
 from job.cancellation import Cancellation
 from job.codes.sets import NAMED
-from job.errors import Reason, is_retryable
+from job.errors import Failure, Reason
 from job.exit_code import ExitCode, Totals, exit_code, outcome_name
 from job.layout import BUCKET_SCHEMES
 from job.maintenance import Finding, Verification
@@ -248,7 +249,9 @@ def test_reasons() -> None:
     """The table of reasons has the whole closed list, and says which are tried again."""
     found = {name: option[2] for name, option in reasons().items() if not name.startswith("http_")}
     assert set(found) == set(Reason)
-    assert {name for name, again in found.items() if again != "no"} == {name for name in Reason if is_retryable(name)}
+    assert {name for name, again in found.items() if again != "no"} == {
+        name for name in Reason if failure_of(name).retryable
+    }
 
 
 def test_http_reasons() -> None:
@@ -256,7 +259,7 @@ def test_http_reasons() -> None:
     (cell,) = {option[0] for name, option in reasons().items() if name.startswith("http_") and option[2] == "yes"}
     spans = re.findall(r"`http_(\d+)`(?: to `http_(\d+)`)?", cell)
     listed = {status for low, high in spans for status in range(int(low), int(high or low) + 1)}
-    assert listed == {status for status in range(100, 1000) if is_retryable(f"http_{status}")}
+    assert listed == {status for status in range(100, 1000) if Failure(None, status).retryable}
 
 
 def deserved(reason: str) -> str:
@@ -264,7 +267,7 @@ def deserved(reason: str) -> str:
     totals = Totals()
     totals.add(Result(Status.OK, None, "BR", http_status=200, answered=True, attempts=1))
     status = {"http_404": Status.NOT_FOUND, "http_410": Status.NOT_FOUND}.get(reason, Status.ERROR)
-    totals.add(Result(status, None, "CN", reason=reason, retryable=is_retryable(reason), attempts=1))
+    totals.add(Result(status, None, "CN", reason=reason, retryable=failure_of(reason).retryable, attempts=1))
     codes = []
     for signal in (2, 15) if reason == Reason.SIGNAL else (None,):
         cancellation = Cancellation()

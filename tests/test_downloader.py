@@ -4,15 +4,27 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
 
 import pytest
 from bodies import MemoryBody
 from images import GIF, HTML
+from throttling import enter
 
 from job.body import Body
 from job.cancellation import Cancellation
-from job.downloader import Downloader, Hooks, Requirements
-from job.errors import ContentError, HttpError, NetworkError, NotFoundError, PathError, Reason, StorageError
+from job.downloader import Downloader
+from job.errors import (
+    ContentError,
+    HttpError,
+    LogError,
+    NetworkError,
+    NotFoundError,
+    Outcome,
+    PathError,
+    Reason,
+    StorageError,
+)
 from job.model import (
     Entry,
     FileType,
@@ -20,21 +32,36 @@ from job.model import (
     NotModified,
     Refresh,
     Reply,
+    Result,
     Status,
     Stored,
     Validators,
     WorkItem,
 )
-from job.resilience import Permit, Throttle, ThrottleEvents, ThrottleLimits
-from job.resilience.retrying import RetryEvent, RetryPolicy
+from job.resilience import (
+    Measured,
+    Permit,
+    RetryEvent,
+    Retrying,
+    RetryPolicy,
+    Throttle,
+    Throttled,
+    ThrottleEvents,
+    ThrottleLimits,
+    Validated,
+)
 from job.revalidation import RevalidationPolicy
+
+if TYPE_CHECKING:
+    from job.client import Client
+    from job.manifest import Manifest
 
 BR = WorkItem("BR", "http://localhost/br.gif", "br.gif", speculative=True)
 
 
 @dataclass
 class Script:
-    """An origin, a destination, a memory and three hooks: what they give, and what they were told."""
+    """An origin, a storage, a manifest and three callbacks: what they return, and what they were called with."""
 
     replies: Sequence[bytes | Exception | NotModified] = (GIF,)
     etag: str | None = None
@@ -46,15 +73,17 @@ class Script:
     on_get: Callable[[], None] = lambda: None
     bodies: list[MemoryBody] = field(default_factory=list)
     published: dict[str, bytes] = field(default_factory=dict)
-    attempts: list[tuple[str | None, int]] = field(default_factory=list)
+    sent: int = 0
+    attempts: list[tuple[Outcome, int]] = field(default_factory=list)
     retries: list[tuple[str, int, str]] = field(default_factory=list)
     bugs: list[tuple[str, str]] = field(default_factory=list)
 
-    def get(self, url: str, validators_to_send: Validators | None) -> Reply | NotModified:
+    def get(self, url: str, validators: Validators | None) -> Reply | NotModified:
         assert url == BR.url
-        self.asked.append(validators_to_send)
+        self.asked.append(validators)
         self.on_get()
-        reply = self.replies[min(len(self.attempts), len(self.replies) - 1)]
+        reply = self.replies[min(self.sent, len(self.replies) - 1)]
+        self.sent += 1
         if isinstance(reply, Exception):
             raise reply
         if isinstance(reply, NotModified):
@@ -79,12 +108,19 @@ class Script:
         self.published[file] = body.read()
         return "v1"
 
-    def attempt(self, reason: str | None, seconds: float, received_bytes: int) -> None:
+    def open(self) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def new_body(self) -> MemoryBody:
+        return MemoryBody()
+
+    def attempt(self, outcome: Outcome, seconds: float, received_bytes: int) -> None:
         assert seconds >= 0
-        self.attempts.append((reason, received_bytes))
+        self.attempts.append((outcome, received_bytes))
 
     def retry(self, code: str, retry: RetryEvent) -> None:
-        self.retries.append((code, retry.attempt, retry.error.reason))
+        self.retries.append((code, retry.attempt, retry.error.failure.reason))
 
     def bug(self, code: str, error: Exception) -> None:
         self.bugs.append((code, repr(error)))
@@ -97,21 +133,47 @@ class Unhurried(Cancellation):
         super().sleep(0 * seconds)
 
 
-def downloader(
+POLICY = RetryPolicy(max_attempts=3, item_timeout_seconds=60)
+
+
+def downloader(  # noqa: PLR0913  (what a test may choose, by name)
     script: Script,
     cancellation: Cancellation | None = None,
     throttle: Throttle | None = None,
-    terms: Requirements | None = None,
+    *,
+    digests: dict[str, str] | None = None,
+    revalidation: RevalidationPolicy | None = None,
+    policy: RetryPolicy = POLICY,
+) -> Callable[[WorkItem | InvalidItem], Result]:
+    """Return the `download` of the parts, wired as a run wires them."""
+    return wired(script, cancellation, throttle, digests=digests, revalidation=revalidation, policy=policy).download
+
+
+def wired(  # noqa: PLR0913  (the same)
+    script: Script,
+    cancellation: Cancellation | None = None,
+    throttle: Throttle | None = None,
+    *,
+    digests: dict[str, str] | None = None,
+    revalidation: RevalidationPolicy | None = None,
+    policy: RetryPolicy = POLICY,
 ) -> Downloader:
+    cancellation = cancellation or Unhurried()
+    throttle = throttle or Throttle(ThrottleLimits())
+    validated = Validated(cast("Client", script), (FileType.GIF,), digests or {})
+    measured = Measured(validated, script.attempt)
+    throttled = Throttled(measured, throttle, policy=policy, cancellation=cancellation, on_retry=script.retry)
+    retrying = Retrying(
+        throttled, policy, sleep=cancellation.sleep, may_retry=throttle.may_retry, on_retry=script.retry
+    )
     return Downloader(
-        source=script,
-        destination=script,
-        memory=script,
-        terms=terms or Requirements((FileType.GIF,)),
-        policy=RetryPolicy(max_attempts=3, item_timeout_seconds=60),
-        throttle=throttle or Throttle(ThrottleLimits()),
-        cancellation=cancellation or Unhurried(),
-        hooks=Hooks(attempt=script.attempt, retry=script.retry, bug=script.bug),
+        source=retrying,
+        storage=script,
+        manifest=cast("Manifest", script),
+        expected_digests=digests or {},
+        policy=revalidation or RevalidationPolicy(),
+        cancellation=cancellation,
+        on_bug=script.bug,
     )
 
 
@@ -123,7 +185,7 @@ def test_a_good_answer_becomes_a_file() -> None:
     assert result.data == Stored("br.gif", len(GIF), MemoryBody(GIF).sha256, "image/gif", version="v1")
     assert (result.http_status, result.attempts, result.speculative) == (200, 1, True)
     assert script.published == {"br.gif": GIF}
-    assert script.attempts == [(None, len(GIF))]
+    assert script.attempts == [(Outcome.OK, len(GIF))]
     assert script.bodies[0].closed
 
 
@@ -133,7 +195,7 @@ def test_a_passing_failure_is_tried_again() -> None:
     result = downloader(script)(BR)
     assert (result.status, result.attempts) == (Status.OK, 3)
     assert script.retries == [("BR", 1, "http_503"), ("BR", 2, "bad_content")]
-    assert script.attempts == [("http_503", 0), ("bad_content", len(HTML)), (None, len(GIF))]
+    assert script.attempts == [("5xx", 0), ("invalid", len(HTML)), ("2xx", len(GIF))]
 
 
 def test_the_last_failure_is_told() -> None:
@@ -203,7 +265,7 @@ def test_a_bug_costs_one_item() -> None:
     assert (result.status, result.reason, result.retryable) == (Status.ERROR, "internal", False)
     assert result.error == "ZeroDivisionError: oops"
     assert script.bugs == [("BR", "ZeroDivisionError('oops')")]
-    assert script.attempts == [("internal", 0)]
+    assert script.attempts == [("invalid", 0)]
 
 
 def test_after_a_stop_nothing_is_attempted() -> None:
@@ -235,20 +297,22 @@ def test_a_wait_between_tries_ends_with_the_run() -> None:
     assert script.retries == [("BR", 1, "http_503")]
 
 
-def test_every_attempt_passes_the_gate_on_the_runs_time() -> None:
+def test_every_attempt_passes_the_throttle_on_the_runs_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """The pace of all threads holds for retries too, and what it costs is not taken from the item's time."""
+    now = itertools.count(step=1000)
 
     class Slow(Throttle):
-        entered = 0
+        permits = 0
 
-        def enter(self, sleep: Callable[[float], None], item: str = "", **_: bool) -> Permit:
-            sleep(0)
-            self.entered += 1
-            return Permit(item, waited_seconds=1000.0)  # far more than the item's 60 seconds
+        def acquire(self, permit: Permit) -> float:
+            self.permits += 1
+            return super().acquire(permit)
 
     throttle = Slow(ThrottleLimits())
-    result = downloader(Script([HTML, HTML, GIF]), throttle=throttle)(BR)
-    assert (result.status, result.attempts, throttle.entered) == (Status.OK, 3, 3)
+    with monkeypatch.context() as patch:
+        patch.setattr("job.resilience.throttle.monotonic", lambda: float(next(now)))  # far more than 60 seconds a wait
+        result = downloader(Script([HTML, HTML, GIF]), throttle=throttle)(BR)
+    assert (result.status, result.attempts, throttle.permits) == (Status.OK, 3, 3)
 
 
 def test_an_item_that_failed_while_others_were_answered_is_in_doubt() -> None:
@@ -256,14 +320,15 @@ def test_an_item_that_failed_while_others_were_answered_is_in_doubt() -> None:
     doubts: list[bool] = []
 
     class Busy(Throttle):
-        def enter(self, sleep: Callable[[float], None], item: str = "", **before: bool) -> Permit:
-            doubts.append(before["doubted"])
-            return super().enter(sleep, item, **before)
+        def acquire(self, permit: Permit) -> float:
+            if permit.item:
+                doubts.append(permit.fails_while_others_succeed)
+            return super().acquire(permit)
 
-        def left(self, permit: Permit, error: BaseException | None) -> bool:
+        def release(self, permit: Permit, error: BaseException | None) -> bool:
             if len(doubts) == 2:
-                super().left(super().enter(lambda _: None), None)
-            return super().left(permit, error)
+                super().release(enter(self, lambda _: None), None)
+            return super().release(permit, error)
 
     refused = NetworkError(Reason.CONNECTION, "refused")
     result = downloader(Script([refused, refused, GIF]), throttle=Busy(ThrottleLimits()))(BR)
@@ -279,7 +344,7 @@ def leaping(limits: ThrottleLimits) -> Throttle:
 def test_an_answer_that_asks_all_to_wait_costs_no_attempt() -> None:
     """Three attempts, and five times 429 with Retry-After before: the file arrives all the same."""
     script = Script([*[HttpError(429, "slow down", retry_after=1)] * 5, HTML, HTML, GIF])
-    result = downloader(script, throttle=leaping(ThrottleLimits(fruitless=1e6)))(BR)
+    result = downloader(script, throttle=leaping(ThrottleLimits(max_pauses_seconds=1e6)))(BR)
     assert (result.status, result.attempts) == (Status.OK, 8)
 
 
@@ -288,7 +353,7 @@ def test_an_item_that_alone_is_refused_while_others_are_answered_ends() -> None:
     throttle = leaping(ThrottleLimits())
 
     def others_are_answered() -> None:
-        throttle.left(throttle.enter(lambda _: None), None)
+        throttle.release(enter(throttle, lambda _: None), None)
 
     script = Script([HttpError(429, "slow down", retry_after=1)], on_get=others_are_answered)
     result = downloader(script, throttle=throttle)(BR)
@@ -298,8 +363,8 @@ def test_an_item_that_alone_is_refused_while_others_are_answered_ends() -> None:
 def test_an_item_that_was_refused_for_longer_than_its_time_ends() -> None:
     """From then on its attempts count; whether the origin is away is another question."""
     script = Script([HttpError(429, "slow down", retry_after=1)])
-    download = downloader(script, throttle=leaping(ThrottleLimits(fruitless=1e6)))
-    result = replace(download, policy=RetryPolicy(3, 60, patience_seconds=0.0))(BR)
+    policy = RetryPolicy(3, 60, patience_seconds=0.0)
+    result = downloader(script, throttle=leaping(ThrottleLimits(max_pauses_seconds=1e6)), policy=policy)(BR)
     assert (result.status, result.reason, result.retryable) == (Status.ERROR, "http_429", True)
     assert result.attempts == 4  # the first refusal was excused
 
@@ -316,19 +381,76 @@ def test_a_retry_that_worked_is_given_back_to_the_run() -> None:
 def test_time_spent_on_excused_attempts_is_not_the_items(monkeypatch: pytest.MonkeyPatch) -> None:
     """A probe that took ten seconds leaves an item of five seconds its own retry. (Only a clock of ours can tell.)."""
 
-    class Excusing(Throttle):
-        def left(self, permit: Permit, error: BaseException | None) -> bool:
-            return super().left(permit, None) or isinstance(error, HttpError)
+    class Ignoring(Throttle):
+        def release(self, permit: Permit, error: BaseException | None) -> bool:
+            return super().release(permit, None) or isinstance(error, HttpError)
 
     now = [1000.0]
     script = Script([HttpError(502, "away"), HTML, GIF])
     script.on_get = lambda: now.append(now[-1] + 10 * (not script.attempts))
-    download = replace(downloader(script, throttle=Excusing(ThrottleLimits())), policy=RetryPolicy(3, 5))
+    download = downloader(script, throttle=Ignoring(ThrottleLimits()), policy=RetryPolicy(3, 5))
     with monkeypatch.context() as patch:
-        patch.setattr("job.downloader.downloader.monotonic", lambda: now[-1])
-        patch.setattr("tenacity.time.monotonic", lambda: now[-1])
+        for module in ("throttle", "retrying"):
+            patch.setattr(f"job.resilience.{module}.monotonic", lambda: now[-1])
         result = download(BR)
     assert (result.status, result.attempts) == (Status.OK, 3)
+
+
+def test_an_ignored_failure_costs_no_attempt_and_no_pause_of_its_own() -> None:
+    """Five refusals leave an item its two attempts, are reported as ignored, and make no later back-off longer."""
+    busy = HttpError(503, "busy", retry_after=7)
+    slept: list[float] = []
+    events: list[RetryEvent] = []
+
+    class Noting(Unhurried):
+        def sleep(self, seconds: float) -> None:
+            slept.append(seconds)
+
+    script = Script([*[busy] * 5, HTML, GIF])
+    script.retry = lambda _code, event: events.append(event)  # type: ignore[method-assign,assignment]  # (to see all of it)
+    throttle = leaping(ThrottleLimits(max_pauses_seconds=1e6))
+    result = downloader(script, Noting(), throttle, policy=RetryPolicy(2, 60))(BR)
+    assert (result.status, result.attempts) == (Status.OK, 7)
+    assert [(event.attempt, event.max_attempts, event.ignored) for event in events] == [
+        *[(n, 2 + n, True) for n in range(1, 6)],
+        (6, 7, False),
+    ]
+    assert [event.wait_seconds for event in events[:5]] == [0.0] * 5
+    assert events[5].wait_seconds <= 0.5
+
+
+def test_an_ignored_failure_outlasts_the_items_time() -> None:
+    """An origin that is waited for is no item's fault, however long that takes."""
+    script = Script([HttpError(503, "busy", retry_after=7), GIF])
+    throttle = leaping(ThrottleLimits(max_pauses_seconds=1e6))
+    assert downloader(script, throttle=throttle, policy=RetryPolicy(1, 0.0))(BR).status is Status.OK
+
+
+def test_an_ignored_failure_that_no_retry_heals_ends_its_item() -> None:
+    """A bad certificate stays bad, although the origin is waited for."""
+
+    class Ignoring(Throttle):
+        def release(self, permit: Permit, error: BaseException | None) -> bool:
+            super().release(permit, error)
+            return True
+
+    script = Script([NetworkError(Reason.TLS, "expired")])
+    result = downloader(script, throttle=Ignoring(ThrottleLimits()))(BR)
+    assert (result.reason, result.attempts) == ("tls", 1)
+
+
+def test_a_callback_that_fails_leaves_no_body_open() -> None:
+    """The log may have no reader any more when the origin is back: the body that came is closed all the same."""
+
+    class Unheard(Throttle):
+        def release(self, permit: Permit, error: BaseException | None) -> bool:
+            super().release(permit, error)
+            raise LogError("gone")
+
+    for reply in (GIF, NotModified()):
+        script = Script([reply], entry=KNOWN)
+        assert downloader(script, throttle=Unheard(ThrottleLimits()))(BR).reason == "internal"
+        assert all(body.closed for body in script.bodies)
 
 
 def test_a_run_without_retries_left_ends_items_at_their_first_failure() -> None:
@@ -343,7 +465,7 @@ def test_a_run_without_retries_left_ends_items_at_their_first_failure() -> None:
 def test_an_origin_that_is_not_there_is_noticed() -> None:
     """Twenty items that nobody answers open the breaker; what the last attempt failed of is told with the item."""
     cancellation = Unhurried()
-    news = ThrottleEvents(down=lambda _: cancellation.request(Reason.ORIGIN_DOWN))
+    news = ThrottleEvents(gave_up=lambda _: cancellation.request(Reason.ORIGIN_DOWN))
     script = Script([NetworkError(Reason.CONNECTION, "refused")])
     download = downloader(script, cancellation, Throttle(ThrottleLimits(), news))
     results = [download(replace(BR, code=f"c{number}")) for number in range(10)]
@@ -356,9 +478,9 @@ def test_a_bug_teaches_the_gate_nothing() -> None:
     script, told = Script([ZeroDivisionError("oops")]), []
 
     class Listening(Throttle):
-        def left(self, permit: Permit, error: BaseException | None) -> bool:
+        def release(self, permit: Permit, error: BaseException | None) -> bool:
             told.append(repr(error))
-            return super().left(permit, error)
+            return super().release(permit, error)
 
     downloader(script, throttle=Listening(ThrottleLimits()))(BR)
     assert told == ["ZeroDivisionError('oops')"]
@@ -369,7 +491,7 @@ def test_what_was_never_begun_is_cancelled_with_the_cause(item: WorkItem | Inval
     """The pool asks how an item ends that no worker took."""
     cancellation = Cancellation()
     cancellation.request(Reason.DEADLINE)
-    result = downloader(Script(), cancellation).cancelled(item)
+    result = wired(Script(), cancellation).cancelled(item)
     assert (result.status, result.reason, result.code) == (Status.CANCELLED, "deadline", item.code)
 
 
@@ -385,7 +507,7 @@ def test_what_is_known_is_asked_for_on_a_condition() -> None:
     assert script.asked == [VALIDATORS]
     assert (result.status, result.data) == (Status.UNCHANGED, replace(STORED, etag='"b"'))
     assert (result.http_status, result.attempts, script.published) == (304, 1, {})
-    assert script.attempts == [("http_304", 0)]
+    assert script.attempts == [("304", 0)]
 
 
 @pytest.mark.parametrize(
@@ -435,27 +557,25 @@ def test_other_bytes_replace_the_file() -> None:
 
 def test_missing_means_that_a_file_that_is_there_is_left_alone() -> None:
     """With refresh=missing only what is not there and whole is asked for."""
-    terms = Requirements((FileType.GIF,), revalidation=RevalidationPolicy(Refresh.MISSING))
+    policy = RevalidationPolicy(Refresh.MISSING)
     there, gone = Script(entry=KNOWN), Script(entry=KNOWN, version="other")
-    assert (downloader(there, terms=terms)(BR).status, there.asked) == (Status.UNCHANGED, [])
-    assert (downloader(gone, terms=terms)(BR).status, gone.asked) == (Status.OK, [None])
+    assert (downloader(there, revalidation=policy)(BR).status, there.asked) == (Status.UNCHANGED, [])
+    assert (downloader(gone, revalidation=policy)(BR).status, gone.asked) == (Status.OK, [None])
 
 
 def test_always_means_without_a_condition() -> None:
     """With refresh=always the file is fetched again; the same bytes are still unchanged."""
     script = Script(entry=KNOWN)
-    result = downloader(script, terms=Requirements((FileType.GIF,), revalidation=RevalidationPolicy(Refresh.ALWAYS)))(
-        BR
-    )
+    result = downloader(script, revalidation=RevalidationPolicy(Refresh.ALWAYS))(BR)
     assert (result.status, script.asked) == (Status.UNCHANGED, [None])
 
 
 def test_a_404_is_believed_for_its_time() -> None:
     """Within the time to live a missing file is not asked for again; its file of older days stays known."""
-    terms = Requirements((FileType.GIF,), revalidation=RevalidationPolicy(not_found_ttl=3600))
+    policy = RevalidationPolicy(not_found_ttl=3600)
     entry = replace(KNOWN, status=Status.NOT_FOUND, reason="http_404", checked_at=datetime.now(UTC).isoformat())
     script = Script(entry=entry)
-    result = downloader(script, terms=terms)(BR)
+    result = downloader(script, revalidation=policy)(BR)
     assert (result.status, result.reason, result.attempts) == (Status.NOT_FOUND, "http_404", 0)
     assert script.asked == []
 
@@ -463,7 +583,7 @@ def test_a_404_is_believed_for_its_time() -> None:
 def test_an_expected_digest_is_enforced() -> None:
     """A body with another digest is never stored, and may pass by the next attempt."""
     script = Script()
-    result = downloader(script, terms=Requirements((FileType.GIF,), {"br.gif": "0" * 64}))(BR)
+    result = downloader(script, digests={"br.gif": "0" * 64})(BR)
     assert (result.status, result.reason, result.attempts, script.published) == (Status.ERROR, "checksum", 3, {})
 
 
@@ -471,7 +591,7 @@ def test_a_file_of_another_digest_than_expected_is_fetched_again() -> None:
     """What is on record does not satisfy a new list of checksums: no condition, no `unchanged`."""
     other = GIF[:-1] + b"\x00;"
     script = Script([other], entry=KNOWN)
-    result = downloader(script, terms=Requirements((FileType.GIF,), {"br.gif": MemoryBody(other).sha256}))(BR)
+    result = downloader(script, digests={"br.gif": MemoryBody(other).sha256})(BR)
     assert (result.status, script.asked, script.published) == (Status.OK, [None], {"br.gif": other})
 
 

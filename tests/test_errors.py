@@ -3,7 +3,7 @@
 import pytest
 
 from job import errors
-from job.errors import OUTCOMES, Fault, Reason, UsageError, is_retryable, outcome
+from job.errors import Failure, Fault, Outcome, Reason, UsageError, map_exceptions
 
 STATUSES = range(100, 1000)
 
@@ -65,13 +65,13 @@ def test_the_list_of_reasons_is_closed() -> None:
 @pytest.mark.parametrize("reason", Reason)
 def test_each_reason_has_its_meaning(reason: Reason) -> None:
     """What passes by waiting is tried again, what does not is not, and each has its class in the metrics."""
-    assert (is_retryable(reason), outcome(reason)) == MEANING[reason]
+    assert (Failure(reason).retryable, Failure(reason).outcome) == MEANING[reason]
 
 
 def test_the_statuses_that_are_tried_again() -> None:
     """A busy or broken origin is asked again; a refusal is an answer."""
     expected = [408, 425, 429, 500, 502, 503, 504, *range(520, 600)]
-    assert [status for status in STATUSES if is_retryable(f"http_{status}")] == expected
+    assert [status for status in STATUSES if Failure(None, status).retryable] == expected
 
 
 def test_each_status_has_its_outcome() -> None:
@@ -79,37 +79,32 @@ def test_each_status_has_its_outcome() -> None:
     classes = {304: "304", 429: "429"}
     hundreds = {3: "3xx", 4: "4xx", 5: "5xx"}
     expected = {status: classes.get(status) or hundreds.get(status // 100, "invalid") for status in STATUSES}
-    assert {status: outcome(f"http_{status}") for status in STATUSES} == expected
+    assert {status: Failure(None, status).outcome for status in STATUSES} == expected
 
 
 def test_every_outcome_is_on_the_list() -> None:
     """The labels of the metric are all there before the first attempt, and all of them can occur."""
-    reasons = [None, *Reason, *(f"http_{status}" for status in STATUSES)]
-    assert {outcome(reason) for reason in reasons} == set(OUTCOMES)
-    assert len(OUTCOMES) == len(set(OUTCOMES)) == 9
-
-
-def test_an_attempt_that_did_not_fail_is_a_2xx() -> None:
-    """No reason, no failure."""
-    assert outcome(None) == "2xx"
+    failures = [*map(Failure, Reason), *(Failure(None, status) for status in STATUSES)]
+    assert {failure.outcome for failure in failures} == set(Outcome) - {Outcome.OK}
+    assert len(Outcome) == 9
 
 
 def test_an_http_error_knows_its_status() -> None:
     """An unexpected status is its own reason, and keeps what the origin asked for."""
     error = errors.HttpError(503, "HTTP error 503 - Busy", 7.0)
-    assert (error.reason, error.http_status, error.retry_after) == ("http_503", 503, 7.0)
-    assert (error.retryable, str(error)) == (True, "HTTP error 503 - Busy")
+    assert (error.failure.reason, error.failure.http_status, error.retry_after) == ("http_503", 503, 7.0)
+    assert (error.failure.retryable, str(error)) == (True, "HTTP error 503 - Busy")
 
 
 def test_what_is_not_there_is_not_an_error() -> None:
     """404 and 410 are an answer of their own, and final."""
     error = errors.NotFoundError(410, "HTTP error 410 - Gone")
-    assert (error.reason, error.http_status, error.retry_after) == (
+    assert (error.failure.reason, error.failure.http_status, error.retry_after) == (
         "http_410",
         410,
         None,
     )
-    assert not error.retryable
+    assert not error.failure.retryable
 
 
 @pytest.mark.parametrize(
@@ -128,7 +123,7 @@ def test_an_attempt_error_says_what_it_means(
     retryable: bool,  # noqa: FBT001  (a parameter of a table)
 ) -> None:
     """Each kind knows whether an answer came, and whether another attempt may fare better."""
-    assert (error.http_status, error.retryable) == (http_status, retryable)
+    assert (error.failure.http_status, error.failure.retryable) == (http_status, retryable)
     assert error.retry_after is None
 
 
@@ -151,3 +146,23 @@ def test_a_usage_error_holds_every_fault() -> None:
     error = UsageError(*faults)
     assert error.faults == faults
     assert str(error) == "a '1': is wrong; b: is missing"
+
+
+def test_a_foreign_exception_becomes_the_first_match() -> None:
+    """The first class in the mapping that matches decides, and the foreign exception is the cause."""
+    translators = {
+        FileNotFoundError: lambda _: errors.PathError("gone"),
+        OSError: lambda _: errors.StorageError("disk"),
+    }
+    for foreign, ours in ((FileNotFoundError(), errors.PathError), (PermissionError(), errors.StorageError)):
+        with pytest.raises(errors.StorageError) as caught, map_exceptions(translators):
+            raise foreign
+        assert (type(caught.value), caught.value.__cause__) == (ours, foreign)
+
+
+def test_a_translator_may_let_an_exception_pass() -> None:
+    """What has no counterpart comes out as it is, and so does what no class in the mapping matches."""
+    for foreign in (OSError("pass"), ValueError("pass")):
+        with pytest.raises((OSError, ValueError)) as caught, map_exceptions({OSError: lambda _: None}):
+            raise foreign
+        assert caught.value is foreign

@@ -14,7 +14,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from job.errors import OUTCOMES, HttpError, NetworkError, Reason
+from job.errors import HttpError, NetworkError, Outcome, Reason
 from job.metrics import Endpoint, Metrics
 from job.model import InvalidItem, Result, Status, Summary
 from job.resilience.retrying import RetryEvent
@@ -43,7 +43,7 @@ def test_every_series_is_there_from_the_start() -> None:
     """Each label value of each counter is 0 before anything happened; success has no time yet."""
     found = samples(make())
     assert {labels for name, labels in found if name == "flagjob_downloads_total"} == {(s.value,) for s in Status}
-    assert {labels for name, labels in found if name == "flagjob_http_requests_total"} == {(o,) for o in OUTCOMES}
+    assert {labels for name, labels in found if name == "flagjob_http_requests_total"} == {(o,) for o in Outcome}
     assert {labels[0] for name, labels in found if name == "flagjob_retries_total"} == RETRIED
     assert {labels[0] for name, labels in found if name == "flagjob_retry_wait_seconds_total"} == RETRIED
     names = {name for name, _ in found}
@@ -67,9 +67,9 @@ def test_build_info_says_what_runs() -> None:
 def test_attempts_are_counted_by_outcome() -> None:
     """One attempt, one outcome, its time and the bytes that came."""
     metrics = make()
-    metrics.attempt(None, 0.02, 359)
-    metrics.attempt("http_503", 0.3, 0)
-    metrics.attempt(Reason.TIMEOUT, 31, 0)
+    metrics.attempt(Outcome.OK, 0.02, 359)
+    metrics.attempt(Outcome.SERVER_ERROR, 0.3, 0)
+    metrics.attempt(Outcome.TIMEOUT, 31, 0)
     found = samples(metrics)
     assert found["flagjob_http_requests_total", ("2xx",)] == 1
     assert found["flagjob_http_requests_total", ("5xx",)] == 1

@@ -18,8 +18,8 @@ CDN = ("cdn.example.org", "::1")
 def refusal(url: str, location: str | None) -> str:
     with pytest.raises(RedirectError) as caught:
         resolve_redirect(url, location, CDN)
-    assert caught.value.reason == Reason.REDIRECT_REFUSED
-    assert not caught.value.retryable
+    assert caught.value.failure.reason == Reason.REDIRECT_REFUSED
+    assert not caught.value.failure.retryable
     return str(caught.value)
 
 

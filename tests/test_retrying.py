@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from job.client import retry_after_seconds
 from job.errors import (
     AttemptError,
     Cancelled,
@@ -21,16 +22,9 @@ from job.errors import (
     RedirectError,
     StorageError,
 )
-from job.resilience import retrying as retry
-from job.resilience.retrying import (
-    MAX_RETRY_AFTER_SECONDS,
-    Account,
-    RetryEvent,
-    RetryPolicy,
-    jitter_seconds,
-    probe_wait_seconds,
-    retry_after_seconds,
-)
+from job.model import NotModified, WorkItem
+from job.resilience import MAX_RETRY_AFTER_SECONDS, ItemRequest, RetryEvent, Retrying, RetryPolicy
+from job.resilience.circuit_breaker import probe_wait_seconds
 
 BOUND = 20
 NOW = datetime(2024, 2, 29, 12, 0, 0, tzinfo=UTC)
@@ -42,8 +36,11 @@ def busy(seconds: float | None) -> HttpError:
     return HttpError(503, "HTTP error 503 - Busy", seconds)
 
 
+ITEM = WorkItem("BR", "http://localhost/br.gif", "br.gif")
+
+
 class Calls:
-    """An attempt that ends as scripted, the last way again and again, and what came of calling it."""
+    """A source whose attempts end as scripted, the last way again and again, and what came of calling it."""
 
     def __init__(self, *outcomes: BaseException | str) -> None:
         self._outcomes = outcomes
@@ -51,16 +48,36 @@ class Calls:
         self.slept: list[float] = []
         self.retries: list[RetryEvent] = []
 
-    def attempt(self) -> str:
+    def get(self, request: ItemRequest) -> NotModified:
         outcome = self._outcomes[min(self.attempts, len(self._outcomes) - 1)]
         self.attempts += 1
+        request.attempts += 1
         if isinstance(outcome, BaseException):
             raise outcome
-        return outcome
+        return NotModified(etag=outcome)
 
-    def run(self, attempts: int = 4, item_timeout: float = 1e6, sleep: Callable[[float], None] | None = None) -> str:
-        policy = RetryPolicy(attempts, item_timeout)
-        return retry.call(self.attempt, policy, sleep=sleep or self.slept.append, on_retry=self.retries.append)
+    def run(
+        self,
+        attempts: int = 4,
+        item_timeout: float = 1e6,
+        sleep: Callable[[float], None] | None = None,
+        **policy: float,
+    ) -> str:
+        return self.run_with(
+            RetryPolicy(attempts, item_timeout, **policy), sleep=sleep or self.slept.append, may_retry=lambda _: True
+        )
+
+    def run_with(
+        self, policy: RetryPolicy, *, sleep: Callable[[float], None], may_retry: Callable[[AttemptError], bool]
+    ) -> str:
+        def on_retry(code: str, event: RetryEvent) -> None:
+            assert code == "BR"
+            self.retries.append(event)
+
+        retrying = Retrying(self, policy, sleep=sleep, may_retry=may_retry, on_retry=on_retry)
+        reply = retrying.get(ItemRequest(ITEM))
+        assert isinstance(reply, NotModified)
+        return reply.etag or ""
 
     def failure(self, attempts: int = 4, item_timeout: float = 1e6) -> BaseException:
         with pytest.raises((AttemptError, StorageError, Cancelled, ValueError, KeyboardInterrupt)) as caught:
@@ -170,7 +187,7 @@ def test_an_origin_that_asks_for_too_much_is_left_alone(asked: float) -> None:
     error = calls.failure()
     assert (calls.attempts, calls.slept) == (1, [])
     assert isinstance(error, HttpError)
-    assert error.retryable
+    assert error.failure.retryable
 
 
 @pytest.mark.parametrize(("item_timeout", "attempts"), [(60.0, 1), (59.0, 1), (120.0, 2)])
@@ -330,46 +347,6 @@ def test_any_date_within_a_year_is_obeyed(seconds: int) -> None:
     assert retry_after_seconds(date, NOW) == retry_after_seconds(str(seconds), NOW) == seconds
 
 
-def excused(error: HttpError) -> HttpError:
-    error.excused = True
-    return error
-
-
-def test_an_excused_failure_costs_no_attempt_and_no_pause_of_its_own() -> None:
-    """Everyone waits at the gate instead: five refusals leave an item its two attempts, and are told as such."""
-    free, paid = excused(busy(7)), busy(None)
-    calls = Calls(*[free] * 5, paid, "file")
-    assert calls.run(attempts=2) == "file"
-    assert calls.slept[:5] == [0.0] * 5
-    assert [(event.attempt, event.max_attempts) for event in calls.retries] == [(n, 2 + min(n, 5)) for n in range(1, 7)]
-
-
-def test_excused_failures_make_no_later_pause_longer() -> None:
-    """The first failure of its own costs half a second at most, however often an item was asked to wait before."""
-    for _ in range(20):
-        calls = Calls(*[excused(busy(7))] * 5, TIMEOUT, "file")
-        calls.run()
-        assert calls.slept[5] <= 0.5
-
-
-def test_an_excused_failure_outlasts_the_items_time() -> None:
-    """An origin that is waited for is no item's fault, however long that takes."""
-    assert Calls(excused(busy(7)), "file").run(item_timeout=0.0) == "file"
-
-
-def test_an_excused_failure_may_ask_for_more_than_a_minute() -> None:
-    """It is the gate that decides how long an origin is waited for."""
-    assert Calls(excused(busy(3600)), "file").run() == "file"
-
-
-def test_an_excused_failure_that_no_retry_heals_ends_its_item() -> None:
-    """A bad certificate stays bad, whatever else goes on."""
-    bad = NetworkError(Reason.TLS, "expired")
-    bad.excused = True
-    calls = Calls(bad)
-    assert (calls.failure(), calls.attempts) == (bad, 1)
-
-
 def test_the_runs_budget_is_asked_last_and_once_a_retry() -> None:
     """What is not tried again for another reason costs the run nothing."""
     asked: list[None] = []
@@ -378,19 +355,13 @@ def test_the_runs_budget_is_asked_last_and_once_a_retry() -> None:
         asked.append(None)
         return len(asked) < 3
 
-    account = Account(may_retry=may_retry)
-    for calls, policy in (
-        (Calls(NotFoundError(404, "no")), RetryPolicy(4, 1e6)),
-        (Calls(TIMEOUT), RetryPolicy(1, 1e6)),
-    ):
+    for calls, attempts in ((Calls(NotFoundError(404, "no")), 4), (Calls(TIMEOUT), 1)):
         with pytest.raises(AttemptError):
-            retry.call(calls.attempt, policy, sleep=calls.slept.append, on_retry=calls.retries.append, account=account)
+            calls.run_with(RetryPolicy(attempts, 1e6), sleep=calls.slept.append, may_retry=may_retry)
     assert asked == []
     calls = Calls(TIMEOUT)
     with pytest.raises(NetworkError):
-        retry.call(
-            calls.attempt, RetryPolicy(9, 1e6), sleep=calls.slept.append, on_retry=lambda _: None, account=account
-        )
+        calls.run_with(RetryPolicy(9, 1e6), sleep=calls.slept.append, may_retry=may_retry)
     assert (calls.attempts, len(asked)) == (3, 3)
 
 
@@ -398,23 +369,23 @@ def test_no_pause_begins_that_the_run_would_not_outlive() -> None:
     """With half a second left and a second asked for, the item ends now, and with its own reason."""
     calls = Calls(busy(1.0))
     with pytest.raises(HttpError):
-        retry.call(
-            calls.attempt,
-            RetryPolicy(4, 1e6, ends_at=monotonic() + 0.5),
-            sleep=calls.slept.append,
-            on_retry=calls.retries.append,
-        )
+        calls.run(ends_at=monotonic() + 0.5)
     assert (calls.attempts, calls.slept) == (1, [])
 
 
+def test_time_at_the_throttle_is_not_the_items() -> None:
+    """An item of sixty seconds that waited a thousand for the origin still has its retry."""
+
+    class Waited(Calls):
+        def get(self, request: ItemRequest) -> NotModified:
+            request.throttled_seconds += 1000.0
+            return super().get(request)
+
+    assert Waited(busy(59.0), "file").run(item_timeout=60.0) == "file"
+
+
 def test_probes_wait_longer_each_time_up_to_half_a_minute() -> None:
-    """One second, two, four ... and never more than thirty-one."""
-    waits = [probe_wait_seconds(probe) for probe in range(1, 12)]
+    """One second, two, four ... and never more than thirty."""
+    waits = [probe_wait_seconds(probe) for probe in range(1, 40)]
     assert all(2 ** (n - 1) <= wait <= 2 ** (n - 1) + 1 for n, wait in enumerate(waits[:5], 1))
-    assert all(wait <= 31 for wait in waits)
-
-
-def test_a_pauses_jitter_is_less_than_a_second() -> None:
-    """Enough to part the shards, not enough to matter."""
-    jitters = [jitter_seconds() for _ in range(100)]
-    assert 0 <= min(jitters) < max(jitters) <= 1
+    assert all(wait <= 30 for wait in waits)

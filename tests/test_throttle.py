@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from throttling import Attempt, enter
 
 from job.errors import (
     AttemptError,
@@ -40,11 +41,11 @@ class Site:
         self.paces: list[float] = []
         self.numbers = itertools.count()
         news = ThrottleEvents(
-            paused=lambda error, seconds: self.told.append(("paused", error.reason, pytest.approx(seconds))),
+            paused=lambda error, seconds: self.told.append(("paused", error.failure.reason, pytest.approx(seconds))),
             resumed=self.paces.append,
-            back=lambda: self.told.append(("back",)),
-            down=lambda error: self.told.append(("down", error.reason)),
-            spent=lambda: self.told.append(("spent",)),
+            recovered=lambda: self.told.append(("back",)),
+            gave_up=lambda error: self.told.append(("down", error.failure.reason)),
+            budget_spent=lambda: self.told.append(("spent",)),
         )
         jitter = settings.pop("jitter", 0.0)
         items = int(settings.pop("items", 0)) or None
@@ -55,18 +56,18 @@ class Site:
         self.slept.append(seconds)
         self.now += seconds
 
-    def enter(self, item: str | None = None, **before: bool) -> Permit:
+    def enter(self, item: str | None = None, **before: bool) -> Attempt:
         """Enter for an item, another one each time unless it is named."""
-        return self.throttle.enter(self.sleep, item or f"c{next(self.numbers)}", **before)
+        return enter(self.throttle, self.sleep, item or f"c{next(self.numbers)}", **before)
 
     def ends(self, *errors: BaseException | None, item: str | None = None, again: bool = False) -> list[bool]:
         """Send a request for each, one after the other; tell which failures were excused."""
-        return [self.throttle.left(self.enter(item, again=again), error) for error in errors]
+        return [self.throttle.release(self.enter(item, is_retry=again), error) for error in errors]
 
     def burst(self, *errors: BaseException | None) -> list[bool]:
         """Send them all at once, then let them end in this order."""
         tickets = [self.enter() for _ in errors]
-        return [self.throttle.left(permit, error) for permit, error in zip(tickets, errors, strict=True)]
+        return [self.throttle.release(permit, error) for permit, error in zip(tickets, errors, strict=True)]
 
     def starts(self, count: int) -> list[float]:
         """Give the times at which so many requests start, all answered, counted from now."""
@@ -74,7 +75,7 @@ class Site:
         for _ in range(count):
             permit = self.enter()
             times.append(round(self.now - began, 3))
-            self.throttle.left(permit, None)
+            self.throttle.release(permit, None)
         return times
 
 
@@ -107,15 +108,15 @@ def test_threads_share_one_pace() -> None:
     times = iter(range(10_000))
     slots: list[float] = []
 
-    def enter() -> None:
+    def take_slot() -> None:
         ready.wait(10)
-        permit = throttle.enter(lambda _: None)
+        permit = enter(throttle, lambda _: None)
         assert permit.slot
         with lock:
             slots.append(permit.slot)
 
     throttle = Throttle(ThrottleLimits(rate=10), clock=lambda: next(times) / 1e3)
-    threads = [threading.Thread(target=enter) for _ in range(30)]
+    threads = [threading.Thread(target=take_slot) for _ in range(30)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -127,13 +128,13 @@ def test_threads_share_one_pace() -> None:
 def test_who_may_not_wait_is_not_held() -> None:
     """What the sleep raises comes out: a stop ends the wait."""
     throttle = Throttle(ThrottleLimits(rate=0.001))
-    throttle.enter(lambda _: None)
+    enter(throttle, lambda _: None)
 
     def stopped(_seconds: float) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        throttle.enter(stopped)
+        enter(throttle, stopped)
 
 
 @pytest.mark.parametrize("status", [429, 503])
@@ -186,16 +187,16 @@ def test_who_waits_already_waits_for_the_longer_pause_too() -> None:
     """A request that has its slot after a pause loses it when the pause grows meanwhile."""
     site = Site()
     first, second = site.enter(), site.enter()
-    site.throttle.left(first, busy(2))
+    site.throttle.release(first, busy(2))
     times: list[float] = []
 
     def sleep(seconds: float) -> None:
         if not times:
-            site.throttle.left(second, busy(6))
+            site.throttle.release(second, busy(6))
         times.append(site.now)
         site.sleep(seconds)
 
-    assert site.throttle.enter(sleep).waited_seconds == pytest.approx(6)
+    assert enter(site.throttle, sleep).waited_seconds == pytest.approx(6)
 
 
 def test_after_a_pause_the_pace_is_half_of_what_was_answered() -> None:
@@ -215,15 +216,15 @@ def test_answers_that_were_under_way_still_count() -> None:
     """What the origin answers after it refused somebody tells as much of what it bears, also if others wait already."""
     site = Site()
     tickets = [site.enter() for _ in range(31)]
-    site.throttle.left(tickets[0], busy(1))
+    site.throttle.release(tickets[0], busy(1))
 
     def sleep(seconds: float) -> None:
         for permit in tickets[1:21]:
-            site.throttle.left(permit, None)
+            site.throttle.release(permit, None)
         del tickets[1:21]
         site.sleep(seconds)
 
-    site.throttle.enter(sleep)
+    enter(site.throttle, sleep)
     assert site.paces == [10]
 
 
@@ -281,17 +282,17 @@ def test_who_waited_longest_goes_first_after_a_pause() -> None:
     """Whoever was refused asks again behind those who wait already, and cannot hold them up a second time."""
     site = Site()
     refused = site.enter()
-    site.throttle.left(refused, busy(1))
+    site.throttle.release(refused, busy(1))
     order: list[str] = []
 
     def inner(_seconds: float) -> None:
         site.now = 1000.5 if not order else site.now
         if not order:
             order.append("asked")
-            order.append(f"{site.throttle.enter(site.sleep).slot}")
+            order.append(f"{enter(site.throttle, site.sleep).slot}")
         site.sleep(1)
 
-    first = site.throttle.enter(inner)
+    first = enter(site.throttle, inner)
     assert first.slot
     assert order[1] > f"{first.slot}"
 
@@ -322,7 +323,7 @@ def test_too_long_a_pause_is_not_waited_for() -> None:
 
 def test_an_origin_that_only_asks_for_pauses_is_down() -> None:
     """One pause after the other, and nobody answered in between: that ends when an item's time is over."""
-    site = Site(fruitless=10)
+    site = Site(max_pauses_seconds=10)
     excused = site.ends(*[busy(3, 503)] * 5)
     assert (excused, site.told[-1]) == ([True] * 4 + [False], ("down", "http_503"))
     assert site.now == pytest.approx(1012, abs=1)
@@ -330,21 +331,21 @@ def test_an_origin_that_only_asks_for_pauses_is_down() -> None:
 
 def test_one_long_pause_is_obeyed() -> None:
     """However short the patience: what was asked for once says nothing against the origin."""
-    site = Site(fruitless=2)
+    site = Site(max_pauses_seconds=2)
     assert site.ends(busy(50), None) == [True, False]
     assert [name for name, *_ in site.told] == ["paused"]
 
 
 def test_an_answer_between_pauses_shows_that_waiting_helps() -> None:
     """Ten pauses with an answer after each are no reason to give up."""
-    site = Site(fruitless=10)
+    site = Site(max_pauses_seconds=10)
     assert site.ends(*[busy(3), None] * 10) == [True, False] * 10
     assert [name for name, *_ in site.told] == ["paused"] * 10
 
 
 def test_a_429_without_a_time_is_no_answer_either() -> None:
     """It shows that the origin is there, but not that waiting helped."""
-    site = Site(fruitless=5)
+    site = Site(max_pauses_seconds=5)
     site.ends(busy(3), busy(None), busy(3), busy(3))
     assert site.told[-1] == ("down", "http_429")
 
@@ -356,18 +357,20 @@ def test_as_many_failures_in_a_row_as_workers_give_the_origin_up(error: AttemptE
     site.ends(*[error] * 29)
     assert site.told == []
     assert site.ends(error) == [False]
-    site.throttle.left(Permit(), error)
-    assert site.told == [("down", error.reason)]
+    site.throttle.release(Permit(), error)
+    assert site.told == [("down", error.failure.reason)]
 
 
 def test_few_workers_bear_twenty_failures() -> None:
     """One worker alone must not give up after one failure."""
     told: list[str] = []
-    throttle = Throttle(ThrottleLimits(workers=1), ThrottleEvents(down=lambda error: told.append(error.reason)))
+    throttle = Throttle(
+        ThrottleLimits(workers=1), ThrottleEvents(gave_up=lambda error: told.append(error.failure.reason))
+    )
     for n in range(19):
-        throttle.left(throttle.enter(lambda _: None, f"c{n}"), REFUSED)
+        throttle.release(enter(throttle, lambda _: None, f"c{n}"), REFUSED)
     assert told == []
-    throttle.left(throttle.enter(lambda _: None, "c19"), REFUSED)
+    throttle.release(enter(throttle, lambda _: None, "c19"), REFUSED)
     assert told == ["connection"]
 
 
@@ -389,7 +392,7 @@ def test_who_speaks_no_http_is_no_origin() -> None:
     site = Site(patience=60)
     site.ends(*[NO_HTTP] * 30)
     assert site.told == [("paused", "protocol", 60)]
-    while site.throttle.left(site.enter(), NO_HTTP) is not False:
+    while site.throttle.release(site.enter(), NO_HTTP) is not False:
         assert len(site.slept) < 1000
     assert site.told[-1] == ("down", "protocol")
     assert site.now >= 60
@@ -400,10 +403,10 @@ def test_slow_items_at_the_end_of_a_run_are_not_the_origin() -> None:
     site = Site()
     slow = [site.enter(f"bad{n}") for n in range(29)]
     site.ends(*[None] * 100)
-    doubted = [(permit.item, site.throttle.left(permit, TIMED_OUT), permit.passed_over) for permit in slow]
-    assert {passed_over for *_, passed_over in doubted} == {True}
+    doubted = [(permit.item, site.throttle.release(permit, TIMED_OUT), permit.others_succeeded) for permit in slow]
+    assert {others_succeeded for *_, others_succeeded in doubted} == {True}
     for item in [f"bad{n}" for n in range(29)] * 3:
-        site.throttle.left(site.enter(item, doubted=True), TIMED_OUT)
+        site.throttle.release(site.enter(item, fails_while_others_succeed=True), TIMED_OUT)
     assert site.told == []
     site.ends(TIMED_OUT)
     assert site.told == [("down", "timeout")]
@@ -474,11 +477,11 @@ def test_with_patience_one_request_at_a_time_looks() -> None:
 
     def fails_first(seconds: float) -> None:
         site.sleep(seconds)
-        if probe.probe:
-            assert site.throttle.left(probe, REFUSED)
-            probe.probe = False
+        if probe.is_probe:
+            assert site.throttle.release(probe, REFUSED)
+            probe.is_probe = False
 
-    following = site.throttle.enter(fails_first)
+    following = enter(site.throttle, fails_first)
     assert 2 <= following.waited_seconds <= 4
 
 
@@ -487,7 +490,7 @@ def test_probes_come_less_and_less_often() -> None:
     site, probes = dead(600), 0
     while site.told[-1][0] != "down":
         began = site.now
-        site.throttle.left(site.enter(), REFUSED)
+        site.throttle.release(site.enter(), REFUSED)
         assert site.now - began <= 31
         probes += 1
     assert (site.told[-1], 20 <= probes <= 30) == (("down", "connection"), True)
@@ -512,8 +515,8 @@ def test_an_answer_that_was_under_way_is_no_proof() -> None:
     site = Site(patience=600)
     slow = site.enter()
     site.ends(*[REFUSED] * 30)
-    site.throttle.left(slow, None)
-    assert (site.told[-1][0], site.enter().probe) == ("paused", True)
+    site.throttle.release(slow, None)
+    assert (site.told[-1][0], site.enter().is_probe) == ("paused", True)
 
 
 def test_each_probe_is_another_item() -> None:
@@ -525,8 +528,8 @@ def test_each_probe_is_another_item() -> None:
         site.now += 1
         if len(probes) == 0:
             probes.append("second comes")
-            permit = site.throttle.enter(stops)
-            probes.append("second was let in" if permit.probe else "?")
+            permit = enter(site.throttle, stops)
+            probes.append("second was let in" if permit.is_probe else "?")
 
     def stops(_seconds: float) -> None:
         site.now += 1
@@ -534,16 +537,16 @@ def test_each_probe_is_another_item() -> None:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        site.throttle.enter(waits)
+        enter(site.throttle, waits)
     assert probes == ["second comes"]  # who came first is first, and was asleep all the while
-    assert site.enter().probe
+    assert site.enter().is_probe
 
 
 def test_patience_begins_sooner_with_many_workers() -> None:
     """Waiting costs little, and a thousand items must not fail before it begins."""
     throttle = Throttle(ThrottleLimits(workers=1000, patience=60))
-    tickets = [throttle.enter(lambda _: None, f"c{n}") for n in range(45)]
-    assert [throttle.left(permit, REFUSED) for permit in tickets] == [False] * 44 + [True]
+    tickets = [enter(throttle, lambda _: None, f"c{n}") for n in range(45)]
+    assert [throttle.release(permit, REFUSED) for permit in tickets] == [False] * 44 + [True]
 
 
 def test_patience_ends_with_the_run() -> None:
@@ -567,9 +570,9 @@ def test_failures_from_before_do_not_close_it_again() -> None:
     site = Site(patience=600)
     old = [site.enter() for _ in range(60)]
     for permit in old[:30]:
-        site.throttle.left(permit, REFUSED)
+        site.throttle.release(permit, REFUSED)
     site.ends(None)
-    assert [site.throttle.left(permit, REFUSED) for permit in old[30:]] == [False] * 30
+    assert [site.throttle.release(permit, REFUSED) for permit in old[30:]] == [False] * 30
     assert [name for name, *_ in site.told] == ["paused", "back"]
 
 
@@ -578,7 +581,7 @@ def test_failures_while_it_is_away_are_excused() -> None:
     site = Site(patience=600)
     late = site.enter()
     site.ends(*[REFUSED] * 30)
-    assert site.throttle.left(late, REFUSED)
+    assert site.throttle.release(late, REFUSED)
 
 
 def test_what_was_sent_before_frees_no_second_probe() -> None:
@@ -586,28 +589,28 @@ def test_what_was_sent_before_frees_no_second_probe() -> None:
     site = Site(patience=600)
     late = site.enter()
     site.ends(*[REFUSED] * 30)
-    assert site.enter().probe
-    assert site.throttle.left(late, REFUSED)
+    assert site.enter().is_probe
+    assert site.throttle.release(late, REFUSED)
 
     def stops(_seconds: float) -> None:
         raise Cancelled(Reason.SIGNAL)
 
     site.now += 60
     with pytest.raises(Cancelled):
-        site.throttle.enter(stops)
+        enter(site.throttle, stops)
 
 
 def test_a_probe_that_cannot_be_judged_leaves_the_next_one_free() -> None:
     """A probe that ended of a full disk, say, must not be waited for for ever."""
     site = dead(600)
-    assert site.throttle.left(site.enter(), StorageError("disk full")) is False
-    assert site.enter().probe
+    assert site.throttle.release(site.enter(), StorageError("disk full")) is False
+    assert site.enter().is_probe
 
 
 def test_a_pause_is_obeyed_by_probes() -> None:
     """An origin under repair that asks for 20 seconds is not probed before."""
     site = dead(600)
-    assert site.throttle.left(site.enter(), busy(20, 503))
+    assert site.throttle.release(site.enter(), busy(20, 503))
     assert site.enter().waited_seconds >= 20
 
 
@@ -616,13 +619,13 @@ def test_an_answer_after_giving_up_changes_nothing() -> None:
     site = Site()
     slow = site.enter()
     site.ends(*[REFUSED] * 30)
-    assert site.throttle.left(slow, None) is False
+    assert site.throttle.release(slow, None) is False
 
     def stopped(_seconds: float) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        site.throttle.enter(stopped)
+        enter(site.throttle, stopped)
     assert site.told == [("down", "connection")]
 
 
@@ -671,8 +674,8 @@ def test_successes_are_not_saved_up() -> None:
 @pytest.mark.parametrize(
     "act",
     [
-        lambda throttle: throttle.left(throttle.enter(lambda _: None), REFUSED),
-        lambda throttle: throttle.left(throttle.enter(lambda _: None), busy(None)),
+        lambda throttle: throttle.release(enter(throttle, lambda _: None), REFUSED),
+        lambda throttle: throttle.release(enter(throttle, lambda _: None), busy(None)),
         lambda throttle: throttle.may_retry(MISSING),
     ],
 )

@@ -11,7 +11,7 @@ import requests
 from bodies import MemoryBody
 
 from job.transport import CurlAdapter, NameResolutionError
-from job.transport.lane import Lane, Sockets
+from job.transport.handle import Handle, Sockets
 
 MORE_THAN_THERE_IS = 1 << 47
 """Bytes of a stack; no process has that much room, so no thread starts."""
@@ -39,9 +39,8 @@ def failed_look_up() -> Exception:
 
 def late_look_up() -> Exception:
     """Give what it means that a transfer timed out before there was an address."""
-    with pytest.raises(OSError) as caught:
-        Lane(Sockets(), 1).raise_failure(pycurl.error(pycurl.E_OPERATION_TIMEDOUT, "Resolving timed out"), REQUEST)
-    return caught.value
+    error = pycurl.error(pycurl.E_OPERATION_TIMEDOUT, "Resolving timed out")
+    return Handle(Sockets(), 1).map_error(error, REQUEST)
 
 
 def assert_shortage_of(what: int, error: Exception) -> None:
@@ -70,6 +69,5 @@ def test_with_threads_it_is_the_network() -> None:
 
 def test_out_of_memory_is_not_the_networks_fault() -> None:
     """What libcurl has no memory for is an OSError of this machine, even if there is enough a moment later."""
-    with pytest.raises(OSError) as caught:
-        Lane(Sockets(), 1).raise_failure(pycurl.error(pycurl.E_OUT_OF_MEMORY, "Out of memory"), REQUEST)
-    assert_shortage_of(errno.ENOMEM, caught.value)
+    error = Handle(Sockets(), 1).map_error(pycurl.error(pycurl.E_OUT_OF_MEMORY, "Out of memory"), REQUEST)
+    assert_shortage_of(errno.ENOMEM, error)

@@ -16,7 +16,7 @@ IMAGES = (FileType.GIF, FileType.PNG, FileType.JPEG, FileType.WEBP)
 def refusal(reply: Reply, *accepted: FileType) -> tuple[str, str]:
     with pytest.raises(ContentError) as caught:
         validate(reply, accepted or IMAGES)
-    return caught.value.reason, str(caught.value)
+    return caught.value.failure.reason, str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_what_only_begins_like_an_svg_is_refused(data: bytes) -> None:
     """An HTML page, a cut document, one with entities, another namespace's svg."""
     with pytest.raises(ContentError) as caught:
         validate(Reply(MemoryBody(data)), (FileType.SVG,))
-    assert caught.value.reason == Reason.BAD_CONTENT
+    assert caught.value.failure.reason == Reason.BAD_CONTENT
 
 
 def test_a_suffix_asks_for_svg() -> None:
@@ -221,4 +221,4 @@ def test_a_digest_that_was_given_must_be_met() -> None:
     assert validate(reply, (FileType.ANY,), reply.body.sha256) is None
     with pytest.raises(ContentError) as caught:
         validate(reply, (FileType.ANY,), "0" * 64)
-    assert caught.value.reason == Reason.CHECKSUM
+    assert caught.value.failure.reason == Reason.CHECKSUM

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 
 from job.destination.bucket import BucketDestination
 from job.destination.directories import DirectoryDestination, GenerationDestination
-from job.destination.face import Destination, Scope, Storage
+from job.destination.face import Destination, Scope
 from job.errors import Fault, UsageError
 from job.inputs import Inputs
 from job.layout import is_bucket
@@ -20,7 +20,6 @@ __all__ = [
     "DirectoryDestination",
     "GenerationDestination",
     "Scope",
-    "Storage",
     "destination_for",
 ]
 

@@ -10,10 +10,10 @@ from secrets import token_hex
 from time import monotonic
 
 from job.atomic_write import map_os_errors
-from job.destination.face import Scope, Storage, manifest_for
+from job.destination.face import Scope, manifest_for
 from job.layout import CHECKSUMS, OWN_DIRECTORY
 from job.model import Stored
-from job.storage import BucketStorage
+from job.storage import BucketStorage, Storage
 
 _PUSHED_RESULTS = 1000
 _PUSHED_SECONDS = 10.0
@@ -41,7 +41,7 @@ class BucketDestination:
     ) -> None:
         """Take the URL, a local directory of its own, and a clock that counts seconds."""
         self._objects = BucketStorage(url, scratch / "drafts", ca_bundle=Path(ca_bundle) if ca_bundle else None)
-        self.store: Storage = self._objects
+        self.storage: Storage = self._objects
         self.manifest = manifest_for(scratch / OWN_DIRECTORY, scratch / CHECKSUMS, scope)
         self._scratch = scratch
         self._prefix = f"manifest/{scope.shard.index}-of-{scope.shard.count}/"
@@ -55,7 +55,7 @@ class BucketDestination:
 
     def open(self, *, accept_new_origin: bool) -> None:
         """Fetch what is remembered; of another number of shards only where this one remembers nothing."""
-        self.store.open()
+        self.storage.open()
         self._fetch()
         fetched = self._header()
         self.manifest.open(accept_new_origin=accept_new_origin)
@@ -143,14 +143,14 @@ class BucketDestination:
         """Put the sums beside the objects, unless the same lines, in whatever order, are there as this has put them."""
         parts = self._objects.parts
         for path in self._scratch.glob(f"{CHECKSUMS}*"):
-            with map_os_errors(path), path.open("rb") as file, closing(self.store.new_body()) as body:
+            with map_os_errors(path), path.open("rb") as file, closing(self.storage.new_body()) as body:
                 mark = f"{sum(int.from_bytes(sha256(line).digest()) for line in file):x}"
                 known, _, version = b"".join(parts.read(f"sums/{path.name}")).decode().partition(" ")
                 there = Stored(path.name, file.tell(), "", None, version=version)
-                if known != mark or not self.store.has(there):
+                if known != mark or not self.storage.has(there):
                     file.seek(0)
                     shutil.copyfileobj(file, body)
-                    version = self.store.publish(body, path.name, "text/plain")
+                    version = self.storage.publish(body, path.name, "text/plain")
                     parts.write(f"sums/{path.name}", f"{mark} {version}".encode())
 
 

@@ -4,21 +4,21 @@ import shutil
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from job.destination.face import Scope, Storage, manifest_for
+from job.destination.face import Scope, manifest_for
 from job.layout import CHECKSUMS, OWN_DIRECTORY
-from job.storage import DirectoryStorage, GenerationStorage
+from job.storage import DirectoryStorage, GenerationStorage, Storage
 
 
 class DirectoryDestination:
     """Each file appears as it is accepted."""
 
     def __init__(self, root: Path, scope: Scope, room: int = 0) -> None:
-        self.store: Storage = DirectoryStorage(root, room)
+        self.storage: Storage = DirectoryStorage(root, room)
         self.manifest = manifest_for(root / OWN_DIRECTORY, root / CHECKSUMS, scope)
 
     def open(self, *, accept_new_origin: bool) -> None:
         """Make ready."""
-        self.store.open()
+        self.storage.open()
         self.manifest.open(accept_new_origin=accept_new_origin)
 
     def told(self) -> None:
@@ -27,7 +27,7 @@ class DirectoryDestination:
     def close(self, *, publish: bool) -> bool:
         """Make names and memory durable; files are seen already."""
         del publish
-        self.store.sync()
+        self.storage.sync()
         self.manifest.close()
         return True
 
@@ -38,14 +38,14 @@ class GenerationDestination:
     def __init__(self, destination: Path, keep: int, scope: Scope, room: int = 0) -> None:
         self._generation = GenerationStorage(destination, keep, room)
         self._told = destination / OWN_DIRECTORY
-        self.store: Storage = self._generation
+        self.storage: Storage = self._generation
         self.manifest = manifest_for(self._generation.own, self._generation.root / CHECKSUMS, scope)
 
     def open(self, *, accept_new_origin: bool) -> None:
         """Prepare a generation, which is thrown away again if it may not be filled from this origin."""
         with ExitStack() as failed:
             failed.callback(self._generation.abandon)
-            self.store.open()
+            self.storage.open()
             self.manifest.open(accept_new_origin=accept_new_origin)
             failed.pop_all()
 

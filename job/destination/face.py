@@ -5,40 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from job.body import Body
 from job.manifest import Manifest
-from job.model import Stored
 from job.shard import ALL_CODES, Shard
-
-
-class Storage(Protocol):
-    """What every kind of store does; see `store.LocalStore`."""
-
-    def open(self) -> None:
-        """Show that the destination can be written."""
-        ...
-
-    def new_body(self) -> Body:
-        """Begin a file."""
-        ...
-
-    def publish(self, body: Body, file: str, media_type: str | None) -> str:
-        """Give a body its name, and return the file's version."""
-        ...
-
-    def has(self, stored: Stored) -> bool:
-        """Tell whether a file is there just as it was stored."""
-        ...
-
-    def sync(self) -> None:
-        """Make what was published durable."""
-        ...
+from job.storage import Storage
 
 
 class Destination(Protocol):
     """A destination during one run; `open` and `close` are called once each, and nothing else beside them."""
 
-    store: Storage
+    storage: Storage
     manifest: Manifest
 
     def open(self, *, accept_new_origin: bool) -> None:

@@ -13,7 +13,7 @@ from structlog.typing import FilteringBoundLogger
 from job.errors import Fault, LogError
 from job.log.render import console, json, redactor
 from job.model import Item, Lines, Result, Status, Summary
-from job.resilience.retrying import RetryEvent
+from job.resilience import RetryEvent
 
 __all__ = ["RunLog", "termination_message"]
 
@@ -128,14 +128,14 @@ class RunLog:
     def retry(self, code: str, retry: RetryEvent) -> None:
         """Say that an attempt failed, and how long the next one waits; of an excused one the pause tells already."""
         self._log.log(
-            logging.DEBUG if retry.error.excused else logging.WARNING,
+            logging.DEBUG if retry.ignored else logging.WARNING,
             "retry",
             code=code,
             attempt=retry.attempt,
             max_attempts=retry.max_attempts,
             wait_s=round(retry.wait_seconds, 3),
-            reason=retry.error.reason,
-            http_status=retry.error.http_status,
+            reason=retry.error.failure.reason,
+            http_status=retry.error.failure.http_status,
             error=str(retry.error),
         )
 

@@ -13,10 +13,10 @@ from prometheus_client import (
     write_to_textfile,
 )
 
-from job.errors import OUTCOMES, outcome
+from job.errors import Failure, Outcome
 from job.metrics.endpoint import Endpoint
 from job.model import Item, Result, Status, Summary
-from job.resilience.retrying import RetryEvent
+from job.resilience import RetryEvent
 
 _ITEM_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ATTEMPT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -34,7 +34,7 @@ class Metrics:
         self.revision = revision
         self.registry = CollectorRegistry()
         self._downloads = self._counters("downloads", "Items by how they ended.", "status", tuple(Status))
-        self._requests = self._counters("http_requests", "Attempts by their outcome.", "outcome", OUTCOMES)
+        self._requests = self._counters("http_requests", "Attempts by their outcome.", "outcome", tuple(Outcome))
         self._retries = self._counters("retries", "Attempts that are tried again.", "reason", _RETRIED)
         self._waits = self._counters("retry_wait_seconds", "Time between tries.", "reason", _RETRIED)
         self._received = Counter("flagjob_received_bytes", "Bytes of bodies.", registry=self.registry)
@@ -66,15 +66,15 @@ class Metrics:
 
         return tracked
 
-    def attempt(self, reason: str | None, seconds: float, received_bytes: int) -> None:
-        """Count one attempt; `reason` is None where it brought a 200 answer's body that was accepted."""
-        self._requests[outcome(reason)].inc()
+    def attempt(self, outcome: Outcome, seconds: float, received_bytes: int) -> None:
+        """Count one attempt."""
+        self._requests[outcome].inc()
         self._attempt_seconds.observe(seconds)
         self._received.inc(received_bytes)
 
     def retry(self, retry: RetryEvent) -> None:
         """Count one decision to try again."""
-        group = _retried_for(retry.error.reason)
+        group = _retry_group(retry.error.failure)
         self._retries[group].inc()
         self._waits[group].inc(retry.wait_seconds)
 
@@ -117,7 +117,7 @@ class Metrics:
         return Gauge(f"flagjob_{name}", text, registry=self.registry)
 
 
-def _retried_for(reason: str) -> str:
+def _retry_group(failure: Failure) -> str:
     """Return the group of a retry: 408 is a timeout, what remains of 4xx (425) is invalid."""
-    group = "timeout" if reason == "http_408" else outcome(reason)
+    group = Outcome.TIMEOUT if failure.http_status == 408 else failure.outcome  # noqa: PLR2004
     return group if group in _RETRIED else "invalid"

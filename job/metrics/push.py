@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry, pushadd_to_gateway
 
 from job import __version__
 from job.settings import Pushgateway
-from job.transport import authorities, proxy_for
+from job.transport import certificate_paths, proxy_for
 
 _JOB = "flagjob"
 _POLL_SECONDS = 0.1
@@ -85,7 +85,7 @@ class Push(Thread):
 
     def _opener(self, url: str) -> OpenerDirector:
         """Make what speaks HTTP, and follows no redirect: urllib would do so by a GET, and take that for a success."""
-        file, directory = authorities(self._ca_bundle)
+        file, directory = certificate_paths(self._ca_bundle)
         proxy = proxy_for(url)
         opener = OpenerDirector()
         for handler in (

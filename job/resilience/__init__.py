@@ -1,6 +1,23 @@
-"""May a request to the origin start now: its pace, its pauses, and whether it is there at all."""
+"""Resilience: retries, back-off, rate limit, Retry-After and circuit breaker, as wrappers around one `get`."""
 
-from job.resilience.throttle import Throttle
-from job.resilience.types import Permit, ThrottleEvents, ThrottleLimits
+from job.resilience.attempt import Measured, Validated
+from job.resilience.retrying import RetryEvent, Retrying, RetryPolicy
+from job.resilience.throttle import Throttle, Throttled, wait_for_permit
+from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ItemRequest, Permit, Source, ThrottleEvents, ThrottleLimits
 
-__all__ = ["Permit", "Throttle", "ThrottleEvents", "ThrottleLimits"]
+__all__ = [
+    "MAX_RETRY_AFTER_SECONDS",
+    "ItemRequest",
+    "Measured",
+    "Permit",
+    "RetryEvent",
+    "RetryPolicy",
+    "Retrying",
+    "Source",
+    "Throttle",
+    "ThrottleEvents",
+    "ThrottleLimits",
+    "Throttled",
+    "Validated",
+    "wait_for_permit",
+]

@@ -1,63 +1,127 @@
-"""Is the origin there at all: failures in a row, and the probing of an origin that is not."""
+"""The circuit breaker: is the origin there at all; opens after failures in a row, then probes with back-off."""
 
-from job.resilience.retrying import probe_wait_seconds
+from enum import Enum
+from random import uniform
+
 from job.resilience.types import ThrottleLimits
 
-_FEWEST = 20
-"""Failures in a row that a run of few workers bears."""
-_MOST_WITH_PATIENCE = 45
-"""Waiting is cheap, so that with patience it begins sooner; and also where there are few items, if each fails twice."""
+_MIN_FAILURES = 20
+"""Failures in a row that a run with few workers bears."""
+_MAX_FAILURES_WITH_PATIENCE = 45
+"""With patience the breaker opens earlier, because waiting costs little; also if all of a short list failed twice."""
+_FIRST_PROBE_SECONDS = 1.0
+_LONGEST_PROBE_SECONDS = 30.0
+"""Bounds of the pause between probes, which doubles each time; up to one random second is added to each."""
+
+
+class State(Enum):
+    """The state of the circuit; the table in `CircuitBreaker` says what leads from one to another."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half-open"
+    GIVEN_UP = "given up"
 
 
 class CircuitBreaker:
-    """Opens when as many requests in a row found no origin as there are workers. Not thread-safe: the gate's lock.
+    """Opens when as many attempts in a row found no origin as there are workers. Not thread-safe: the throttle's lock.
 
-    Half of them must be of different items: a few that always fail are not the origin. Open, it lets one request at a
-    time through, with pauses between that grow, for `patience` seconds, but not beyond `ends_at`, when the run ends.
-    Times are those of one monotonic clock, in seconds.
+    An *answer* is any HTTP answer but those below. A *failure* is no answer at all, a 5xx, or a Retry-After that is too
+    long. A *refusal* is a 429 or 503 with a Retry-After that is worth waiting for.
+
+    | state     | answer                      | failure                             | refusal                          |
+    |-----------|-----------------------------|-------------------------------------|----------------------------------|
+    | closed    | closed, count from 0        | counted; open at the limit          | all pause; open if only refusals |
+    |           |                             |                                     | came for `max_pauses_seconds`    |
+    | open      | no change: the request was  | ignored: the request was sent       | as failure                       |
+    |           | sent before the outage      | before, and is tried again          |                                  |
+    | half-open | of the probe: closed, all   | of the probe: open, next probe      | as failure; the next probe waits |
+    |           | resume at half the rate     | later, or given up without patience | as long as it asks for           |
+    | given up  | no change                   | counts against its item             | as failure                       |
+
+    In half-open, attempts other than the probe count as in open. A probe that ends without any of the three (a full
+    disk, a cancelled run) leads back to open, and the next request in the queue is the probe.
+
+    Half of the failures that open it must be of different items: few items that always fail are not the origin.
+    Probing ends after `patience` seconds, and before `ends_at`, when the run ends. Times are those of one monotonic
+    clock, in seconds.
     """
 
     def __init__(self, limits: ThrottleLimits) -> None:
-        limit = max(_FEWEST, limits.workers)
-        self._limit = min(limit, _MOST_WITH_PATIENCE, 2 * (limits.items or limit)) if limits.patience else limit
+        self._limit = _failure_limit(limits)
         self._patience = limits.patience
         self._ends_at = limits.ends_at
-        self._failures = self._probes = 0
-        self._items: set[str] = set()
-        self._next = self._until = 0.0
-        self.is_open = self.given_up = False
-        self.probing = False
-        """A request is under way to see whether the origin is back."""
+        self._failures = 0
+        self._failed_items: set[str] = set()
+        self._probes = 0
+        self._next_probe_at = 0.0
+        self._give_up_at = 0.0
+        self.state = State.CLOSED
 
-    def failed(self, item: str, *, counts_again: bool) -> bool:
-        """Count a failure while closed; return whether it is one too many.
+    @property
+    def is_closed(self) -> bool:
+        """Return whether requests may start as the rate limiter lets them."""
+        return self.state is State.CLOSED
 
-        `counts_again` says that it is news although the item failed before.
+    @property
+    def may_probe(self) -> bool:
+        """Return whether a probe may start, when its time has come: none is under way, and there is still patience."""
+        return self.state is State.OPEN
+
+    @property
+    def has_given_up(self) -> bool:
+        """Return whether the origin is given up for the rest of the run."""
+        return self.state is State.GIVEN_UP
+
+    def record_failure(self, item: str, *, counts_again: bool) -> bool:
+        """Count a failure while closed; return whether the circuit must open.
+
+        `counts_again` is False for an item whose repeated failure says nothing new about the origin.
         """
-        is_news = item not in self._items or counts_again
-        self._items.add(item)
-        self._failures += is_news
-        return self._failures >= self._limit and 2 * len(self._items) >= self._limit
+        if item not in self._failed_items or counts_again:
+            self._failures += 1
+        self._failed_items.add(item)
+        return self._failures >= self._limit and 2 * len(self._failed_items) >= self._limit
 
-    def answered(self) -> None:
-        """Note that the origin is there."""
-        self._failures = self._probes = 0
-        self._items.clear()
-        self.is_open = False
+    def record_answer(self) -> None:
+        """Close the circuit: the origin is there."""
+        self._failures = 0
+        self._probes = 0
+        self._failed_items.clear()
+        self.state = State.CLOSED
 
     def open(self, now: float, pause: float) -> None:
-        """Let nobody in but a probe, the first one after a pause."""
-        self.is_open = True
-        self._until = min(now + self._patience, self._ends_at)
-        self.schedule(now, pause)
+        """Open the circuit; the first probe comes after `pause` seconds at least."""
+        self._give_up_at = min(now + self._patience, self._ends_at)
+        self.schedule_probe(now, pause)
 
-    def schedule(self, now: float, pause: float) -> None:
-        """Set the next probe's time, one at least as far off as was asked for; without any patience left, give up."""
-        self.given_up = now >= self._until
+    def schedule_probe(self, now: float, pause: float) -> None:
+        """Set the time of the next probe, `pause` seconds ahead at least; give up if patience is over."""
+        self.state = State.GIVEN_UP if now >= self._give_up_at else State.OPEN
         self._probes += 1
-        self._next = min(now + max(probe_wait_seconds(self._probes), pause), self._until)
+        self._next_probe_at = min(now + max(probe_wait_seconds(self._probes), pause), self._give_up_at)
 
-    def wait(self, now: float) -> float:
-        """Return how long to wait for the next probe; 0 makes the caller that probe."""
-        self.probing = now >= self._next
-        return max(self._next - now, 0.0)
+    def begin_probe(self, now: float) -> float:
+        """Return how long to wait for the next probe; 0.0 makes the caller that probe: the circuit is half-open."""
+        if now < self._next_probe_at:
+            return self._next_probe_at - now
+        self.state = State.HALF_OPEN
+        return 0.0
+
+    def end_probe(self) -> None:
+        """Free the place of the probe; what it found out is recorded after this."""
+        if self.state is State.HALF_OPEN:
+            self.state = State.OPEN
+
+
+def probe_wait_seconds(probe: int) -> float:
+    """Return how long to wait before a probe, counted from 1: exponential back-off with jitter, 30 s at most."""
+    return min(_FIRST_PROBE_SECONDS * 2.0 ** min(probe - 1, 16) + uniform(0, 1), _LONGEST_PROBE_SECONDS)  # noqa: S311  (no secret)
+
+
+def _failure_limit(limits: ThrottleLimits) -> int:
+    limit = max(_MIN_FAILURES, limits.workers)
+    if not limits.patience:
+        return limit
+    limit_of_list = 2 * limits.items if limits.items else limit
+    return min(limit, _MAX_FAILURES_WITH_PATIENCE, limit_of_list)

@@ -1,66 +1,72 @@
-"""How many requests a second: evenly spaced, slower after a pause, and faster again with time."""
+"""The rate limiter: how many requests start in a second; halved after a pause, then grown along TCP CUBIC's curve."""
 
 from math import inf
 
+_BETA = 0.5
+"""What remains of the rate after a pause (CUBIC's multiplicative decrease; its own is 0.7, RFC 9438, 4.6)."""
 _RECOVERY_SECONDS = 4.0
-"""After a pause the pace is back at what was too much: it gets there soon, stays about there, and then goes beyond."""
-_LEAST = 0.5
-"""Requests a second that any origin bears: with less, a run would stand still and nobody would know why."""
-_UNHINDERED = 1000.0
-"""Requests a second at which a pace that nobody asked for is none any more."""
-_SHORTEST_SECONDS = 1.0
-"""A burst says nothing of what an origin bears in the long run: it is taken for what it bears in a second."""
+"""CUBIC's K: how long after a pause the rate is back at `w_max`, where it lingers before it grows beyond."""
+_MINIMUM_RATE = 0.5
+"""Requests a second that any origin can answer: with less, a run would stand still without a visible cause."""
+_UNLIMITED_RATE = 1000.0
+"""Requests a second at which a rate that nobody configured stops being a limit."""
+_SHORTEST_MEASUREMENT_SECONDS = 1.0
+"""The answers to a shorter burst count as if they had taken this long: a burst shows no sustainable rate."""
 
 
 class RateLimiter:
-    """Gives each request its time to start. Not thread-safe: the gate's lock guards it.
+    """Reserves the time at which each request may start. Not thread-safe: the throttle's lock guards it.
 
-    `most` is in requests a second, 0 for no limit. `guess` is what an origin is thought to bear that has not answered
-    anybody yet. Times are those of one monotonic clock, in seconds.
+    `max_rate` is the configured rate in requests a second, 0 for no limit. `first_w_max` is the rate assumed to be too
+    high for an origin that has not answered any request yet. Times are those of one monotonic clock, in seconds.
     """
 
-    def __init__(self, most: float, guess: float, now: float) -> None:
-        self._most = most or inf
-        self._too_much = guess
-        self._rate = self._most
-        self._next = self._since = now
-        self._is_hindered = False
-        self._answered = 0
-        self._held_seconds: float | None = None
-        """How long the pace had held that is to be halved."""
+    def __init__(self, max_rate: float, first_w_max: float, now: float) -> None:
+        self._max_rate = max_rate or inf
+        self._w_max = first_w_max
+        self._rate = self._max_rate
+        self._next_slot = now
+        self._resumed_at = now
+        self._is_throttled = False
+        self._answers = 0
+        self._measured_seconds: float | None = None
+        """How long the rate had been in force that the last pause has shown to be too high; None if that is used up."""
 
-    def slot(self, now: float) -> float:
+    def reserve(self, now: float) -> float:
         """Return when the next request may start, and reserve that time."""
-        slot = max(now, self._next)
-        if self._is_hindered:
-            self._rate = self._recovered(slot - self._since)
-        self._next = slot + 1 / self._rate
+        slot = max(now, self._next_slot)
+        if self._is_throttled:
+            self._rate = self._cubic_rate(slot - self._resumed_at)
+        self._next_slot = slot + 1 / self._rate
         return slot
 
-    def answered(self) -> None:
-        """Note that a request was answered; after `slow`, one that had been sent before."""
-        self._answered += 1
+    def record_answer(self) -> None:
+        """Count an answer; after `record_throttled` it is one to a request that had been sent before the pause."""
+        self._answers += 1
 
-    def slow(self, now: float) -> None:
-        """Go on at half the pace after this."""
-        self._held_seconds = now - self._since
-        self._is_hindered = True
+    def record_throttled(self, now: float) -> None:
+        """Record that the present rate is too high: after the pause it is halved."""
+        self._measured_seconds = now - self._resumed_at
+        self._is_throttled = True
 
     def resume(self, now: float) -> float:
-        """Begin anew, by what was answered before, and return the pace; from then on it grows."""
-        if self._held_seconds is not None and self._answered:  # else nothing was learned since the last time
-            self._too_much = self._estimate(self._answered / max(self._held_seconds, _SHORTEST_SECONDS))
-        self._held_seconds = None
-        self._answered = 0
-        self._next = self._since = now
-        return self._recovered(0.0)
+        """Start again after a pause and return the rate; `w_max` follows from what was answered before the pause."""
+        if self._measured_seconds is not None and self._answers:  # otherwise nothing was learned since the last pause
+            measured_rate = self._answers / max(self._measured_seconds, _SHORTEST_MEASUREMENT_SECONDS)
+            self._w_max = self._estimate_w_max(measured_rate)
+        self._measured_seconds = None
+        self._answers = 0
+        self._next_slot = now
+        self._resumed_at = now
+        return self._cubic_rate(0.0)
 
-    def _estimate(self, answered: float) -> float:
-        """Return what was too much: the pace that was allowed, if that was really made use of."""
-        return max(answered if self._rate == inf else min(self._rate, 2 * answered), 2 * _LEAST)
+    def _estimate_w_max(self, measured_rate: float) -> float:
+        """Return the rate that was too high: the one that was allowed, if requests really came that fast."""
+        used_rate = measured_rate if self._rate == inf else min(self._rate, 2 * measured_rate)
+        return max(used_rate, _MINIMUM_RATE / _BETA)
 
-    def _recovered(self, seconds: float) -> float:
-        """Return the pace after a time, by TCP CUBIC's curve (RFC 9438, 4.2), which begins at a half here."""
-        rate = self._too_much * (1 + 0.5 * (seconds / _RECOVERY_SECONDS - 1) ** 3)
-        self._is_hindered = rate < min(self._most, _UNHINDERED)
-        return rate if self._is_hindered else self._most
+    def _cubic_rate(self, seconds: float) -> float:
+        """Return the rate so many seconds after a pause, on CUBIC's curve (RFC 9438, 4.2) scaled to begin at beta."""
+        rate = self._w_max * (1 + (1 - _BETA) * (seconds / _RECOVERY_SECONDS - 1) ** 3)
+        self._is_throttled = rate < min(self._max_rate, _UNLIMITED_RATE)
+        return rate if self._is_throttled else self._max_rate

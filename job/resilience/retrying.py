@@ -1,29 +1,21 @@
-"""When to try again, how long to wait, when to give up."""
+"""Retries: which failures are tried again, the back-off between tries, and when to stop; decided by tenacity."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
-from typing import TypeVar, cast
+from typing import cast
 
 import tenacity
 
 from job.errors import AttemptError, Reason
+from job.model import NotModified, Reply
+from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ItemRequest, Source
 
-T = TypeVar("T")
-
-MAX_RETRY_AFTER_SECONDS = 60.0
-"""An origin that asks for more is not worth waiting for: the item ends (as curl's --retry-max-time)."""
-_FURTHEST_SECONDS = 366 * 86400.0
-"""A Retry-After beyond a year is a mistake, not a request."""
 _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=10)
 """Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"), in seconds."""
 _JITTER = tenacity.wait_random(0, 1)
-"""On top of a Retry-After, so that waiting items do not come back all at once, in seconds."""
-_PROBES = tenacity.wait_exponential_jitter(initial=1, max=30, jitter=1)
-"""Between probes of an origin that is away, in seconds."""
+"""Added to a Retry-After, so that items do not come back all at once, in seconds."""
 _DNS_ATTEMPTS = 2
 """A name that does not resolve is looked up once more, not as often as a busy server is asked."""
 
@@ -35,9 +27,9 @@ class RetryPolicy:
     max_attempts: int
     item_timeout_seconds: float
     patience_seconds: float = MAX_RETRY_AFTER_SECONDS
-    """How long it may be asked to wait, in all, before that counts as its own failure."""
+    """How long the origin may ask an item to wait, in all, before that counts against the item."""
     ends_at: float = inf
-    """When the run ends, by the monotonic clock: nobody waits for what would come after."""
+    """When the run ends, on the monotonic clock: no wait ends after that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,134 +39,152 @@ class RetryEvent:
     attempt: int
     """The attempt that failed, from 1."""
     max_attempts: int
-    """How many there may be in all; one more for each that was excused."""
+    """How many there may be in all: one more for each failure that was ignored."""
     wait_seconds: float
-    """Not counting what the gate adds."""
+    """The back-off, not counting what the throttle adds."""
     error: AttemptError
+    ignored: bool = False
+    """The failure does not count against the item: all items wait for the origin."""
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """What an item does not answer for alone."""
+class Retrying:
+    """Wraps `get`: tries an item again until it succeeds or is not worth another try, and raises its last error.
 
-    excused_seconds: Callable[[], float] = lambda: 0.0
-    """How long so far it waited for what all items share: that is not its time."""
-    may_retry: Callable[[AttemptError], bool] = lambda _: True
-    """Asked when all else speaks for another try: it pays for that out of the run's budget, or says no."""
-
-
-def call(
-    attempt: Callable[[], T],
-    policy: RetryPolicy,
-    *,
-    sleep: Callable[[float], None],
-    on_retry: Callable[[RetryEvent], None],
-    account: Account = Account(),
-) -> T:
-    """Call `attempt` until it succeeds or is not worth another try, and raise its last error.
-
-    `sleep` takes seconds, and may raise to end the waiting. An error that is excused costs nothing, and is tried again
-    at once. Thread-safe: one tenacity controller a call (a shared one keeps its statistics in one place for all).
+    `sleep` takes seconds, and may raise to end the wait. `may_retry` is asked when all else speaks for another try: it
+    takes the retry out of the run's budget, or returns False. Thread-safe: each item that fails has a tenacity
+    controller of its own (a shared one keeps its statistics in one place for all threads).
     """
-    enough = _Enough(policy, account)
 
-    def tell(state: tenacity.RetryCallState) -> None:
-        error, most = _error(state), policy.max_attempts + enough.excused_attempts
-        on_retry(RetryEvent(state.attempt_number, most, state.upcoming_sleep, error))
-
-    retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_worth_retrying),
-        stop=enough,
-        wait=enough.wait,
-        sleep=sleep,
-        before_sleep=tell,
-        reraise=True,
-    )
-    return retrying(attempt)
-
-
-def probe_wait_seconds(probe: int) -> float:
-    """Return how long to wait before a probe, counted from 1, of an origin that is away."""
-    return _PROBES(_after(probe))
-
-
-def jitter_seconds() -> float:
-    """Return what is added to a pause that an origin asked for."""
-    return _JITTER(_after(1))
-
-
-def _after(attempts: int) -> tenacity.RetryCallState:
-    """Return a state that tells tenacity's waits how often was tried."""
-    state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
-    state.attempt_number = attempts
-    return state
-
-
-def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """Read a Retry-After header (RFC 9110, 10.2.3: whole seconds, or a date); nonsense counts as none.
-
-    A date in the past is 0, what lies more than a year ahead is nonsense. Never raises, if `now` has a time zone.
-    """
-    text = (value or "").strip()
-    try:
-        seconds = float(text) if text.isascii() and text.isdigit() else _seconds_until(text, now)
-    except (ValueError, OverflowError):
-        return None
-    return max(seconds, 0.0) if seconds <= _FURTHEST_SECONDS else None
-
-
-def _seconds_until(text: str, now: datetime) -> float:
-    date = parsedate_to_datetime(text)
-    return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds()
-
-
-def _worth_retrying(error: BaseException) -> bool:
-    if not isinstance(error, AttemptError):
-        return False
-    return error.retryable and (error.excused or (error.retry_after or 0.0) <= MAX_RETRY_AFTER_SECONDS)
-
-
-class _Enough(tenacity.stop.stop_base):
-    """Whether an item that failed has had its attempts, or its time, or the run its retries."""
-
-    def __init__(self, policy: RetryPolicy, account: Account) -> None:
+    def __init__(
+        self,
+        source: Source,
+        policy: RetryPolicy,
+        *,
+        sleep: Callable[[float], None],
+        may_retry: Callable[[AttemptError], bool],
+        on_retry: Callable[[str, RetryEvent], None],
+    ) -> None:
+        self._source = source
         self._policy = policy
-        self._account = account
-        self.excused_attempts = 0
+        self._sleep = sleep
+        self._may_retry = may_retry
+        self._on_retry = on_retry
 
-    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
-        if _error(retry_state).excused:
-            self.excused_attempts += 1
-            return False
-        return (
-            self._tried_enough(retry_state)
-            or self._out_of_time(retry_state)
-            or not self._account.may_retry(_error(retry_state))
+    def get(self, request: ItemRequest) -> Reply | NotModified:
+        """Return what the wrapped `get` returns, as soon as one attempt succeeds."""
+        began = monotonic()
+        try:
+            return self._source.get(request)  # nearly always enough, and no controller is built for it
+        except AttemptError as error:
+            if not _is_worth_retrying(error):
+                raise
+            tries = _Tries(self._source, request, began, first_error=error)
+        return self._retry(tries)
+
+    def _retry(self, tries: "_Tries") -> Reply | NotModified:
+        """Let tenacity decide on all further attempts; the first attempt counts as its first."""
+        controller = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(_is_worth_retrying),
+            wait=_wait_seconds,
+            stop=(
+                tenacity.stop_after_attempt(self._policy.max_attempts)
+                | _StopIf(_has_looked_up_enough)
+                | _StopIf(lambda state: self._would_exceed_limits(state, tries))
+                | _StopIf(
+                    lambda state: not self._may_retry(_error(state))
+                )  # last, because asking takes from the budget
+            ),
+            sleep=self._sleep,
+            before_sleep=lambda state: self._report(state, tries.request),
+            reraise=True,
         )
+        return controller(tries)
 
-    def wait(self, state: tenacity.RetryCallState) -> float:
-        """Return how long to wait before the next try, in seconds; of an excused one the gate knows."""
-        error = _error(state)
-        if error.excused:
-            return 0.0
-        if error.retry_after is None:
-            return _BACKOFF(_after(state.attempt_number - self.excused_attempts))
-        return error.retry_after + _JITTER(state)
-
-    def _tried_enough(self, state: tenacity.RetryCallState) -> bool:
-        most = self._policy.max_attempts
-        if _error(state).reason == Reason.DNS:
-            most = min(most, _DNS_ATTEMPTS)
-        return state.attempt_number - self.excused_attempts >= most
-
-    def _out_of_time(self, state: tenacity.RetryCallState) -> bool:
-        """Tell whether the next wait would end beyond a limit, as `tenacity.stop_before_delay` does."""
-        spent = (state.seconds_since_start or 0.0) - self._account.excused_seconds()
+    def _would_exceed_limits(self, state: tenacity.RetryCallState, tries: "_Tries") -> bool:
+        """Return whether the next wait would end beyond a limit, as `tenacity.stop_before_delay` does."""
+        now = monotonic()
+        spent = now - tries.began - tries.request.throttled_seconds
         if spent + state.upcoming_sleep >= self._policy.item_timeout_seconds:
             return True
-        return monotonic() + state.upcoming_sleep >= self._policy.ends_at
+        return now + state.upcoming_sleep >= self._policy.ends_at
+
+    def _report(self, state: tenacity.RetryCallState, request: ItemRequest) -> None:
+        max_attempts = self._policy.max_attempts + request.ignored_failures
+        event = RetryEvent(request.attempts, max_attempts, state.upcoming_sleep, _error(state))
+        self._on_retry(request.item.code, event)
+
+
+@dataclass(slots=True)
+class _Tries:
+    """The attempts at one item, as tenacity calls them: the first call only raises what the first attempt raised."""
+
+    source: Source
+    request: ItemRequest
+    began: float
+    first_error: AttemptError | None = field(repr=False)
+
+    def __call__(self) -> Reply | NotModified:
+        if self.first_error is not None:
+            error = self.first_error
+            self.first_error = None
+            raise error
+        return self.source.get(self.request)
+
+
+def _is_worth_retrying(error: BaseException) -> bool:
+    if not isinstance(error, AttemptError):
+        return False
+    return error.failure.retryable and (error.retry_after or 0.0) <= MAX_RETRY_AFTER_SECONDS
+
+
+def _wait_seconds(state: tenacity.RetryCallState) -> float:
+    """Return how long to wait before the next attempt: what the origin asked for, or the back-off."""
+    retry_after = _error(state).retry_after
+    return _BACKOFF(state) if retry_after is None else retry_after + _JITTER(state)
+
+
+class _StopIf(tenacity.stop.stop_base):
+    """Stops if a condition holds; to be composed with tenacity's own stops by `|`, which asks them in order."""
+
+    def __init__(self, condition: Callable[[tenacity.RetryCallState], bool]) -> None:
+        self._condition = condition
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        return self._condition(retry_state)
+
+
+def _has_looked_up_enough(state: tenacity.RetryCallState) -> bool:
+    return _error(state).failure.kind is Reason.DNS and state.attempt_number >= _DNS_ATTEMPTS
 
 
 def _error(state: tenacity.RetryCallState) -> AttemptError:
-    """Return the failure of a finished attempt; only asked for where `_worth_retrying` saw one."""
+    """Return the failure of a finished attempt; only asked for where `_is_worth_retrying` saw one."""
     return cast("AttemptError", state.outcome and state.outcome.exception())
+
+
+_CAPACITY = 100.0
+_RETRY_COST = 1.0
+_SUCCESS_REFUND = 0.1
+_NO_RETRIES_BELOW = 50.0
+"""As gRPC throttles retries (gRFC A6): a success pays for a tenth of a retry; half of the bucket may be used."""
+
+
+class RetryBudget:
+    """The tokens that retries of a whole run cost. Not thread-safe: the throttle's lock guards it.
+
+    A failing origin is then asked less, not more.
+    """
+
+    def __init__(self) -> None:
+        self._tokens = _CAPACITY
+
+    def refill(self, *, retried: bool) -> None:
+        """Record a success; a retry that succeeds is refunded, as with the AWS SDKs' standard mode."""
+        self._tokens = min(self._tokens + (_RETRY_COST if retried else _SUCCESS_REFUND), _CAPACITY)
+
+    def spend(self) -> bool:
+        """Pay for a retry; return False if too few tokens are left."""
+        if self._tokens - _RETRY_COST < _NO_RETRIES_BELOW:
+            return False
+        self._tokens -= _RETRY_COST
+        return True

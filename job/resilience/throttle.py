@@ -1,226 +1,357 @@
-"""The gate that all workers share."""
+"""The throttle of an origin: when each attempt may start, by rate limit, Retry-After pauses and circuit breaker."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
+from random import uniform
 from threading import Lock
 from time import monotonic
 
+from job.cancellation import Cancellation
 from job.errors import AttemptError, NetworkError
+from job.model import NotModified, Reply
 from job.resilience.circuit_breaker import CircuitBreaker
 from job.resilience.rate_limiter import RateLimiter
-from job.resilience.retry_budget import RetryBudget
-from job.resilience.retrying import MAX_RETRY_AFTER_SECONDS, jitter_seconds
-from job.resilience.types import NOBODY, Permit, ThrottleEvents, ThrottleLimits, ignore
+from job.resilience.retrying import RetryBudget, RetryEvent, RetryPolicy
+from job.resilience.types import (
+    MAX_RETRY_AFTER_SECONDS,
+    NO_EVENTS,
+    ItemRequest,
+    Permit,
+    Source,
+    ThrottleEvents,
+    ThrottleLimits,
+    ignore,
+)
 
-_LOOK_SECONDS = 1.0
-"""How late a request may be that waited when a pause ended early."""
+_LONGEST_WAIT_SECONDS = 1.0
+"""How late an attempt may start whose wait was computed before the pause it waits for ended early."""
 _SHORT_PAUSE_SECONDS = 0.5
-"""After a 429 that does not say how long."""
-_PAUSING = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-"""What comes with a Retry-After that is meant for everyone (RFC 6585, 4; RFC 9110, 15.6.4)."""
-Then = Callable[[], None]
-"""Whom to tell of what was learned, once the lock is free."""
+"""The pause after a 429 without a Retry-After."""
+_PAUSING_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+"""The statuses whose Retry-After is meant for all requests (RFC 6585, 4; RFC 9110, 15.6.4)."""
+_Notify = Callable[[], None]
+"""Calls the callback of an event; only once the lock is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """What the result of an attempt leads to."""
+
+    is_ignored: bool = False
+    """The failure does not count against its item, which is tried again."""
+    notify: _Notify = ignore
 
 
 class Throttle:
-    """Lets requests in at a pace, holds them back while the origin asks for it, and notices an origin that is away.
+    """Holds the state of one origin, and says how long each attempt must wait. It never sleeps itself.
 
-    `clock` is a monotonic clock in seconds, `jitter` gives what is added to a pause. Who waited longest goes first.
-    Thread-safe: `_lock` guards all of it. After `enter` comes `left`, or the gate learns nothing.
+    An attempt asks `acquire` until that returns 0.0, and reports its result by `release`; an attempt that stops waiting
+    calls `withdraw`. `wait_for_permit` does the waiting.
+
+    Thread-safe. `_lock` guards all state, breaker, limiter and budget included, because one decision reads several of
+    them: without it two threads would take the same slot, both become the probe of an open circuit, or start while a
+    third is just recording the pause that holds them. It is never held across a wait or a callback: a callback may
+    block (a log whose reader is slow), and all workers would block behind it.
+
+    `clock` is a monotonic clock in seconds; `jitter` returns the seconds that are added to a pause.
     """
 
     def __init__(
         self,
         limits: ThrottleLimits,
-        news: ThrottleEvents = NOBODY,
+        events: ThrottleEvents = NO_EVENTS,
         *,
         clock: Callable[[], float] = monotonic,
-        jitter: Callable[[], float] = jitter_seconds,
+        jitter: Callable[[], float] = lambda: uniform(0, 1),  # noqa: S311  (no secret)
     ) -> None:
         self._lock = Lock()
         self._clock = clock
         self._jitter = jitter
-        self._news = news
+        self._events = events
         self._limits = limits
         self._waiting: dict[Permit, None] = {}
-        self._epoch = self._answers = 0
+        """An ordered set: the attempt that has waited longest comes first."""
+        self._epoch = 0
+        """How many pauses there were. A result of an older epoch was under way when the pause began: no news."""
+        self._answers = 0
         self._resume_at = 0.0
-        self._paused = False
-        """There was a pause, and nobody was let in since."""
-        self._fruitless_since: float | None = None
-        self._pace = RateLimiter(limits.rate, limits.workers, clock())
+        self._is_paused = False
+        """There was a pause, and no attempt has started since."""
+        self._only_refused_since: float | None = None
+        self._limiter = RateLimiter(limits.rate, limits.workers, clock())
         self._breaker = CircuitBreaker(limits)
         self._budget = RetryBudget()
-        self._told_spent = False
+        self._is_budget_reported = False
 
-    def enter(
-        self, sleep: Callable[[float], None], item: str = "", *, again: bool = False, doubted: bool = False
-    ) -> Permit:
-        """Wait until an item's request may start, by `sleep`, which may raise to end the wait.
+    def acquire(self, permit: Permit) -> float:
+        """Return how many seconds to wait before asking again; 0.0 means that the attempt may start now."""
+        with self._lock:
+            now = self._clock()
+            self._waiting.setdefault(permit)
+            wait, notify = self._time_until_turn(permit, now)
+            if wait == 0.0:
+                del self._waiting[permit]
+                permit.epoch = self._epoch
+                permit.answers_before = self._answers
+        notify()
+        return min(wait, _LONGEST_WAIT_SECONDS)
 
-        `again` says that the item failed before, by its own fault; `doubted`, that it did while others were answered.
-        """
-        began, permit = self._clock(), Permit(item, again, doubted)
-        try:
-            while wait := self._wait(permit):
-                sleep(wait)
-        finally:
-            with self._lock:
-                self._waiting.pop(permit, None)
-        permit.waited_seconds = self._clock() - began
-        return permit
+    def withdraw(self, permit: Permit) -> None:
+        """Forget an attempt that will not start: it must not stay first in the queue for the next probe."""
+        with self._lock:
+            self._waiting.pop(permit, None)
 
-    def left(self, permit: Permit, error: BaseException | None) -> bool:
-        """Learn from how a request ended (None: well); return whether its failure is no fault of its item.
+    def release(self, permit: Permit, error: BaseException | None) -> bool:
+        """Record how an attempt ended (None: well); return whether its failure is not counted against the item.
 
-        A failure that is excused should be tried again: all wait at the gate, for as long as it takes.
-        What is neither an answer nor a failure of the origin, as a full disk, teaches nothing.
+        A failure that is ignored should be tried again: all attempts wait here, for as long as it takes. Errors that
+        are not the origin's, such as a full disk, change nothing.
         """
         with self._lock:
             now = self._clock()
-            self._breaker.probing = self._breaker.probing and not permit.probe
-            permit.passed_over = self._answers > permit.answers
-            excused, tell = self._learned(permit, error, now)
-        tell()
-        return excused
+            permit.others_succeeded = self._answers > permit.answers_before
+            if permit.is_probe:
+                self._breaker.end_probe()
+            effect = self._record(permit, error, now)
+        effect.notify()
+        return effect.is_ignored
 
     def may_retry(self, error: AttemptError) -> bool:
-        """Pay for a retry out of the run's budget; False when that is spent, and the item should end.
+        """Take a retry out of the run's budget; return False if that is spent, so that the item should end.
 
-        Who has patience with an origin that is away does not pay for having asked it.
+        With patience, failures of an origin that is away cost nothing: they are waited for anyway.
         """
         if self._limits.patience and _is_failure(error):
             return True
         with self._lock:
-            paid = self._budget.spend()
-            told, self._told_spent = self._told_spent, self._told_spent or not paid
-        if not paid and not told:
-            self._news.spent()
-        return paid
+            is_paid = self._budget.spend()
+            is_first_refusal = not is_paid and not self._is_budget_reported
+            if is_first_refusal:
+                self._is_budget_reported = True
+        if is_first_refusal:
+            self._events.budget_spent()
+        return is_paid
 
-    def _wait(self, permit: Permit) -> float:
-        """Return how long to wait before asking again; 0: come in."""
-        with self._lock:
-            now = self._clock()
-            self._waiting.setdefault(permit)
-            wait, tell = self._turn(permit, now)
-            if not wait:
-                del self._waiting[permit]
-                permit.epoch, permit.answers = self._epoch, self._answers
-        tell()
-        return min(wait, _LOOK_SECONDS)
-
-    def _turn(self, permit: Permit, now: float) -> tuple[float, Then]:
-        """Return how long it is until a ticket's turn, and whom to tell what."""
-        if self._breaker.is_open:
-            return self._wait_for_probe(permit, now), ignore
+    def _time_until_turn(self, permit: Permit, now: float) -> tuple[float, _Notify]:
+        """Return the seconds until an attempt may start, and the event to report."""
+        if not self._breaker.is_closed:
+            return self._time_until_probe(permit, now), ignore
         if now < self._resume_at:
             return self._resume_at - now, ignore
-        tell = self._deal(now) if self._paused else ignore
+        notify = self._end_pause(now) if self._is_paused else ignore
         if permit.slot is None:
-            permit.slot = self._pace.slot(now)
-        return max(permit.slot - now, 0.0), tell
+            permit.slot = self._limiter.reserve(now)
+        return max(permit.slot - now, 0.0), notify
 
-    def _wait_for_probe(self, permit: Permit, now: float) -> float:
-        """Let the one who waited longest be the probe: the next one is another item's."""
-        if self._breaker.probing or self._breaker.given_up or next(iter(self._waiting)) is not permit:
-            return _LOOK_SECONDS
-        wait = self._breaker.wait(now)
-        permit.probe = not wait
+    def _time_until_probe(self, permit: Permit, now: float) -> float:
+        """Make the attempt that has waited longest the probe: the next probe is then another item's."""
+        is_first = next(iter(self._waiting)) is permit
+        if not is_first or not self._breaker.may_probe:
+            return _LONGEST_WAIT_SECONDS
+        wait = self._breaker.begin_probe(now)
+        permit.is_probe = wait == 0.0
         return wait
 
-    def _deal(self, now: float) -> Then:
-        """End a pause: those who wait get their slots in the order in which they came."""
-        self._paused = False
-        pace = self._pace.resume(now)
+    def _end_pause(self, now: float) -> _Notify:
+        """Deal new slots to all that wait, in the order in which they came: nobody is overtaken after a pause."""
+        self._is_paused = False
+        rate = self._limiter.resume(now)
         for permit in self._waiting:
-            permit.slot = self._pace.slot(now)
-        return partial(self._news.resumed, pace)
+            permit.slot = self._limiter.reserve(now)
+        return partial(self._events.resumed, rate)
 
-    def _hold(self, until: float) -> None:
-        """Let nobody start before that time; slots are dealt anew then."""
+    def _pause_until(self, time: float) -> None:
+        """Let no attempt start before that time. Attempts that are under way belong to an older epoch from now on."""
         self._epoch += 1
-        self._paused = True
-        self._resume_at = until
+        self._is_paused = True
+        self._resume_at = time
 
-    def _learned(self, permit: Permit, error: BaseException | None, now: float) -> tuple[bool, Then]:
-        """Return whether a failure is excused, and whom to tell what."""
+    def _record(self, permit: Permit, error: BaseException | None, now: float) -> _Effect:
         if error is None:
-            self._budget.refill(retried=permit.again)
-            return False, self._answered(permit, now)
+            self._budget.refill(retried=permit.is_retry)
+            return self._record_answer(permit, now)
         if not isinstance(error, AttemptError):
-            return False, ignore
-        if _asks_all_to_wait(error) and not self._breaker.is_open:
-            return self._refused(permit, error, now)
+            return _Effect()
+        if _is_refusal(error) and self._breaker.is_closed:
+            return self._record_refusal(permit, error, now)
         if _is_failure(error):
-            return self._failed(permit, error, now)
-        return False, self._answered(permit, now)
+            return self._record_failure(permit, error, now)
+        return self._record_answer(permit, now)
 
-    def _refused(self, permit: Permit, error: AttemptError, now: float) -> tuple[bool, Then]:
-        """Hold everyone back, unless the origin has done nothing else for too long."""
-        pause, excused = error.retry_after or _SHORT_PAUSE_SECONDS, bool(error.retry_after)
-        if permit.epoch != self._epoch:  # it was sent before the pause, which it can only make longer
-            if excused and now + pause > self._resume_at:
-                self._hold(now + pause)
-            return excused, ignore
-        if self._fruitless_since is None:
-            self._fruitless_since = now
-        elif now - self._fruitless_since > self._limits.fruitless:
-            return self._opened(error, now)
-        self._pace.slow(now)
-        self._hold(now + pause + self._jitter())
-        return excused, partial(self._news.paused, error, self._resume_at - now)
+    def _record_refusal(self, permit: Permit, error: AttemptError, now: float) -> _Effect:
+        """Pause all attempts, unless the origin has done nothing but refuse for too long."""
+        pause = error.retry_after or _SHORT_PAUSE_SECONDS
+        is_ignored = bool(error.retry_after)  # without a time there is nothing that the item could have obeyed
+        if permit.epoch != self._epoch:  # it started before the pause, which it can only make longer
+            if is_ignored and now + pause > self._resume_at:
+                self._pause_until(now + pause)
+            return _Effect(is_ignored)
+        if self._only_refused_since is None:
+            self._only_refused_since = now
+        elif now - self._only_refused_since > self._limits.max_pauses_seconds:
+            return self._open_circuit(error, now)
+        self._limiter.record_throttled(now)
+        self._pause_until(now + pause + self._jitter())
+        return _Effect(is_ignored, partial(self._events.paused, error, self._resume_at - now))
 
-    def _failed(self, permit: Permit, error: AttemptError, now: float) -> tuple[bool, Then]:
-        """Count a failure of the origin, or learn from a probe that it still is away."""
-        if self._breaker.is_open:
-            if permit.probe:
-                self._breaker.schedule(now, error.retry_after or 0.0)
-                return not self._breaker.given_up, self._farewell(error)
-            return not self._breaker.given_up, ignore
-        counts_again = isinstance(error, NetworkError) and not permit.doubted
-        if permit.epoch == self._epoch and self._breaker.failed(permit.item, counts_again=counts_again):
-            return self._opened(error, now)
-        return False, ignore
+    def _record_failure(self, permit: Permit, error: AttemptError, now: float) -> _Effect:
+        """Count a failure while closed; otherwise schedule the next probe if this was one."""
+        if not self._breaker.is_closed:
+            if permit.is_probe:
+                self._breaker.schedule_probe(now, error.retry_after or 0.0)
+                if self._breaker.has_given_up:
+                    return _Effect(notify=partial(self._events.gave_up, error))
+            return _Effect(is_ignored=not self._breaker.has_given_up)
+        if permit.epoch != self._epoch:
+            return _Effect()
+        counts_again = isinstance(error, NetworkError) and not permit.fails_while_others_succeed
+        if self._breaker.record_failure(permit.item, counts_again=counts_again):
+            return self._open_circuit(error, now)
+        return _Effect()
 
-    def _opened(self, error: AttemptError, now: float) -> tuple[bool, Then]:
-        """Let nobody in but probes; without patience give the origin up."""
-        self._pace.slow(now)
+    def _open_circuit(self, error: AttemptError, now: float) -> _Effect:
+        """Let only probes start; without patience give the origin up at once."""
+        self._limiter.record_throttled(now)
         self._breaker.open(now, error.retry_after or 0.0)
-        if self._breaker.given_up:
-            return False, self._farewell(error)
-        return True, partial(self._news.paused, error, self._limits.patience)
+        if self._breaker.has_given_up:
+            return _Effect(notify=partial(self._events.gave_up, error))
+        return _Effect(is_ignored=True, notify=partial(self._events.paused, error, self._limits.patience))
 
-    def _farewell(self, error: AttemptError) -> Then:
-        return partial(self._news.down, error) if self._breaker.given_up else ignore
-
-    def _answered(self, permit: Permit, now: float) -> Then:
-        """Note that the origin is there; one that was away must show it by a probe."""
+    def _record_answer(self, permit: Permit, now: float) -> _Effect:
+        """Record that the origin is there; one that was away must show it by a probe."""
         self._answers += 1
-        if self._breaker.is_open and (self._breaker.given_up or not permit.probe):
-            return ignore
-        was_away = self._breaker.is_open
-        self._breaker.answered()
-        self._fruitless_since = None
-        if was_away:
-            self._hold(now)
-            return self._news.back
-        self._pace.answered()
-        return ignore
+        if self._breaker.is_closed:
+            self._breaker.record_answer()
+            self._only_refused_since = None
+            self._limiter.record_answer()
+            return _Effect()
+        if self._breaker.has_given_up or not permit.is_probe:
+            return _Effect()
+        self._breaker.record_answer()
+        self._only_refused_since = None
+        self._pause_until(now)
+        return _Effect(notify=self._events.recovered)
 
 
-def _asks_all_to_wait(error: AttemptError) -> bool:
-    """Tell an answer with a pause that is worth waiting for, and one that says that it was too much."""
-    wait = error.retry_after or 0.0
-    if error.http_status == HTTPStatus.TOO_MANY_REQUESTS and not wait:
+def wait_for_permit(throttle: Throttle, permit: Permit, sleep: Callable[[float], None]) -> None:
+    """Wait until an attempt may start. `sleep` takes seconds and may raise to end the wait."""
+    try:
+        while seconds := throttle.acquire(permit):
+            sleep(seconds)
+    except BaseException:
+        throttle.withdraw(permit)
+        raise
+
+
+class Throttled:
+    """Wraps `get`: waits for the throttle before each attempt, and repeats attempts whose failure it ignores.
+
+    Such a failure costs the item neither an attempt nor its time, only the wait that all attempts share. Thread-safe
+    as far as its parts are.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        throttle: Throttle,
+        *,
+        policy: RetryPolicy,
+        cancellation: Cancellation,
+        on_retry: Callable[[str, RetryEvent], None],
+    ) -> None:
+        self._source = source
+        self._throttle = throttle
+        self._policy = policy
+        self._cancellation = cancellation
+        self._on_retry = on_retry
+
+    def get(self, request: ItemRequest) -> Reply | NotModified:
+        """Return what the wrapped `get` returns; raise its error if that counts against the item."""
+        while True:
+            permit = self._wait(request)
+            began = monotonic()
+            try:
+                reply = self._send(request)
+            except BaseException as error:
+                is_ignored = self._throttle.release(permit, error)
+                request.fails_while_others_succeed |= permit.others_succeeded
+                if not isinstance(error, AttemptError) or not is_ignored:
+                    raise
+                if not self._ignores(error, permit, request) or not error.failure.retryable:
+                    raise
+                request.ignored_failures += 1
+                request.throttled_seconds += monotonic() - began
+                self._report(request, error)
+            else:
+                self._release(permit, reply)
+                return reply
+
+    def _wait(self, request: ItemRequest) -> Permit:
+        permit = Permit(
+            request.item.code,
+            is_retry=request.attempts > request.ignored_failures,
+            fails_while_others_succeed=request.fails_while_others_succeed,
+        )
+        began = monotonic()
+        wait_for_permit(self._throttle, permit, self._cancellation.sleep)
+        request.throttled_seconds += monotonic() - began
+        return permit
+
+    def _send(self, request: ItemRequest) -> Reply | NotModified:
+        self._cancellation.check()
+        try:
+            return self._source.get(request)
+        except AttemptError as error:
+            if isinstance(error, NetworkError):
+                self._cancellation.check()  # the end of the run breaks transfers off: that is not the origin's failure
+            request.error = str(error)
+            raise
+
+    def _release(self, permit: Permit, reply: Reply | NotModified) -> None:
+        try:
+            self._throttle.release(permit, None)
+        except BaseException:  # a callback failed, such as a log that nobody reads: the body has no owner yet
+            if isinstance(reply, Reply):
+                reply.body.close()
+            raise
+
+    def _ignores(self, error: AttemptError, permit: Permit, request: ItemRequest) -> bool:
+        """Return whether a failure stays ignored: not for an item that alone is refused, and would hold up all others.
+
+        Such an item is refused more often than it has attempts while others are answered, or for too long.
+        """
+        if not error.retry_after:
+            return True
+        now = monotonic()
+        if request.refused_since is None:
+            request.refused_since = now
+        if permit.others_succeeded:
+            request.refused_while_others_succeed += 1
+        if request.refused_while_others_succeed > self._policy.max_attempts:
+            return False
+        return now - request.refused_since <= self._policy.patience_seconds
+
+    def _report(self, request: ItemRequest, error: AttemptError) -> None:
+        max_attempts = self._policy.max_attempts + request.ignored_failures
+        self._on_retry(request.item.code, RetryEvent(request.attempts, max_attempts, 0.0, error, ignored=True))
+
+
+def _is_refusal(error: AttemptError) -> bool:
+    """Return whether an answer asks all requests to wait: for a time that is worth it, or a 429 without a time."""
+    status = error.failure.http_status
+    retry_after = error.retry_after or 0.0
+    if status == HTTPStatus.TOO_MANY_REQUESTS and not retry_after:
         return True
-    return error.http_status in _PAUSING and 0 < wait <= MAX_RETRY_AFTER_SECONDS
+    return status in _PAUSING_STATUSES and 0 < retry_after <= MAX_RETRY_AFTER_SECONDS
 
 
 def _is_failure(error: AttemptError) -> bool:
-    """Tell the origin's failures: no answer at all, or one that says so, or a pause beyond all patience."""
+    """Return whether an attempt shows an origin in trouble: no answer, a 5xx, or a Retry-After that is too long."""
     if isinstance(error, NetworkError):
         return True
-    status = error.http_status or 0
-    return status >= HTTPStatus.INTERNAL_SERVER_ERROR or (status in _PAUSING and (error.retry_after or 0) > 0)
+    status = error.failure.http_status or 0
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return True
+    return status in _PAUSING_STATUSES and (error.retry_after or 0) > 0

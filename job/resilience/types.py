@@ -1,53 +1,111 @@
-"""What the gate is told, what it hands out, and whom it tells."""
+"""What the wrappers around `get` share: the item's request, the throttle's permit, its limits and its events."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
+from typing import Protocol
 
 from job.errors import AttemptError
+from job.model import NotModified, Reply, Validators, WorkItem
+
+MAX_RETRY_AFTER_SECONDS = 60.0
+"""An origin that asks for a longer wait is not waited for: the item ends (as with curl's --retry-max-time)."""
+
+
+@dataclass(slots=True)
+class ItemRequest:
+    """The request of one item, with what its attempts have shown so far. Belongs to the thread that works on the item.
+
+    It travels through all wrappers; each writes only what it finds out itself.
+    """
+
+    item: WorkItem
+    validators: Validators | None = None
+    """What makes the request conditional; None for a plain one."""
+    attempts: int = 0
+    """Attempts that were sent."""
+    http_status: int | None = None
+    """The status of the last attempt; None where no answer came."""
+    answered: bool = False
+    """Some attempt got an HTTP answer, the last one or not."""
+    received_bytes: int = 0
+    """Size of the body of the last attempt."""
+    error: str | None = None
+    """Why the last attempt failed, in one line for people."""
+    throttled_seconds: float = 0.0
+    """Time spent on the origin's rate limit, pauses and outages: it does not count against the item."""
+    ignored_failures: int = 0
+    """Failures that do not count against the item."""
+    refused_since: float | None = None
+    """When the origin first asked this item to wait, on the monotonic clock."""
+    refused_while_others_succeed: int = 0
+    """How often the origin asked this item to wait while it answered other items."""
+    fails_while_others_succeed: bool = False
+    """An attempt of this item failed while other items were answered."""
+
+    def record_status(self, http_status: int | None) -> None:
+        """Record the status of an attempt, None where no answer came."""
+        self.http_status = http_status
+        self.answered = self.answered or http_status is not None
+
+
+class Source(Protocol):
+    """One wrapper around `get`, or the innermost part that it wraps."""
+
+    def get(self, request: ItemRequest, /) -> Reply | NotModified:
+        """Return a 200 answer, whose body the caller closes, or the 304 to a conditional request.
+
+        Raises an AttemptError, a StorageError where this machine is at fault, or Cancelled.
+        """
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class Permit:
-    """One request's permission to start; belongs to the thread that asked for it."""
+    """The permission for one attempt to start. Belongs to the thread that asked for it; the throttle's lock guards it.
+
+    Permits are compared by identity: two attempts of one item are two permits.
+    """
 
     item: str = ""
-    """Whose request it is."""
-    again: bool = False
-    """The item failed before, and that was its own fault."""
-    doubted: bool = False
-    """The item failed while others were answered: that it fails again says nothing of the origin."""
+    """The code of the item."""
+    is_retry: bool = False
+    """The item failed before, and that counted against it."""
+    fails_while_others_succeed: bool = False
+    """The item failed while others were answered: that it fails again says nothing about the origin."""
     epoch: int = -1
+    """How many pauses there had been when the attempt started; an older attempt's result is no news."""
     slot: float | None = None
-    probe: bool = False
-    answers: int = 0
-    waited_seconds: float = 0.0
-    """How long the gate held the request back: that is no fault of its item."""
-    passed_over: bool = False
-    """Others were answered while this one was not."""
+    """When the rate limiter lets the attempt start, on the throttle's clock."""
+    is_probe: bool = False
+    """The attempt shows whether an origin that was away is back."""
+    answers_before: int = 0
+    """How many answers there had been when the attempt started."""
+    others_succeeded: bool = False
+    """Other attempts were answered while this one was under way."""
 
 
 def ignore(*_: object) -> None:
-    """Listen to nothing."""
+    """Do nothing with an event."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ThrottleEvents:
-    """Who is told of what happens at the gate. Called in worker threads, without the lock; must not raise."""
+    """Callbacks for what happens at the throttle. Called in worker threads, without the lock."""
 
     paused: Callable[[AttemptError, float], None] = ignore
-    """Everyone waits, because of this answer or failure, for so many seconds at most."""
+    """All requests wait, because of this answer or failure, for so many seconds at most."""
     resumed: Callable[[float], None] = ignore
-    """The pause is over: so many requests a second are let in, and soon more."""
-    back: Callable[[], None] = ignore
-    """An origin that was away has answered."""
-    down: Callable[[AttemptError], None] = ignore
+    """The pause is over: so many requests a second may start, and soon more."""
+    recovered: Callable[[], None] = ignore
+    """An origin that was away has answered: the circuit is closed."""
+    gave_up: Callable[[AttemptError], None] = ignore
     """The origin is given up, and this was its last failure: the run should end."""
-    spent: Callable[[], None] = ignore
+    budget_spent: Callable[[], None] = ignore
     """The retry budget is spent for the first time."""
 
 
-NOBODY = ThrottleEvents()
+NO_EVENTS = ThrottleEvents()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +116,10 @@ class ThrottleLimits:
     """Requests a second, all threads together; 0 is no limit."""
     workers: int = 1
     items: int | None = None
-    """How many there are, if that is known: of few, few can fail."""
+    """How many items there are, if that is known: few items can fail only a few times."""
     patience: float = 0.0
     """How long an origin that is away is probed before it is given up."""
-    fruitless: float = 180.0
-    """How long it may ask for one pause after the other without answering anybody."""
+    max_pauses_seconds: float = 180.0
+    """How long the origin may ask for one pause after the other without answering any request."""
     ends_at: float = inf
     """When the run ends, and with it all patience."""

@@ -1,16 +1,15 @@
-"""requests' wire: a transport adapter over libcurl, one handle a worker thread."""
+"""The transport: a requests adapter over libcurl, with an easy handle and its connections for each worker thread."""
 
 from job.transport.adapter import CurlAdapter
-from job.transport.environment import authorities, proxy_for
-from job.transport.lane import SHORTAGES
-from job.transport.meaning import NameResolutionError, TooLargeError, class_of
+from job.transport.handle import SHORTAGES, certificate_paths, proxy_for
+from job.transport.libcurl_errors import NameResolutionError, TooLargeError, exception_for
 
 __all__ = [
     "SHORTAGES",
     "CurlAdapter",
     "NameResolutionError",
     "TooLargeError",
-    "authorities",
-    "class_of",
+    "certificate_paths",
+    "exception_for",
     "proxy_for",
 ]

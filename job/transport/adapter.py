@@ -1,8 +1,9 @@
-"""The transport adapter that requests calls."""
+"""The adapter that requests calls: a GET request in, a Response with its body out, sent by libcurl."""
 
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
 from time import monotonic
 
@@ -13,23 +14,25 @@ from requests.adapters import BaseAdapter
 from requests.utils import get_encoding_from_headers, select_proxy
 
 from job.body import Body
-from job.transport.lane import Lane, Sockets, Timeout
+from job.errors import map_exceptions
+from job.transport.handle import Handle, Route, Sockets, Timeout
 from job.transport.transfer import Transfer
 
-_UNASKED = ("Accept", "User-Agent", "Authorization")  # libcurl would add them of itself
+_ADDED_BY_LIBCURL = ("Accept", "User-Agent", "Authorization")
 _INTERRUPTED = "interrupted: no transfer may go on"
 
 
 class CurlAdapter(BaseAdapter):
     """Sends GET requests by libcurl; mount it on a Session for `http://` and `https://`.
 
-    `new_body` makes the place for the body of a 200, which is written to as it arrives: `response.raw` is that body,
-    rewound, and closing it is the caller's. A body is closed when its transfer fails. Bodies of other answers are
-    dropped: those are their status and headers, however their bodies end. Memory per transfer does not depend on
-    what is sent. `max_bytes` caps a body.
+    `new_body` makes the body of a 200, which is written to as it arrives: `response.raw` is that body, rewound, and
+    closing it is the caller's. A body is closed when its transfer fails. Bodies of other answers are dropped: those are
+    their status and headers, however their bodies end. Memory per transfer does not depend on what is sent. `max_bytes`
+    caps a body.
 
-    `send` may be called from any number of threads: each has a handle, and so connections, of its own. `_lock` guards
-    the list of handles. `interrupt` and `close` may be called from any thread.
+    `send` may be called from any number of threads: each has a handle, and so connections, of its own. `interrupt` and
+    `close` may be called from any thread. `_lock` guards the list of handles: without it a thread could add its handle
+    while `close` walks the list, and that handle would stay open.
     """
 
     def __init__(self, *, new_body: Callable[[], Body], max_bytes: int) -> None:
@@ -39,7 +42,7 @@ class CurlAdapter(BaseAdapter):
         self._sockets = Sockets()
         self._local = threading.local()
         self._lock = threading.Lock()
-        self._lanes: list[Lane] = []
+        self._handles: list[Handle] = []
 
     def send(  # type: ignore[override]  # noqa: PLR0913  (requests' own parameters; it passes them by name)
         self,
@@ -51,33 +54,34 @@ class CurlAdapter(BaseAdapter):
         cert: object = None,
         proxies: Mapping[str, str] | None = None,
     ) -> Response:
-        """Give the answer to a GET request without a body.
+        """Return the answer to a GET request without a body.
 
         `timeout` is in seconds: connecting (name, TCP, TLS), and silence, counted from the start until a byte of a body
         came; the latter in whole seconds, two at least, and noticed up to 7 s late. A third one, which only this
         adapter knows, bounds all of it, from name look-up to last byte. `verify` is True for certifi's authorities, or
         the path of a file or directory of others.
-        Raises subclasses of requests' RequestException by their meaning, those above among them; an OSError unchanged
-        when this machine failed (`new_body`, writing, no descriptors left); ValueError for what this adapter does not
-        do: other methods, request bodies, client certificates, unverified TLS.
+        Raises subclasses of requests' RequestException by their meaning, those of `libcurl_errors` among them; an
+        OSError unchanged when this machine failed (`new_body`, writing, no descriptors left); ValueError for what this
+        adapter does not do: other methods, request bodies, client certificates, unverified TLS.
         """
-        url = _checked_url(request, verify=verify, cert=cert)
+        url = _check_url(request, verify=verify, cert=cert)
         route = (timeout, verify, (proxies and select_proxy(url, proxies)) or "")
         transfer = Transfer(self._new_body, self._max_bytes)
-        lane = self._lane()
-        begun = monotonic()
+        handle = self._handle()
+        began = monotonic()
         try:
-            with lane.in_use:
-                error = lane.perform(url, _header_lines(request), route, transfer)
-                self._judge(error, lane, transfer, request)
+            with handle.in_use:
+                self._perform(handle, request, route, transfer)
             response = self._response(request, transfer)
         except BaseException:
             transfer.discard()
             raise
         finally:
-            if self._sockets.refusing:
-                lane.close_if_idle()
-        response.elapsed = timedelta(seconds=monotonic() - begun)
+            # `interrupt` sets its flag before `close` looks for idle handles. A transfer that `close` found in use sees
+            # the flag here, after it let go of the handle: one of the two always closes it.
+            if self._sockets.is_interrupted:
+                handle.close_if_idle()
+        response.elapsed = timedelta(seconds=monotonic() - began)
         return response
 
     def interrupt(self) -> None:
@@ -88,33 +92,40 @@ class CurlAdapter(BaseAdapter):
         self._sockets.interrupt()
 
     def close(self) -> None:
-        """Interrupt, and close all handles; one that is in use is closed by its own thread as it returns."""
+        """Interrupt, and close all handles; a handle in use is closed by its own thread as it returns."""
         self.interrupt()
         with self._lock:
-            for lane in self._lanes:
-                lane.close_if_idle()
+            for handle in self._handles:
+                handle.close_if_idle()
 
-    def _lane(self) -> Lane:
-        """Give this thread's handle, unless no transfer may start any more."""
-        with self._lock:
-            if self._sockets.refusing:
+    def _handle(self) -> Handle:
+        """Return this thread's handle, unless no transfer may start any more."""
+        with self._lock:  # the flag and the list in one step: a handle added after `close` would never be closed
+            if self._sockets.is_interrupted:
                 raise rx.ConnectionError(_INTERRUPTED)
-            lane: Lane | None = getattr(self._local, "lane", None)
-            if lane is None:
-                lane = self._local.lane = Lane(self._sockets, self._max_bytes)
-                self._lanes.append(lane)
-            return lane
+            handle: Handle | None = getattr(self._local, "handle", None)
+            if handle is None:
+                handle = Handle(self._sockets, self._max_bytes)
+                self._local.handle = handle
+                self._handles.append(handle)
+            return handle
 
-    def _judge(self, error: pycurl.error | None, lane: Lane, transfer: Transfer, request: PreparedRequest) -> None:
-        """Raise unless there is an answer to be given."""
-        if self._sockets.refusing:  # also when all seems well: a body without a length ends like that
-            raise rx.ConnectionError(_INTERRUPTED, request=request) from error
-        if transfer.fault:
-            raise transfer.fault
+    def _perform(self, handle: Handle, request: PreparedRequest, route: Route, transfer: Transfer) -> None:
+        """Run a transfer, and raise unless there is an answer to return."""
+        failure: pycurl.error | None = None
+        try:
+            handle.perform(request.url or "", _header_lines(request), route, transfer)
+        except pycurl.error as error:
+            failure = error
+        if self._sockets.is_interrupted:  # also when all seems well: a body without a length ends like that
+            raise rx.ConnectionError(_INTERRUPTED, request=request) from failure
+        if transfer.error:
+            raise transfer.error
         if transfer.status not in {0, HTTPStatus.OK}:
-            return
-        if error:
-            lane.raise_failure(error, request)
+            return  # an answer without a file: its body may end as it likes
+        if failure:
+            with map_exceptions({pycurl.error: partial(handle.map_error, request=request)}):
+                raise failure
         if not transfer.status:
             raise rx.ConnectionError("the connection ended before the headers did", request=request)
 
@@ -131,7 +142,8 @@ class CurlAdapter(BaseAdapter):
         return response
 
 
-def _checked_url(request: PreparedRequest, *, verify: bool | str, cert: object) -> str:
+def _check_url(request: PreparedRequest, *, verify: bool | str, cert: object) -> str:
+    """Return the request's URL; raise for everything that this adapter does not do."""
     if request.method != "GET" or request.body:
         raise ValueError("only GET without a body is sent")
     if not verify:
@@ -145,8 +157,8 @@ def _checked_url(request: PreparedRequest, *, verify: bool | str, cert: object) 
 
 
 def _header_lines(request: PreparedRequest) -> list[bytes]:
-    """Say the prepared headers in libcurl's way: `Name;` is an empty one, `Name:` keeps libcurl's own away."""
+    """Return the prepared headers in libcurl's form: `Name;` is an empty header, `Name:` removes libcurl's own."""
     prepared = request.headers
     lines = [f"{name}: {value}" if value else f"{name};" for name, value in prepared.items()]
-    lines += [f"{name}:" for name in _UNASKED if name not in prepared]
+    lines += [f"{name}:" for name in _ADDED_BY_LIBCURL if name not in prepared]
     return [line.encode("latin-1") for line in lines]

@@ -23,16 +23,14 @@ from test_client import every_exception_of_requests
 from job import validation
 from job.atomic_write import map_os_errors
 from job.client import Client, ClientConfig
-from job.errors import AttemptError, LogError, NetworkError, PathError, Reason, StorageError
+from job.errors import AttemptError, LogError, PathError, Reason, StorageError
 from job.log import RunLog
 from job.model import FileType, Reply
-from job.transport import CurlAdapter, class_of
+from job.transport import CurlAdapter, exception_for
 from job.transport.transfer import Transfer
 
-WIRE = ClientConfig(user_agent="test", connect_timeout=5, read_timeout=5, attempt_timeout=5, max_bytes=10_000)
+CONFIG = ClientConfig(user_agent="test", connect_timeout=5, read_timeout=5, attempt_timeout=5)
 ERRNOS = sorted(errno.errorcode)
-OURS = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
-"""What says that this machine is short of something, wherever it comes up."""
 
 
 class Adapter(BaseAdapter):
@@ -57,7 +55,7 @@ def meaning(error: BaseException) -> Exception:
         raise error
 
     with pytest.raises((AttemptError, StorageError)) as caught:
-        Client(Adapter(fail), WIRE, MemoryBody).get("http://localhost/")
+        Client(Adapter(fail), CONFIG).get("http://localhost/")
     assert caught.value.__cause__ is error
     return caught.value
 
@@ -66,7 +64,7 @@ def reason(error: BaseException) -> str:
     """Give the reason of what is no fault of this machine."""
     found = meaning(error)
     assert isinstance(found, AttemptError)
-    return found.reason
+    return found.failure.reason
 
 
 # Errors
@@ -115,17 +113,15 @@ def test_each_error_of_libcurl_means_one_thing() -> None:
     expected |= {92: Reason.CONNECTION, 95: Reason.CONNECTION, 96: Reason.CONNECTION, 97: Reason.PROXY}
     expected |= {98: Reason.TLS, 99: Reason.CONNECTION, 101: Reason.TLS}
     named_codes = {getattr(pycurl, name) for name in dir(pycurl) if name.startswith("E_")}
-    found = {code: reason(class_of(code)("boom")) for code in named_codes | set(range(1, 200))}
+    found = {code: reason(exception_for(code)("boom")) for code in named_codes | set(range(1, 200))}
     assert {code: said for code, said in found.items() if said != Reason.PROTOCOL} == expected
 
 
 @row(46)
 def test_each_error_of_the_system_means_one_thing() -> None:
-    """By itself it is this machine's; under an exception of requests only where this machine is short of something."""
-    bare = {number: type(meaning(OSError(number, "boom"))) for number in ERRNOS}
-    told = {number: type(meaning(rx.ConnectionError(OSError(number, "boom")))) for number in ERRNOS}
-    assert bare == dict.fromkeys(ERRNOS, StorageError)
-    assert told == {number: StorageError if number in OURS else NetworkError for number in ERRNOS}
+    """What the transport raises as it is, and not as an exception of requests, is this machine's failure."""
+    found = {number: type(meaning(OSError(number, "boom"))) for number in ERRNOS}
+    assert found == dict.fromkeys(ERRNOS, StorageError)
 
 
 @row(15)
@@ -190,13 +186,13 @@ def judged(fetcher: Client, url: str) -> str:
         assert isinstance(reply, Reply)
         return str(validation.validate(reply, (FileType.GIF,)))
     except AttemptError as error:
-        return error.reason
+        return error.failure.reason
 
 
 def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
     """Whatever bytes a server sends, they are a file or a failure of the attempt, and nothing is said on the side."""
     adapter = CurlAdapter(new_body=MemoryBody, max_bytes=10_000)
-    fetcher, answer, seen = Client(adapter, WIRE, MemoryBody), [b""], set[str]()
+    fetcher, answer, seen = Client(adapter, CONFIG), [b""], set[str]()
 
     @limits(max_examples=200, deadline=None)
     @example(start="", head=["HTTP/1.1 200 OK"], line="\r\n", body=GIF)
@@ -238,7 +234,7 @@ def test_a_length_is_a_number_or_none(value: str) -> None:
         response.headers["Content-Length"] = value
         return response
 
-    reply = Client(Adapter(answer), WIRE, MemoryBody).get("http://localhost/")
+    reply = Client(Adapter(answer), CONFIG).get("http://localhost/")
     assert isinstance(reply, Reply)
     digits = value.strip()
     if not (digits.isascii() and digits.isdigit()):

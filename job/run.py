@@ -1,0 +1,328 @@
+"""One run of the job: its parts wired together, its items drained through the pool, its exit code found."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from job import validation
+from job.cancellation import Cancellation
+from job.client import Client, ClientConfig
+from job.destination import Destination, destination_for
+from job.downloader import Downloader
+from job.errors import Cancelled, Reason, StorageError
+from job.exit_code import ExitCode, RepeatedFailureCutoff, Totals, exit_code, is_over_budget, outcome_name
+from job.inputs import Inputs, open_inputs
+from job.log import RunLog
+from job.manifest import Change
+from job.model import Item, Result, Summary, WorkItem
+from job.pool import Pool
+from job.reporting import Reporting
+from job.resilience import (
+    MAX_RETRY_AFTER_SECONDS,
+    Measured,
+    Retrying,
+    RetryPolicy,
+    Throttle,
+    Throttled,
+    ThrottleLimits,
+    Validated,
+)
+from job.revalidation import RevalidationPolicy
+from job.settings import Executor, NewOrigin, Order, Publish, Settings
+from job.transport import CurlAdapter
+
+_CUTOFF_ITEMS = 100
+_LAST_SECOND = 1.0
+"""A worker that waits for an origin until the run's deadline gives up this much earlier, so that it can report why."""
+_HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
+
+
+class Run:
+    """One run, on the main thread; what it hands to the pool runs on other threads."""
+
+    def __init__(self, settings: Settings, cancellation: Cancellation, stdout: BinaryIO, *, terminal: bool) -> None:
+        self._settings = settings
+        self._cancellation = cancellation
+        self._reporting = Reporting(settings, cancellation, stdout, terminal=terminal)
+        self._totals = Totals()
+        self._ends_at = time.monotonic() + settings.deadline
+        self._stack = ExitStack()
+        self._is_open = False
+        self._is_storage_failure_reported = False
+        self._abandoned_calls = 0
+        self._pool: Pool | None = None
+
+    @property
+    def abandoned(self) -> int:
+        """Return how many threads were still at work when the run gave them up; joining them could take for ever."""
+        in_pool = self._pool.abandoned if self._pool else 0
+        return self._abandoned_calls + in_pool + self._reporting.abandoned
+
+    @property
+    def log(self) -> RunLog:
+        """Return the log of the run, which knows its secrets."""
+        return self._reporting.log
+
+    def execute(self) -> int:
+        """Do all of it and return the exit code; raise UsageError before anything was attempted."""
+        with self._reporting, self._stack:
+            self._start_deadline()
+            inputs = open_inputs(self._settings, self._cancellation, self._stack)
+            if self._settings.dry_run:
+                return self._list_items(inputs.items)
+            destination = destination_for(self._settings, inputs, self._stack)
+            self._open(destination)
+            return self._download_all(inputs, destination)
+
+    def _start_deadline(self) -> None:
+        """Cancel the run at its deadline, wherever the main thread may wait then."""
+        try:
+            self._stack.callback(self._cancellation.cancel_after(self._ends_at - time.monotonic()))
+        except StorageError as error:
+            self._end_for_storage(str(error))
+
+    def _list_items(self, items: Iterator[Item]) -> int:
+        """Log the settings and what each item would be; send no request."""
+        log = self._reporting.log
+        log.plan("settings", **self._settings.changed)
+        for item in items:
+            url = item.url if isinstance(item, WorkItem) else None
+            file = item.file if isinstance(item, WorkItem) else None
+            log.plan("item", code=item.code, url=url, file=file)
+        return 128 + self._cancellation.signal if self._cancellation.signal else ExitCode.OK
+
+    def _open(self, destination: Destination) -> None:
+        """Make the destination ready; where that fails, or takes longer than the run, every item is cancelled."""
+        accept_new_origin = self._settings.new_origin is NewOrigin.ACCEPT
+        try:
+            self._cancellation.run_interruptible(lambda: destination.open(accept_new_origin=accept_new_origin))
+        except StorageError as error:
+            self._end_for_storage(f"the destination cannot be written: {error}")
+        except Cancelled:
+            self._abandoned_calls += 1  # it may still be under way; that it had not begun makes no difference
+        else:
+            self._is_open = True
+
+    def _download_all(self, inputs: Inputs, destination: Destination) -> int:
+        """Drain the items through the pool, report each result, close the destination, and return the exit code."""
+        began = time.monotonic()
+        wiring = _Wiring(self._settings, self._cancellation, self._reporting, self._ends_at, inputs)
+        pool = self._pool = wiring.pool(destination, self._stack, self._end_for_storage)
+        cutoff = RepeatedFailureCutoff(max(_CUTOFF_ITEMS, 2 * pool.workers))
+        self._reporting.started(inputs, pool.workers, lambda: pool.pending)
+        items = self._reporting.counted(self._until_unreadable(inputs.items))
+        with self._reporting.bar(inputs.known), closing(pool.results(items)) as results:
+            for result in results:
+                self._totals.add(result)
+                self._reporting.result(result)
+                self._record(result, destination)
+                self._stop_if_all_fail(cutoff.add(result), inputs.known)
+        is_published = self._close(destination)
+        changes = destination.manifest.counts
+        code = self._exit_code(changes)
+        self._reporting.finished(
+            Summary(
+                self._totals.counts,
+                self._reporting.metrics.received_bytes,
+                self._totals.retries,
+                time.monotonic() - began,
+                code,
+                outcome_name(code),
+                changes={change.value: count for change, count in changes.items() if change is not Change.UNCHANGED},
+                published=is_published,
+            )
+        )
+        return code
+
+    def _until_unreadable(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield the items; a list that cannot be read to its end ends the run, but in good order."""
+        try:
+            yield from items
+        except OSError as error:
+            self._end_for_storage(f"the list of codes cannot be read on: {error.strerror or error}")
+
+    def _record(self, result: Result, destination: Destination) -> None:
+        """Record a result in the manifest; a destination that cannot be written ends the run."""
+        if self._cancellation.storage_failed and result.reason == Reason.STORAGE and result.error:
+            self._end_for_storage(result.error)
+        if result.url is None or result.file is None or not self._is_open:
+            return
+        try:
+            destination.manifest.record(WorkItem(result.code, result.url, result.file), result)
+            upload = destination.told()
+            if upload:
+                self._run_within_grace(upload)
+        except StorageError as error:
+            self._end_for_storage(f"the manifest cannot be written: {error}")
+
+    def _stop_if_all_fail(self, reason: str | None, known: int | None) -> None:
+        """End a run whose items all fail with one reason, unless the user allows that: a wrong path stays wrong."""
+        settings = self._settings
+        items = max(self._totals.items, known or 0)
+        if reason is None or self._cancellation.reason:
+            return
+        if is_over_budget(self._totals, items, errors=settings.max_errors, not_found=settings.max_not_found):
+            self._cancellation.request(Reason.UNIFORM_REFUSAL)
+            self._reporting.log.error("uniform_refusal", reason=reason, outcomes=self._totals.items, hint=_HINT)
+
+    def _close(self, destination: Destination) -> bool:
+        """Make everything durable; publish a set only if every budget holds. Return whether readers see it."""
+        if not self._is_open:
+            return False
+        publish = self._exit_code(destination.manifest.counts) == ExitCode.OK
+        is_published: list[bool] = []
+        try:
+            self._run_within_grace(lambda: is_published.append(destination.close(publish=publish)))
+        except StorageError as error:
+            self._end_for_storage(f"what was downloaded is not durable: {error}")
+            return False
+        if not is_published[0]:
+            self._reporting.log.error("set_not_published", problem="a budget does not hold, or the run was stopped")
+        return is_published[0]
+
+    def _run_within_grace(self, work: Callable[[], None]) -> None:
+        """Run work of the destination while there is time; after that it is not used any more."""
+        try:
+            self._cancellation.run_within_grace(self._settings.shutdown_grace, work)
+        except Cancelled:
+            self._abandoned_calls += 1
+            self._is_open = False
+            raise StorageError("it did not answer within FLAGJOB_SHUTDOWN_GRACE") from None
+
+    def _end_for_storage(self, problem: str) -> None:
+        """End the run, and log why once: what fails after that fails for the same reason."""
+        self._cancellation.request(Reason.STORAGE)
+        if not self._is_storage_failure_reported:
+            self._is_storage_failure_reported = True
+            self._reporting.log.storage_failed(problem)
+
+    def _exit_code(self, changes: Mapping[Change, int]) -> int:
+        settings = self._settings
+        is_set = settings.publish is Publish.SET
+        return exit_code(
+            self._totals,
+            self._cancellation,
+            errors=settings.max_errors,
+            not_found=settings.max_not_found,
+            too_many_changed=is_set and not settings.max_changed.allows(changes[Change.CHANGED], self._totals.items),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Wiring:
+    """The composition root: builds the parts that download, as the settings say.
+
+    `ends_at` is the run's deadline on the monotonic clock.
+    """
+
+    settings: Settings
+    cancellation: Cancellation
+    reporting: Reporting
+    ends_at: float
+    inputs: Inputs
+
+    def pool(self, destination: Destination, stack: ExitStack, on_shortage: Callable[[str], None]) -> Pool:
+        """Return the pool that downloads into a destination that is open; `stack` closes its connections."""
+        settings = self.settings
+        adapter = CurlAdapter(new_body=destination.storage.new_body, max_bytes=settings.max_bytes)
+        client = Client(adapter, self._client_config())
+        stack.callback(client.close)
+        downloader = self._downloader(destination, client)
+        return Pool(
+            task=self.reporting.metrics.tracked(downloader.download),
+            cancelled=downloader.cancelled,
+            workers=self._workers,
+            cancellation=self.cancellation,
+            drain_seconds=self._drain_seconds,
+            interrupt=adapter.interrupt,
+            as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
+            on_shortage=on_shortage,
+            on_drain=self._report_interruption,
+            on_scheduled=self.reporting.log.scheduled,
+            on_done=self.reporting.log.done,
+        )
+
+    def _downloader(self, destination: Destination, client: Client) -> Downloader:
+        """Return the downloader with its source: Retrying(Throttled(Measured(Validated(client))))."""
+        settings = self.settings
+        reporting = self.reporting
+        throttle = Throttle(self._throttle_limits(), reporting.news(self.inputs.template.origin))
+        policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
+        accepted = settings.accept or validation.accepted_types(self.inputs.template.suffix)
+        validated = Validated(client, accepted, settings.sums)
+        measured = Measured(validated, reporting.metrics.attempt)
+        throttled = Throttled(
+            measured,
+            throttle,
+            policy=policy,
+            cancellation=self.cancellation,
+            on_retry=reporting.retry,
+        )
+        retrying = Retrying(
+            throttled,
+            policy,
+            sleep=self.cancellation.sleep,
+            may_retry=throttle.may_retry,
+            on_retry=reporting.retry,
+        )
+        return Downloader(
+            source=retrying,
+            storage=destination.storage,
+            manifest=destination.manifest,
+            expected_digests=settings.sums,
+            policy=RevalidationPolicy(settings.refresh, settings.not_found_ttl),
+            cancellation=self.cancellation,
+            on_bug=reporting.bug,
+        )
+
+    def _client_config(self) -> ClientConfig:
+        settings = self.settings
+        return ClientConfig(
+            user_agent=settings.user_agent,
+            secret_headers=settings.secret_headers,
+            connect_timeout=settings.connect_timeout,
+            read_timeout=settings.read_timeout,
+            attempt_timeout=settings.attempt_timeout,
+            ca_bundle=settings.ca_bundle,
+            redirect_hosts=settings.redirect_hosts,
+        )
+
+    def _throttle_limits(self) -> ThrottleLimits:
+        settings = self.settings
+        return ThrottleLimits(
+            rate=settings.rate_limit,
+            workers=self._workers,
+            patience=settings.origin_patience,
+            max_pauses_seconds=2 * self._patience_seconds,  # an item that is refused alone has given up by then
+            ends_at=self.ends_at - _LAST_SECOND,
+            items=self.inputs.known,
+        )
+
+    @property
+    def _workers(self) -> int:
+        """Return how many downloads run at the same time: never more than there are items."""
+        settings = self.settings
+        if settings.executor is Executor.SEQUENTIAL:
+            return 1
+        return max(1, min(settings.workers, self.inputs.known or settings.workers))
+
+    @property
+    def _patience_seconds(self) -> float:
+        """Return how long one item may be asked to wait by the origin."""
+        return max(self.settings.item_timeout, MAX_RETRY_AFTER_SECONDS)
+
+    def _drain_seconds(self) -> float:
+        """Return how long downloads in flight may still take: half the grace, but 0.0 if the origin is away."""
+        is_origin_away = self.cancellation.reason is Reason.ORIGIN_DOWN
+        return 0.0 if is_origin_away else self.settings.shutdown_grace / 2
+
+    def _report_interruption(self, in_flight: int, cancelled: int) -> None:
+        """Log an end that comes from outside; every other cause was logged where it was found."""
+        reason = self.cancellation.reason
+        number = self.cancellation.signal
+        if reason in {Reason.SIGNAL, Reason.DEADLINE}:
+            name = ExitCode(128 + number).name if number else None
+            log = self.reporting.log
+            log.warning("interrupted", reason=reason, signal=name, in_flight=in_flight, cancelled=cancelled)

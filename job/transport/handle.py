@@ -1,0 +1,221 @@
+"""The easy handle of a worker thread: its options, its sockets, one transfer at a time, and how that failed."""
+
+import contextlib
+import errno
+import math
+import os
+import socket
+import threading
+from pathlib import Path
+
+import pycurl
+from requests import PreparedRequest
+from requests import exceptions as rx
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
+
+from job.transport.libcurl_errors import exception_for
+from job.transport.transfer import Transfer
+
+Timeout = float | tuple[float | None, ...] | None
+"""requests' time-outs in seconds: one for both, or (connect, read); and, as an addition, (connect, read, total)."""
+Route = tuple[Timeout, str | bool, str]
+"""What transfers to one origin have in common: time-outs, authorities as requests' `verify`, proxy URL or ""."""
+SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""Why a connection can fail that no other host has to do with: this machine is short of something."""
+
+_FAILED_TO_OPEN = {
+    pycurl.E_FAILED_INIT,
+    pycurl.E_COULDNT_RESOLVE_PROXY,
+    pycurl.E_COULDNT_RESOLVE_HOST,
+    pycurl.E_OUT_OF_MEMORY,
+    pycurl.E_SSL_CACERT_BADFILE,
+}
+"""Errors that libcurl also reports when it could not open a file, a socket or a thread for a name look-up."""
+_PROXY_FAILED = {
+    pycurl.E_COULDNT_CONNECT,
+    pycurl.E_FTP_WEIRD_SERVER_REPLY,
+    pycurl.E_GOT_NOTHING,
+    pycurl.E_SEND_ERROR,
+    pycurl.E_RECV_ERROR,
+}
+"""Errors that are the proxy's, if there is one, while no request was sent yet."""
+_CONNECTION_CUT = {errno.ECONNRESET, errno.EPIPE}
+_QUICK_EXIT = 322
+"""CURLOPT_QUICK_EXIT, which pycurl does not name: closing a handle does not wait for a name server."""
+_SUPPRESS_CONNECT_HEADERS = 265
+"""CURLOPT_SUPPRESS_CONNECT_HEADERS, likewise: a proxy's headers are not the answer's."""
+
+_OPTIONS: dict[int, int | str] = {
+    pycurl.NOSIGNAL: 1,
+    _QUICK_EXIT: 1,
+    _SUPPRESS_CONNECT_HEADERS: 1,
+    pycurl.PROTOCOLS: pycurl.PROTO_HTTP | pycurl.PROTO_HTTPS,
+    pycurl.FOLLOWLOCATION: 0,
+    pycurl.HTTP_VERSION: pycurl.CURL_HTTP_VERSION_1_1,  # a handle has one request under way: nothing to multiplex
+    pycurl.PATH_AS_IS: 1,
+    pycurl.USERAGENT: "",  # otherwise pycurl names itself to proxies
+    pycurl.NETRC: pycurl.NETRC_IGNORED,
+    pycurl.NOPROXY: "",  # otherwise libcurl reads NO_PROXY itself, and by-passes the proxy that was given
+    pycurl.TCP_NODELAY: 1,
+    pycurl.DNS_CACHE_TIMEOUT: 0,  # otherwise a name that was not found is not looked up again for 30 s
+    pycurl.SSL_VERIFYPEER: 1,
+    pycurl.SSL_VERIFYHOST: 2,
+    pycurl.LOW_SPEED_LIMIT: 1,
+}
+
+
+class Sockets:
+    """The sockets that libcurl uses, of all threads. Thread-safe.
+
+    `_lock` guards the set, so that each descriptor in it is open: without it `interrupt` could shut a descriptor down
+    that another thread has just closed, and that by now is another connection's, or a file's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[int] = set()
+        self.is_interrupted = False
+
+    def open(self, address: pycurl.CurlSockAddr) -> int:
+        """Return a new socket, which belongs to libcurl from now on; raise OSError where the system has none."""
+        made = socket.socket(address.family, address.socktype, address.protocol)
+        with self._lock:  # or a socket opened between `interrupt`'s flag and its loop would never be shut down
+            if self.is_interrupted:
+                made.close()
+                return pycurl.SOCKET_BAD
+            self._open.add(made.fileno())
+            return made.detach()
+
+    def close(self, descriptor: int) -> int:
+        """Close a socket that libcurl has finished with."""
+        with self._lock:  # forget and close in one step: once closed, the number may be given to any new file
+            self._open.discard(descriptor)
+            os.close(descriptor)
+        return 0
+
+    def interrupt(self) -> None:
+        """Shut every connection down and refuse new ones."""
+        with self._lock:
+            self.is_interrupted = True
+            for descriptor in self._open:
+                borrowed = socket.socket(fileno=descriptor)
+                with contextlib.suppress(OSError):  # not connected, or the peer was faster
+                    borrowed.shutdown(socket.SHUT_RDWR)
+                borrowed.detach()
+
+
+class Handle:
+    """An easy handle. It keeps its connections, and the options of the last route. Belongs to one worker thread.
+
+    Only `close_if_idle` may be called by another thread.
+    """
+
+    def __init__(self, sockets: Sockets, max_bytes: int) -> None:
+        self._sockets = sockets
+        self._route: Route | None = None
+        self._shortage: OSError | None = None
+        """Why this machine gave no socket for the present transfer, if it did not."""
+        self.in_use = threading.Lock()
+        """Held from the start of a transfer until its outcome was read: no other thread may close the handle then."""
+        self._curl = pycurl.Curl()
+        for option, value in _OPTIONS.items():
+            self._curl.setopt(option, value)
+        self._curl.setopt(pycurl.MAXFILESIZE_LARGE, max_bytes)
+        self._curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, sockets.close)
+
+    def perform(self, url: str, headers: list[bytes], route: Route, transfer: Transfer) -> None:
+        """Run a transfer to its end; raise pycurl.error if it failed."""
+        self._shortage = None
+        if route != self._route:
+            self._set_route(*route)
+            self._route = route
+        self._curl.setopt(pycurl.URL, url)
+        self._curl.setopt(pycurl.HTTPHEADER, headers)
+        self._curl.setopt(pycurl.HEADERFUNCTION, transfer.on_header)
+        self._curl.setopt(pycurl.WRITEFUNCTION, transfer.on_body)
+        self._curl.perform()
+
+    def close_if_idle(self) -> None:
+        """Close the handle, unless a transfer is under way: pycurl's own guard against that is not thread-safe."""
+        if self.in_use.acquire(blocking=False):
+            self._curl.close()
+            self.in_use.release()
+
+    def map_error(self, error: pycurl.error, request: PreparedRequest) -> OSError:
+        """Return the requests exception for the last transfer's error; an OSError if this machine is at fault."""
+        code = int(error.args[0])
+        if self._shortage:
+            return self._shortage
+        try:
+            self._check_for_shortage(code)
+        except OSError as shortage:
+            return shortage
+        message = self._curl.errstr_raw().decode("utf-8", "replace")  # it may quote what a server sent
+        return self._exception_for(code)(message or pycurl.easy_strerror(code), request=request)
+
+    def _check_for_shortage(self, code: int) -> None:
+        """Raise OSError if what libcurl could not open cannot be opened: then the network is not the cause."""
+        if code in _FAILED_TO_OPEN:
+            socket.socket().close()
+        is_lookup_timeout = code == pycurl.E_OPERATION_TIMEDOUT and not self._curl.getinfo(pycurl.NAMELOOKUP_TIME)
+        if code in _FAILED_TO_OPEN or is_lookup_timeout:
+            _start_thread()
+        if code == pycurl.E_OUT_OF_MEMORY:  # or out of descriptors, a moment ago
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    def _exception_for(self, code: int) -> type[rx.RequestException]:
+        """Return the exception for a code, which says more while no request was sent yet."""
+        if not self._curl.getinfo(pycurl.REQUEST_SIZE):
+            if code == pycurl.E_OPERATION_TIMEDOUT:
+                return rx.ConnectTimeout
+            if code == pycurl.E_SSL_CONNECT_ERROR and self._is_cut():
+                return rx.ConnectionError
+            if code in _PROXY_FAILED and self._route and self._route[2]:
+                return rx.ProxyError
+        return exception_for(code)
+
+    def _is_cut(self) -> bool:
+        """Return whether the peer left during the handshake, as a balancer without a server does."""
+        return self._curl.getinfo(pycurl.OS_ERRNO) in _CONNECTION_CUT or b"unexpected eof" in self._curl.errstr_raw()
+
+    def _set_route(self, timeout: Timeout, verify: str | bool, proxy: str) -> None:  # noqa: FBT001  (requests' own type)
+        connect, read, total = (*timeout, None)[:3] if isinstance(timeout, tuple) else (timeout, timeout, None)
+        file, directory = certificate_paths(None if verify is True else str(verify))
+        self._curl.setopt(pycurl.TIMEOUT_MS, math.ceil((total or 0) * 1000))
+        self._curl.setopt(pycurl.CONNECTTIMEOUT_MS, math.ceil((connect or 0) * 1000))
+        # libcurl measures once a second: with 1 it may give up before it has counted what came
+        self._curl.setopt(pycurl.LOW_SPEED_TIME, max(2, math.ceil(read)) if read else 0)
+        self._curl.setopt(pycurl.PROXY, proxy)  # empty: none, whatever the environment names
+        self._curl.setopt(pycurl.CAINFO, file)
+        self._curl.setopt(pycurl.CAPATH, directory)
+        self._curl.setopt(pycurl.PROXY_CAINFO, file)
+        self._curl.setopt(pycurl.PROXY_CAPATH, directory)
+
+    def _open_socket(self, _purpose: int, address: pycurl.CurlSockAddr) -> int:
+        """Return a socket for libcurl, or SOCKET_BAD; keep the error where it is this machine's."""
+        try:
+            return self._sockets.open(address)
+        except OSError as error:
+            if error.errno in SHORTAGES:
+                self._shortage = error
+            return pycurl.SOCKET_BAD
+
+
+def certificate_paths(bundle: str | None) -> tuple[str | None, str | None]:
+    """Return a file and a directory of certificate authorities, one of them None; certifi's file without a bundle."""
+    path = bundle or DEFAULT_CA_BUNDLE_PATH
+    return (None, path) if Path(path).is_dir() else (path, None)
+
+
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that the environment's variables name for a URL, as requests reads them, or None."""
+    return select_proxy(url, get_environ_proxies(url)) or None
+
+
+def _start_thread() -> None:
+    """Raise OSError if this machine starts no thread: libcurl needs one for a look-up, and waits until it gets it."""
+    try:
+        threading.Thread(target=int).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, f"{os.strerror(errno.EAGAIN)}, {error}") from error
