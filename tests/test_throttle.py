@@ -3,6 +3,7 @@
 import itertools
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 
 import pytest
@@ -102,27 +103,35 @@ def test_an_idle_time_is_no_credit() -> None:
     assert site.starts(3) == pytest.approx([0, 0.1, 0.2])
 
 
-def test_threads_share_one_pace() -> None:
-    """Thirty threads that ask at once get thirty different slots."""
-    ready, lock = threading.Barrier(30), threading.Lock()
-    times = iter(range(10_000))
-    slots: list[float] = []
+class Meeting(float):
+    """A time at whose comparison two threads meet, if both can be there at once; one alone goes on after a moment."""
 
-    def take_slot() -> None:
-        ready.wait(10)
-        permit = enter(throttle, lambda _: None)
-        assert permit.slot
-        with lock:
-            slots.append(permit.slot)
+    barrier: threading.Barrier
 
-    throttle = Throttle(ThrottleLimits(rate=10), clock=lambda: next(times) / 1e3)
-    threads = [threading.Thread(target=take_slot) for _ in range(30)]
+    def __lt__(self, other: float) -> bool:
+        self._meet()
+        return float(self) < float(other)
+
+    def __gt__(self, other: float) -> bool:
+        self._meet()
+        return float(self) > float(other)
+
+    def _meet(self) -> None:
+        with suppress(threading.BrokenBarrierError):
+            self.barrier.wait(0.2)
+
+
+def test_two_threads_never_take_one_slot() -> None:
+    """A thread that looks for the next slot is alone until it has reserved it."""
+    Meeting.barrier = threading.Barrier(2)
+    throttle = Throttle(ThrottleLimits(rate=10), clock=lambda: Meeting(1000.0))
+    permits = [Permit(), Permit()]
+    threads = [threading.Thread(target=throttle.acquire, args=(permit,)) for permit in permits]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(slots) == 30
-    assert min(after - before for before, after in pairwise(sorted(slots))) > 0.0999
+    assert sorted(permit.slot or 0.0 for permit in permits) == pytest.approx([1000.0, 1000.1])
 
 
 def test_who_may_not_wait_is_not_held() -> None:
@@ -166,6 +175,16 @@ def test_pauses_of_many_shards_do_not_end_together() -> None:
     site = Site(jitter=0.4)
     site.ends(busy(7))
     assert site.enter().waited_seconds == pytest.approx(7.4)
+
+
+def test_a_pause_of_its_own_making_is_a_second_longer_at_most() -> None:
+    """Without a jitter of the test's, up to a second is added: enough to part the shards, not enough to matter."""
+    pauses: list[float] = []
+    for _ in range(100):
+        events = ThrottleEvents(paused=lambda _, seconds: pauses.append(seconds))
+        throttle = Throttle(ThrottleLimits(), events, clock=lambda: 1000.0)
+        throttle.release(enter(throttle, lambda _: None), busy(7))
+    assert 7 <= min(pauses) < max(pauses) <= 8
 
 
 def test_one_burst_is_one_pause() -> None:

@@ -31,8 +31,8 @@ class CurlAdapter(BaseAdapter):
     caps a body.
 
     `send` may be called from any number of threads: each has a handle, and so connections, of its own. `interrupt` and
-    `close` may be called from any thread. `_lock` guards the list of handles: without it a thread could add its handle
-    while `close` walks the list, and that handle would stay open.
+    `close` may be called from any thread. The list of handles needs no lock: appending is atomic, and a handle that is
+    appended while `close` walks the list is closed by its own thread, at the end of `send`.
     """
 
     def __init__(self, *, new_body: Callable[[], Body], max_bytes: int) -> None:
@@ -41,7 +41,6 @@ class CurlAdapter(BaseAdapter):
         self._max_bytes = max_bytes
         self._sockets = Sockets()
         self._local = threading.local()
-        self._lock = threading.Lock()
         self._handles: list[Handle] = []
 
     def send(  # type: ignore[override]  # noqa: PLR0913  (requests' own parameters; it passes them by name)
@@ -77,8 +76,9 @@ class CurlAdapter(BaseAdapter):
             transfer.discard()
             raise
         finally:
-            # `interrupt` sets its flag before `close` looks for idle handles. A transfer that `close` found in use sees
-            # the flag here, after it let go of the handle: one of the two always closes it.
+            # `close` sets the flag before it looks for idle handles. A transfer that `close` found in use, or whose
+            # handle it did not find yet, sees the flag here after it let go of the handle: one of the two closes it.
+            # A handle that `close` closes just before its transfer begins makes that fail, and the flag says why.
             if self._sockets.is_interrupted:
                 handle.close_if_idle()
         response.elapsed = timedelta(seconds=monotonic() - began)
@@ -94,21 +94,19 @@ class CurlAdapter(BaseAdapter):
     def close(self) -> None:
         """Interrupt, and close all handles; a handle in use is closed by its own thread as it returns."""
         self.interrupt()
-        with self._lock:
-            for handle in self._handles:
-                handle.close_if_idle()
+        for handle in self._handles:
+            handle.close_if_idle()
 
     def _handle(self) -> Handle:
         """Return this thread's handle, unless no transfer may start any more."""
-        with self._lock:  # the flag and the list in one step: a handle added after `close` would never be closed
-            if self._sockets.is_interrupted:
-                raise rx.ConnectionError(_INTERRUPTED)
-            handle: Handle | None = getattr(self._local, "handle", None)
-            if handle is None:
-                handle = Handle(self._sockets, self._max_bytes)
-                self._local.handle = handle
-                self._handles.append(handle)
-            return handle
+        if self._sockets.is_interrupted:
+            raise rx.ConnectionError(_INTERRUPTED)
+        handle: Handle | None = getattr(self._local, "handle", None)
+        if handle is None:
+            handle = Handle(self._sockets, self._max_bytes)
+            self._local.handle = handle
+            self._handles.append(handle)
+        return handle
 
     def _perform(self, handle: Handle, request: PreparedRequest, route: Route, transfer: Transfer) -> None:
         """Run a transfer, and raise unless there is an answer to return."""
