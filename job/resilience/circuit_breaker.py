@@ -27,11 +27,11 @@ class CircuitBreaker:
     """Opens when as many attempts in a row found no origin as there are workers. Not thread-safe: the throttle's lock.
 
     An *answer* is any HTTP answer but those below. A *failure* is no answer at all, a 5xx, or a Retry-After that is too
-    long. A *refusal* is a 429 or 503 with a Retry-After that is worth waiting for.
+    long. A *throttling* answer is a 429, or a 503 with a Retry-After that is worth waiting for.
 
-    | state     | answer                      | failure                             | refusal                          |
+    | state     | answer                      | failure                             | throttling                       |
     |-----------|-----------------------------|-------------------------------------|----------------------------------|
-    | closed    | closed, count from 0        | counted; open at the limit          | all pause; open if only refusals |
+    | closed    | closed, count from 0        | counted; open at the limit          | all pause; open if nothing else  |
     |           |                             |                                     | came for `max_pauses_seconds`    |
     | open      | no change: the request was  | ignored: the request was sent       | as failure                       |
     |           | sent before the outage      | before, and is tried again          |                                  |

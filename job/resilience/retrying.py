@@ -82,7 +82,7 @@ class Retrying:
         return self._retry(tries)
 
     def _retry(self, tries: "_Tries") -> Reply | NotModified:
-        """Let tenacity decide on all further attempts; the first attempt counts as its first."""
+        """Make further attempts as tenacity decides; the first attempt counts as its first."""
         controller = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_is_worth_retrying),
             wait=_wait_seconds,

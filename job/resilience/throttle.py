@@ -79,7 +79,7 @@ class Throttle:
         self._resume_at = 0.0
         self._is_paused = False
         """There was a pause, and no attempt has started since."""
-        self._only_refused_since: float | None = None
+        self._only_throttled_since: float | None = None
         self._limiter = RateLimiter(limits.rate, limits.workers, clock())
         self._breaker = CircuitBreaker(limits)
         self._budget = RetryBudget()
@@ -127,10 +127,10 @@ class Throttle:
             return True
         with self._lock:
             is_paid = self._budget.spend()
-            is_first_refusal = not is_paid and not self._is_budget_reported
-            if is_first_refusal:
+            is_first_time = not is_paid and not self._is_budget_reported
+            if is_first_time:
                 self._is_budget_reported = True
-        if is_first_refusal:
+        if is_first_time:
             self._events.budget_spent()
         return is_paid
 
@@ -174,23 +174,23 @@ class Throttle:
             return self._record_answer(permit, now)
         if not isinstance(error, AttemptError):
             return _Effect()
-        if _is_refusal(error) and self._breaker.is_closed:
-            return self._record_refusal(permit, error, now)
+        if _is_throttling(error) and self._breaker.is_closed:
+            return self._record_throttling(permit, error, now)
         if _is_failure(error):
             return self._record_failure(permit, error, now)
         return self._record_answer(permit, now)
 
-    def _record_refusal(self, permit: Permit, error: AttemptError, now: float) -> _Effect:
-        """Pause all attempts, unless the origin has done nothing but refuse for too long."""
+    def _record_throttling(self, permit: Permit, error: AttemptError, now: float) -> _Effect:
+        """Pause all attempts; open the circuit if the origin has done nothing but throttle for too long."""
         pause = error.retry_after or _SHORT_PAUSE_SECONDS
         is_ignored = bool(error.retry_after)  # without a time there is nothing that the item could have obeyed
         if permit.epoch != self._epoch:  # it started before the pause, which it can only make longer
             if is_ignored and now + pause > self._resume_at:
                 self._pause_until(now + pause)
             return _Effect(is_ignored)
-        if self._only_refused_since is None:
-            self._only_refused_since = now
-        elif now - self._only_refused_since > self._limits.max_pauses_seconds:
+        if self._only_throttled_since is None:
+            self._only_throttled_since = now
+        elif now - self._only_throttled_since > self._limits.max_pauses_seconds:
             return self._open_circuit(error, now)
         self._limiter.record_throttled(now)
         self._pause_until(now + pause + self._jitter())
@@ -212,7 +212,7 @@ class Throttle:
         return _Effect()
 
     def _open_circuit(self, error: AttemptError, now: float) -> _Effect:
-        """Let only probes start; without patience give the origin up at once."""
+        """Open the circuit, so that only probes start; without patience give the origin up at once."""
         self._limiter.record_throttled(now)
         self._breaker.open(now, error.retry_after or 0.0)
         if self._breaker.has_given_up:
@@ -224,13 +224,13 @@ class Throttle:
         self._answers += 1
         if self._breaker.is_closed:
             self._breaker.record_answer()
-            self._only_refused_since = None
+            self._only_throttled_since = None
             self._limiter.record_answer()
             return _Effect()
         if self._breaker.has_given_up or not permit.is_probe:
             return _Effect()
         self._breaker.record_answer()
-        self._only_refused_since = None
+        self._only_throttled_since = None
         self._pause_until(now)
         return _Effect(notify=self._events.recovered)
 
@@ -318,27 +318,28 @@ class Throttled:
             raise
 
     def _ignores(self, error: AttemptError, permit: Permit, request: ItemRequest) -> bool:
-        """Return whether a failure stays ignored: not for an item that alone is refused, and would hold up all others.
+        """Return whether a failure stays ignored: not for an item that alone is throttled.
 
-        Such an item is refused more often than it has attempts while others are answered, or for too long.
+        Such an item would hold up all others. Its attempts are
+        throttled more often than it may have attempts while others are answered, or for too long.
         """
         if not error.retry_after:
             return True
         now = monotonic()
-        if request.refused_since is None:
-            request.refused_since = now
+        if request.throttled_since is None:
+            request.throttled_since = now
         if permit.others_succeeded:
-            request.refused_while_others_succeed += 1
-        if request.refused_while_others_succeed > self._policy.max_attempts:
+            request.throttled_while_others_succeed += 1
+        if request.throttled_while_others_succeed > self._policy.max_attempts:
             return False
-        return now - request.refused_since <= self._policy.patience_seconds
+        return now - request.throttled_since <= self._policy.patience_seconds
 
     def _report(self, request: ItemRequest, error: AttemptError) -> None:
         max_attempts = self._policy.max_attempts + request.ignored_failures
         self._on_retry(request.item.code, RetryEvent(request.attempts, max_attempts, 0.0, error, ignored=True))
 
 
-def _is_refusal(error: AttemptError) -> bool:
+def _is_throttling(error: AttemptError) -> bool:
     """Return whether an answer asks all requests to wait: for a time that is worth it, or a 429 without a time."""
     status = error.failure.http_status
     retry_after = error.retry_after or 0.0

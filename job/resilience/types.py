@@ -36,9 +36,9 @@ class ItemRequest:
     """Time spent on the origin's rate limit, pauses and outages: it does not count against the item."""
     ignored_failures: int = 0
     """Failures that do not count against the item."""
-    refused_since: float | None = None
+    throttled_since: float | None = None
     """When the origin first asked this item to wait, on the monotonic clock."""
-    refused_while_others_succeed: int = 0
+    throttled_while_others_succeed: int = 0
     """How often the origin asked this item to wait while it answered other items."""
     fails_while_others_succeed: bool = False
     """An attempt of this item failed while other items were answered."""

@@ -104,6 +104,7 @@ def _parse_headers(lines: list[bytes]) -> CaseInsensitiveDict[str]:
     headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
     for line in lines:
         name, _, value = line.decode("latin-1").partition(":")
-        name, value = name.strip(), value.strip()
+        name = name.strip()
+        value = value.strip()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
     return headers
