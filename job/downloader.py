@@ -81,15 +81,15 @@ class Downloader:
         prior = self._look_up(request.item)
         status = revalidation.status_without_request(prior, self.policy, datetime.now(UTC))
         if status is Status.UNCHANGED:
-            return _Ending(status, prior.intact)
+            return _Ending(status, prior.intact_file)
         if status is not None and prior.entry:
             return _Ending(status, reason=prior.entry.reason)
         request.validators = revalidation.validators_to_send(prior, self.policy)
         reply = self.source.get(request)
         if isinstance(reply, NotModified):
-            return _Ending(Status.UNCHANGED, prior.intact and _with_validators(prior.intact, reply))
+            return _Ending(Status.UNCHANGED, prior.intact_file and _with_validators(prior.intact_file, reply))
         with closing(reply.body):
-            return self._publish(request.item, reply, prior.intact)
+            return self._publish(request.item, reply, prior.intact_file)
 
     def _look_up(self, item: WorkItem) -> PriorState:
         """Return what earlier runs recorded of an item, and whether its file is still there."""

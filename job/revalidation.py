@@ -8,60 +8,69 @@ from job.model import Entry, Refresh, Status, Stored, Validators
 
 @dataclass(frozen=True, slots=True)
 class PriorState:
-    """What is known of an item when its turn comes."""
+    """What earlier runs left of an item when its turn comes: its entry, and its file."""
 
     entry: Entry | None = None
-    intact: Stored | None = None
-    """Its file, if that is at the destination just as it was stored, and may stay."""
+    intact_file: Stored | None = None
+    """The item's file, if it is at the destination as it was stored, and is the one that the item should have."""
     url: str = ""
-    """What would be asked now, as entries hold it."""
+    """The item's URL, as entries hold it."""
 
     @property
-    def same_url(self) -> bool:
-        """The entry is about this URL: only then do its validators and its absence mean anything."""
+    def is_same_url(self) -> bool:
+        """Whether the entry is about the item's URL: validators and a 404 say nothing about another one."""
         return self.entry is not None and self.entry.url == self.url
 
     @property
-    def same_path(self) -> bool:
-        """The same, whatever the query: that may be a signature, which is another one each time."""
+    def is_same_url_without_query(self) -> bool:
+        """Whether the two URLs are equal but for the query, which may be a signature that is new each time."""
         return self.entry is not None and self.entry.url.partition("?")[0] == self.url.partition("?")[0]
 
 
 @dataclass(frozen=True, slots=True)
 class RevalidationPolicy:
-    """How much of what is known is believed. `not_found_ttl` is in seconds."""
+    """When a file or a 404 of an earlier run is used without a request, and when a request is conditional."""
 
     refresh: Refresh = Refresh.CONDITIONAL
     not_found_ttl: float = 0.0
+    """How long a 404 or 410 is fresh, in seconds; the freshness lifetime of RFC 9111, 4.2, for an absence."""
 
 
-def status_without_request(known: PriorState, policy: RevalidationPolicy, now: datetime) -> Status | None:
-    """Return how an item ends without any request, or None if the origin must be asked."""
-    if policy.refresh is Refresh.ALWAYS or known.entry is None:
+def status_without_request(prior: PriorState, policy: RevalidationPolicy, now: datetime) -> Status | None:
+    """Return the status of an item that needs no request, or None if the origin must be asked."""
+    if policy.refresh is Refresh.ALWAYS or prior.entry is None:
         return None
-    if policy.refresh is Refresh.MISSING and known.intact and known.same_path:
+    if policy.refresh is Refresh.MISSING and prior.intact_file and prior.is_same_url_without_query:
         return Status.UNCHANGED
-    absent = known.entry.status is Status.NOT_FOUND and known.same_url
-    if absent and _age(known.entry.checked_at, now) < timedelta(seconds=policy.not_found_ttl):
+    is_absent = prior.entry.status is Status.NOT_FOUND and prior.is_same_url
+    if is_absent and _age(prior.entry.checked_at, now) < timedelta(seconds=policy.not_found_ttl):
         return Status.NOT_FOUND
     return None
 
 
-def validators_to_send(known: PriorState, policy: RevalidationPolicy) -> Validators | None:
-    """Return what to make the request conditional by, or None for a plain one."""
-    stored = known.intact
-    if policy.refresh is not Refresh.CONDITIONAL or stored is None or not known.same_url:
+def validators_to_send(prior: PriorState, policy: RevalidationPolicy) -> Validators | None:
+    """Return the validators for a conditional request (RFC 9110, 13.1), or None for an unconditional one.
+
+    A request is conditional only if a 304 could be used: the file is intact, and its validators are of the same URL.
+    """
+    stored = prior.intact_file
+    if policy.refresh is not Refresh.CONDITIONAL or stored is None or not prior.is_same_url:
         return None
     if not (stored.etag or stored.last_modified):
         return None
     return Validators(stored.etag, stored.last_modified, stored.redirected_to)
 
 
-def _age(checked_at: str | None, now: datetime) -> timedelta:
-    """Return how old an answer is; for ever, if its time cannot be read or lies ahead (a clock may have jumped)."""
+def _age(checked_at: str, now: datetime) -> timedelta:
+    """Return the age of an answer.
+
+    It is the longest possible if the time cannot be parsed, or lies in the future because a clock was set back.
+    """
     try:
-        then = datetime.fromisoformat(checked_at or "")
+        time = datetime.fromisoformat(checked_at)
     except ValueError:
         return timedelta.max
-    age = now - (then if then.tzinfo else then.replace(tzinfo=UTC))
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    age = now - time
     return age if age >= timedelta(0) else timedelta.max

@@ -1,4 +1,4 @@
-"""What is believed of earlier runs, as functions of what they learned."""
+"""Which items need no request, and which requests are conditional, by the state that earlier runs left."""
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,18 +11,18 @@ from job.revalidation import PriorState, RevalidationPolicy, status_without_requ
 NOW = datetime(2026, 11, 22, 4, 17, tzinfo=UTC)
 STORED = Stored("br.gif", 359, "7101", "image/gif", etag='"a"', last_modified="then", version="1")
 ENTRY = Entry("BR", "http://h/br.gif", "br.gif", Status.OK, STORED, NOW.isoformat(), NOW.isoformat(), 1, None)
-KNOWN = PriorState(ENTRY, STORED, ENTRY.url)
+PRIOR = PriorState(ENTRY, STORED, ENTRY.url)
 
 
-def absent(age: timedelta | str, *, same_url: bool = True) -> PriorState:
+def not_found(age: timedelta | str, *, same_url: bool = True) -> PriorState:
     checked = age if isinstance(age, str) else (NOW - age).isoformat()
     entry = replace(ENTRY, status=Status.NOT_FOUND, stored=None, checked_at=checked)
     return PriorState(entry, url=ENTRY.url if same_url else "http://localhost/other")
 
 
 @pytest.mark.parametrize("refresh", Refresh)
-def test_what_nobody_knows_is_asked_for(refresh: Refresh) -> None:
-    """Without an entry there is nothing to believe, and no condition."""
+def test_an_unknown_item_is_requested_unconditionally(refresh: Refresh) -> None:
+    """Without an entry there is neither a status nor a validator."""
     policy = RevalidationPolicy(refresh, not_found_ttl=1e9)
     assert status_without_request(PriorState(), policy, NOW) is None
     assert validators_to_send(PriorState(), policy) is None
@@ -36,65 +36,65 @@ def test_what_nobody_knows_is_asked_for(refresh: Refresh) -> None:
         (Refresh.ALWAYS, None, None),
     ],
 )
-def test_an_intact_file_is_treated_as_the_user_asked(
+def test_an_intact_file_is_treated_as_configured(
     refresh: Refresh, status: Status | None, condition: Validators | None
 ) -> None:
-    """Asked for on a condition, left alone, or fetched again."""
-    assert status_without_request(KNOWN, RevalidationPolicy(refresh), NOW) is status
-    assert validators_to_send(KNOWN, RevalidationPolicy(refresh)) == condition
+    """It is revalidated, left alone, or downloaded again."""
+    assert status_without_request(PRIOR, RevalidationPolicy(refresh), NOW) is status
+    assert validators_to_send(PRIOR, RevalidationPolicy(refresh)) == condition
 
 
 @pytest.mark.parametrize(
-    "known",
+    "prior",
     [
-        replace(KNOWN, intact=None),
-        replace(KNOWN, url="http://localhost/other"),
-        replace(KNOWN, intact=replace(STORED, etag=None, last_modified=None)),
+        replace(PRIOR, intact_file=None),
+        replace(PRIOR, url="http://localhost/other"),
+        replace(PRIOR, intact_file=replace(STORED, etag=None, last_modified=None)),
     ],
 )
-def test_without_file_or_validators_there_is_no_condition(known: PriorState) -> None:
-    """A condition about a file that is not there, or another URL's, could bring a wrong 304."""
-    assert validators_to_send(known, RevalidationPolicy()) is None
+def test_without_file_or_validators_a_request_is_unconditional(prior: PriorState) -> None:
+    """Validators of a file that is missing, or of another URL, could bring a 304 that is wrong."""
+    assert validators_to_send(prior, RevalidationPolicy()) is None
 
 
-def test_validators_say_what_url_they_are_of() -> None:
-    """Where redirects led to another than was asked for, that one's."""
-    known = replace(KNOWN, intact=replace(STORED, redirected_to="0a1b"))
-    assert validators_to_send(known, RevalidationPolicy()) == Validators('"a"', "then", "0a1b")
+def test_validators_name_the_url_after_redirects() -> None:
+    """Validators of a redirected request have the digest of the URL that answered."""
+    prior = replace(PRIOR, intact_file=replace(STORED, redirected_to="0a1b"))
+    assert validators_to_send(prior, RevalidationPolicy()) == Validators('"a"', "then", "0a1b")
 
 
 def test_one_validator_is_enough() -> None:
-    """An origin that sends only one of the two gets that one."""
-    assert validators_to_send(replace(KNOWN, intact=replace(STORED, etag=None)), RevalidationPolicy()) == Validators(
-        None, "then"
-    )
+    """If an origin sends only one of the two validators, that one is sent back."""
     assert validators_to_send(
-        replace(KNOWN, intact=replace(STORED, last_modified=None)), RevalidationPolicy()
+        replace(PRIOR, intact_file=replace(STORED, etag=None)), RevalidationPolicy()
+    ) == Validators(None, "then")
+    assert validators_to_send(
+        replace(PRIOR, intact_file=replace(STORED, last_modified=None)), RevalidationPolicy()
     ) == Validators('"a"', None)
 
 
 @pytest.mark.parametrize(
-    ("known", "believed"),
+    ("prior", "is_fresh"),
     [
-        (absent(timedelta(seconds=59)), True),
-        (absent(timedelta(seconds=60)), False),
-        (absent(timedelta(seconds=-1)), False),
-        (absent("2026-11-22T04:16:59"), True),
-        (absent("yesterday"), False),
-        (absent(""), False),
-        (absent(timedelta(seconds=1), same_url=False), False),
-        (KNOWN, False),
+        (not_found(timedelta(seconds=59)), True),
+        (not_found(timedelta(seconds=60)), False),
+        (not_found(timedelta(seconds=-1)), False),
+        (not_found("2026-11-22T04:16:59"), True),
+        (not_found("yesterday"), False),
+        (not_found(""), False),
+        (not_found(timedelta(seconds=1), same_url=False), False),
+        (PRIOR, False),
     ],
 )
-def test_an_absence_is_believed_for_its_time(known: PriorState, *, believed: bool) -> None:
-    """Only for the same URL, only so long, and never one from the future."""
-    assert (status_without_request(known, RevalidationPolicy(not_found_ttl=60), NOW) is Status.NOT_FOUND) is believed
-    assert status_without_request(known, RevalidationPolicy(Refresh.ALWAYS, not_found_ttl=60), NOW) is None
+def test_a_404_is_fresh_for_its_ttl(prior: PriorState, *, is_fresh: bool) -> None:
+    """A 404 is used without a request only for the same URL, within the TTL, and never if it lies in the future."""
+    assert (status_without_request(prior, RevalidationPolicy(not_found_ttl=60), NOW) is Status.NOT_FOUND) is is_fresh
+    assert status_without_request(prior, RevalidationPolicy(Refresh.ALWAYS, not_found_ttl=60), NOW) is None
 
 
-def test_by_default_an_absence_is_not_believed() -> None:
-    """Without a time to live every run asks."""
-    assert status_without_request(absent(timedelta(0)), RevalidationPolicy(), NOW) is None
+def test_by_default_a_404_is_never_fresh() -> None:
+    """Without a TTL each run asks the origin."""
+    assert status_without_request(not_found(timedelta(0)), RevalidationPolicy(), NOW) is None
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,6 @@ def test_by_default_an_absence_is_not_believed() -> None:
         ("http://elsewhere/br.gif", None),
     ],
 )
-def test_a_file_from_another_place_is_not_the_one_that_is_missing(url: str, status: Status | None) -> None:
-    """With `missing` a file is only left alone that came from where it would be fetched now."""
-    assert status_without_request(replace(KNOWN, url=url), RevalidationPolicy(Refresh.MISSING), NOW) is status
+def test_a_file_of_another_url_is_downloaded_with_missing(url: str, status: Status | None) -> None:
+    """With `missing`, a file is left alone only if it came from the URL from which it would be downloaded now."""
+    assert status_without_request(replace(PRIOR, url=url), RevalidationPolicy(Refresh.MISSING), NOW) is status
