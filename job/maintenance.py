@@ -126,7 +126,7 @@ def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delet
     try:
         with ExitStack() as ended:
             ended.callback(_forget, verification, own, root)
-            code: int = ExitCode.OK if verification.run(manifest.entries(own)) else ExitCode.PERMANENT
+            code: int = ExitCode.OK if verification.run(manifest.read_entries(own)) else ExitCode.PERMANENT
     except StorageError as error:
         log.storage_failed(str(error))
         return ExitCode.STORAGE

@@ -25,8 +25,7 @@ from job.exit_code import ExitCode, Totals, exit_code, outcome_name
 from job.layout import BUCKET_SCHEMES
 from job.maintenance import Finding, Verification
 from job.manifest import Change
-from job.manifest.lines import Row as Line
-from job.manifest.lines import dump, header
+from job.manifest.records import Record, encode, encode_header
 from job.metrics import Metrics
 from job.model import Budget, Entry, Refresh, Result, Status, Stored, Summary
 from job.settings import OPTIONS, ServeOptions, SimulateOptions, help_text, load, load_options
@@ -194,8 +193,8 @@ def test_the_manifest() -> None:
         "http_404",
     )
     _, fields, _ = tables("CONFIGURATION.md", "What a run leaves")
-    assert firsts(fields) == list(json.loads(dump(Line(entry, gone=True))))
-    assert set(json.loads(header("o"))) <= set(names(section("CONFIGURATION.md", "What a run leaves")))
+    assert firsts(fields) == list(json.loads(encode(Record(entry, gone=True))))
+    assert set(json.loads(encode_header("o"))) <= set(names(section("CONFIGURATION.md", "What a run leaves")))
 
 
 def test_changes() -> None:
@@ -208,9 +207,9 @@ def test_findings() -> None:
     options = tables("CONFIGURATION.md", "flagjob verify")[1]
     assert firsts(options) == list(Finding)
     for finding, option in zip(Finding, options, strict=True):
-        audit = Verification(ROOT / "nowhere", lambda *_: None)
-        audit.counts[finding] = 1
-        assert option[2] == str(int(ExitCode.OK if audit.run(()) else ExitCode.PERMANENT))
+        verification = Verification(ROOT / "nowhere", lambda *_: None)
+        verification.counts[finding] = 1
+        assert option[2] == str(int(ExitCode.OK if verification.run(()) else ExitCode.PERMANENT))
 
 
 @pytest.mark.parametrize("command", MAINTENANCE)

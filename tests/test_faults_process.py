@@ -120,7 +120,7 @@ def test_two_runs_at_once_are_as_good_as_one(tmp_path: Path) -> None:
 READS_THE_CLOCK = {
     "job/downloader.py": 1,  # FLAGJOB_NOT_FOUND_TTL, which is of earlier runs
     "job/client.py": 1,  # a Retry-After that is a date, clamped
-    "job/manifest/known.py": 1,  # when an entry was checked
+    "job/manifest/shard_manifest.py": 1,  # when an entry was checked
     "job/reporting.py": 2,  # when a run began and ended, for metrics
     "job/storage/generations.py": 2,  # a set's name, and what is old enough to be swept
     "job/storage/local.py": 1,  # the same

@@ -39,5 +39,4 @@ class Scope:
 
 def manifest_for(directory: Path, checksums: Path, scope: Scope) -> Manifest:
     """Return the manifest of a scope, in a directory, that lists its files in `checksums`."""
-    shard = scope.shard
-    return Manifest(directory, checksums, origin=scope.origin, shard=shard.index, shards=shard.count, mine=shard.owns)
+    return Manifest(directory, checksums, origin=scope.origin, shard=scope.shard)

@@ -1,7 +1,6 @@
-"""What is known of each code from earlier runs, crash-safe."""
+"""The manifest: what earlier runs recorded of each code, and what this run changes, in files that survive a crash."""
 
-from job.manifest.history import Change
-from job.manifest.known import DEMO_SERVER, Manifest
-from job.manifest.whole import entries, forget
+from job.manifest.changes import Change
+from job.manifest.shard_manifest import DEMO_SERVER, Manifest, forget, read_entries
 
-__all__ = ["DEMO_SERVER", "Change", "Manifest", "entries", "forget"]
+__all__ = ["DEMO_SERVER", "Change", "Manifest", "forget", "read_entries"]

@@ -1,83 +1,190 @@
-"""What this run changed, a line each as it happens, beside those of the ten runs before."""
+"""The changes of one run: how a result changes a code's record, and changes.jsonl, which lists what changed."""
 
 import re
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 
 import orjson
 
 from job.atomic_write import map_os_errors
-from job.manifest.history import Change
 from job.manifest.line_file import LineFile
-from job.model import Stored
+from job.manifest.records import Record
+from job.model import Entry, Result, Status, Stored, WorkItem
 from job.shard import Shard
 
-_KEPT = 10
-_SUMMARY = b'{"change":"summary",'
+_ANSWERS = {Status.OK, Status.UNCHANGED, Status.NOT_FOUND}
+"""The statuses that are the origin's own answer about the file; after an error or a cancellation its state is open."""
+_OLDER_FILES = 10
+_SUMMARY_PREFIX = b'{"change":"summary",'
 _TAIL_BYTES = 4096
+"""More than the longest summary."""
 
 
-class Changes:
-    """The changes of one run. For one thread; everything may raise StorageError."""
+class Change(StrEnum):
+    """What a run changed in the file of a code."""
+
+    NEW = "new"
+    """The file is here for the first time, under a new name, or again after it was gone."""
+    CHANGED = "changed"
+    GONE = "gone"
+    """The origin has the file no more. It is reported once, and the file stays."""
+    UNCHANGED = "unchanged"
+
+
+def is_worth_recording(prior: Record | None, result: Result) -> bool:
+    """Return whether a result belongs into the manifest.
+
+    It does if the origin was asked. Without an attempt it does only if it adds something to the prior record: a line
+    has the time of a check, and must not claim one that did not happen.
+    """
+    if result.attempts:
+        return True
+    if prior is None:
+        return result.status is not Status.CANCELLED
+    return result.data is not None and result.data != prior.entry.stored
+
+
+def change_of(prior: Record | None, result: Result) -> Change | None:
+    """Return what a result changes in the file of its code; None if that is unknown, or if there is no file.
+
+    ================  =============  =============================
+    prior file        result         change
+    ================  =============  =============================
+    here              not found      gone
+    none, or gone     not found      none
+    any               no file        none (an error, a cancellation)
+    none, or gone     a file         new
+    here, other name  a file         new
+    here              same bytes     unchanged
+    here              other bytes    changed
+    ================  =============  =============================
+    """
+    file_here = None if prior is None or prior.gone else prior.entry.stored
+    if result.status is Status.NOT_FOUND:
+        return Change.GONE if file_here else None
+    if result.data is None:
+        return None
+    if file_here is None or file_here.path != result.data.path:
+        return Change.NEW
+    return Change.UNCHANGED if file_here.sha256 == result.data.sha256 else Change.CHANGED
+
+
+def next_record(prior: Record | None, item: WorkItem, url: str, result: Result, now: str) -> Record:
+    """Return the record of a code after a result.
+
+    `url` is the item's URL as it is recorded, `now` the time as `timestamp` returns it. A result without a file keeps
+    the older file.
+    """
+    if prior:
+        before = prior.entry
+    else:
+        before = Entry(item.code, url, item.file, result.status, None, "", None, attempts=0, reason=None)
+    stored = result.data or _older_file(before, url, item.file)
+    has_new_bytes = result.data is not None and (before.stored is None or before.stored.sha256 != result.data.sha256)
+    entry = Entry(
+        code=item.code,
+        url=url,
+        file=stored.path if stored else item.file,
+        status=result.status,
+        stored=stored,
+        checked_at=now if result.status in _ANSWERS else before.checked_at,
+        changed_at=now if has_new_bytes else before.changed_at,
+        attempts=result.attempts,
+        reason=result.reason,
+    )
+    return Record(entry, gone=stored is not None and _is_gone(prior, result.status))
+
+
+def _older_file(before: Entry, url: str, file: str) -> Stored | None:
+    """Return the file that stays, without validators and version if they were recorded for another URL or name."""
+    if before.stored is None or (before.url, before.file) == (url, file):
+        return before.stored
+    return replace(before.stored, etag=None, last_modified=None, version=None)
+
+
+def _is_gone(prior: Record | None, status: Status) -> bool:
+    """Return whether the origin has the code's file no more; an error leaves that as it was."""
+    if status in _ANSWERS:
+        return status is Status.NOT_FOUND
+    return prior is not None and prior.gone
+
+
+class ChangeLog:
+    """The file that lists the changes of one run as they happen. For one thread; every method may raise StorageError.
+
+    The summary is the last line that a run writes, after everything else is on the disk. A file without a summary
+    therefore belongs to a run that was killed, and the next run makes up for what that run left undone.
+    """
 
     def __init__(self, directory: Path, shard: Shard, now: Callable[[], datetime]) -> None:
         self.counts = dict.fromkeys(Change, 0)
-        """How many codes so far; UNCHANGED is counted and not told."""
-        self.follows_a_whole_run = False
-        """The run before told its summary, which is the last thing that a run does."""
+        """How many codes so far; the unchanged ones are counted only and have no line."""
+        self.follows_complete_run = False
+        """Whether the run before ended with its summary; False also if there is no file of a run before."""
         self._stem = shard.name("changes")
         self._file = LineFile(directory / f"{self._stem}.jsonl")
         self._now = now
         self._started_at = ""
 
     def open(self) -> None:
-        """Begin this run's file; that of the run before goes aside, named by when it was last written."""
-        self._started_at = stamp(self._now())
+        """Rename the file of the run before by the time of its last line, delete the oldest files, begin a new one."""
+        self._started_at = timestamp(self._now())
         path = self._file.path
         with map_os_errors(path):
-            with suppress(FileNotFoundError):  # the first run, or another pod of this shard was faster
-                self.follows_a_whole_run = _last_line(path).startswith(_SUMMARY)
-                path.replace(self._name_aside(path))
-            for _, old in self._aside()[:-_KEPT]:
-                old.unlink(missing_ok=True)
+            # There is no such file in a first run, or if another process of this shard has just renamed it. Two
+            # processes that begin together may append to one file; each line names its code, so nothing is lost.
+            with suppress(FileNotFoundError):
+                self.follows_complete_run = _last_line(path).startswith(_SUMMARY_PREFIX)
+                path.replace(self._dated_path(path))
+            for _, older in self._older_files()[:-_OLDER_FILES]:
+                older.unlink(missing_ok=True)
         self._file.open(write=True)
 
-    def add(self, change: Change, code: str, file: Stored, before: Stored | None) -> None:
-        """Count a change, and tell it; `file` is the one that is there now, `before` the one that it replaces."""
+    def record(self, change: Change, code: str, file: Stored, replaced: Stored | None) -> None:
+        """Count a change and append its line; `file` is at the destination now, `replaced` was there before."""
         self.counts[change] += 1
         if change is Change.UNCHANGED:
             return
-        old = {"old_sha256": before.sha256} if before and change is Change.CHANGED else {}
-        self._file.append(
-            orjson.dumps({"change": change, "code": code, "file": file.path, **old, "sha256": file.sha256})
-        )
+        line = {"change": change, "code": code, "file": file.path}
+        if change is Change.CHANGED and replaced:
+            line["old_sha256"] = replaced.sha256
+        line["sha256"] = file.sha256
+        self._file.append(orjson.dumps(line))
 
     def finish(self) -> None:
-        """Tell the summary, and put every line on the disk."""
-        counts = {change.value: number for change, number in self.counts.items()}
-        times = {"started_at": self._started_at, "finished_at": stamp(self._now())}
+        """Append the summary and flush every line to the disk."""
+        counts = {change.value: count for change, count in self.counts.items()}
+        times = {"started_at": self._started_at, "finished_at": timestamp(self._now())}
         self._file.append(orjson.dumps({"change": "summary", **counts, **times}))
         self._file.sync()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
-    def _name_aside(self, path: Path) -> Path:
+    def _dated_path(self, path: Path) -> Path:
+        """Return an unused path with the time of the last write; runs of one second get numbers: none, 1, 2."""
         date = f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y%m%dT%H%M%SZ}"
-        last = max((number for (when, number), _ in self._aside() if when == date), default=-1)
-        return path.with_name(f"{self._stem}-{date}{f'-{last + 1}' if last >= 0 else ''}.jsonl")
+        used_numbers = [number for (other_date, number), _ in self._older_files() if other_date == date]
+        suffix = f"-{max(used_numbers) + 1}" if used_numbers else ""
+        return path.with_name(f"{self._stem}-{date}{suffix}.jsonl")
 
-    def _aside(self) -> list[tuple[tuple[str, int], Path]]:
-        """Return the older runs' files by date, and by number within a second, the oldest first."""
+    def _older_files(self) -> list[tuple[tuple[str, int], Path]]:
+        """Return the dates, numbers and paths of the older runs' files, the oldest first."""
         pattern = re.compile(rf"{self._stem}-(\d{{8}}T\d{{6}}Z)(?:-(\d+))?\.jsonl")
-        found = ((pattern.fullmatch(path.name), path) for path in self._file.path.parent.iterdir())
-        return sorted(((name[1], int(name[2] or 0)), path) for name, path in found if name)
+        older = []
+        for path in self._file.path.parent.iterdir():
+            match = pattern.fullmatch(path.name)
+            if match:
+                older.append(((match[1], int(match[2] or 0)), path))
+        return sorted(older)
 
 
-def stamp(time: datetime) -> str:
+def timestamp(time: datetime) -> str:
     """Return a time as it is recorded: ISO 8601 in UTC, to the second, so that texts compare as times do."""
     return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
@@ -85,4 +192,5 @@ def stamp(time: datetime) -> str:
 def _last_line(path: Path) -> bytes:
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
-        return (file.read().splitlines() or [b""])[-1]
+        lines = file.read().splitlines()
+    return lines[-1] if lines else b""

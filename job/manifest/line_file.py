@@ -1,4 +1,4 @@
-"""Files that grow by whole lines, with one clear message where the disk refuses."""
+"""Append-only files of lines: several processes may append to one, and a torn last line costs only itself."""
 
 import os
 from collections.abc import Iterator
@@ -7,87 +7,113 @@ from pathlib import Path
 from job.atomic_write import map_os_errors, storage_error
 
 _BLOCK_BYTES = 64 * 1024
-_LINE_BYTES = 2048
-"""Few lines are longer; those that are cost a second read."""
-_LONGEST_BYTES = 1024 * 1024
-"""No line of ours is longer (libcurl takes 300 kB of headers): what is, is damage, and passed over in pieces."""
+_USUAL_LINE_BYTES = 2048
+"""What `line_at` reads at first. Few lines are longer; a longer one costs a second read."""
+_LONGEST_LINE_BYTES = 1024 * 1024
+"""No line of ours is longer (libcurl accepts 300 kB of headers): more without a line end is damage, and is skipped."""
 
 
-def first_line(path: Path) -> bytes:
-    """Return how a file begins, up to the end of its first line; raise StorageError if it cannot be read."""
+def read_first_line(path: Path) -> bytes:
+    """Return the first line of a file, with its line end if it has one; raise StorageError if it cannot be read."""
     with map_os_errors(path), path.open("rb") as file:
-        return file.readline(_LONGEST_BYTES)
+        return file.readline(_LONGEST_LINE_BYTES)
 
 
 class LineFile:
-    """A file of lines. Any thread may read lines; all else is for one thread. Every method may raise StorageError.
+    """A file that only grows, by whole lines. Any thread may call `line_at`, one thread everything else.
 
-    Processes may append to it at the same time: a line is one write to the end, and no line is ever taken back.
+    Several processes may append at the same time. The file is opened with O_APPEND, so the kernel finds the end of the
+    file and writes there in one step (POSIX, write), and each line is one write: on a local file system the lines of
+    two processes never mix. NFS does not guarantee that (Linux, open(2)), and a full disk writes part of a line; both
+    leave a damaged line, which readers skip. No byte that was written is ever changed, so a reader needs no lock.
+
+    Every method may raise StorageError.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = -1
-        self._torn = False
+        self._is_torn = False  # the last append failed, perhaps after a part of its line was written
 
     def open(self, *, write: bool) -> None:
-        """Open it; to write, make it if it is missing, and end a last line that a crash tore, so that none joins it."""
+        """Open the file; to write, create it if it is missing."""
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND if write else os.O_RDONLY
         with map_os_errors(self.path):
             self._descriptor = os.open(self.path, flags, 0o666)
             size = self.size
             if write and size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+                # A crash tore the last line. End it, or the next line would join it and both would be lost. The writer
+                # may as well be alive and in the middle of a write: then this costs an empty line, which readers skip.
                 self.append(b"")
 
     @property
     def size(self) -> int:
-        """Bytes, whoever wrote them."""
+        """The size of the file in bytes, including what other processes appended."""
         with map_os_errors(self.path):
             return os.fstat(self._descriptor).st_size
 
     def append(self, line: bytes) -> int:
-        """Hand a line, without its end, to the kernel, where it outlives this process; return where it ends there."""
-        data = (b"\n" if self._torn else b"") + line + b"\n"
-        self._torn = True
+        """Append a line, given without its line end, and return the offset where it ends in the file.
+
+        The bytes are in the kernel when this returns: they survive the end of this process, but not yet a power cut.
+        """
+        # After a failed append the file may end in a part of a line: a line end first keeps this line apart from it.
+        data = (b"\n" if self._is_torn else b"") + line + b"\n"
+        self._is_torn = True
         with map_os_errors(self.path):
             while data:
-                data = data[os.write(self._descriptor, data) :]  # a full disk takes a part, and then refuses
-            self._torn = False
-            return os.lseek(self._descriptor, 0, os.SEEK_CUR)  # O_APPEND moves it to behind what was just written
+                written = os.write(self._descriptor, data)  # a full disk takes a part, and then refuses the rest
+                data = data[written:]
+            self._is_torn = False
+            # O_APPEND has moved this descriptor's position to behind what it wrote, not to the end of the file, where
+            # another process may have appended since.
+            return os.lseek(self._descriptor, 0, os.SEEK_CUR)
 
     def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
-        """Yield each whole line from a byte on, after its own offset and without its end."""
+        """Yield the offset and the bytes of each whole line from an offset on, without line ends.
+
+        A last line without an end is not yielded: another process may be writing it. Memory: bounded, also where a
+        file system left a hole of gigabytes after a power cut.
+        """
         rest = b""
         while block := self._read(_BLOCK_BYTES, start + len(rest)):
-            *whole, rest = (rest + block).split(b"\n")
-            for line in whole:
+            *whole_lines, rest = (rest + block).split(b"\n")
+            for line in whole_lines:
                 yield start, line
                 start += len(line) + 1
-            if len(rest) > _LONGEST_BYTES:
-                start, rest = start + len(rest), b""
+            if len(rest) > _LONGEST_LINE_BYTES:
+                start += len(rest)
+                rest = b""
 
     def line_at(self, offset: int) -> bytes:
-        """Return what stands there up to the end of its line."""
-        line, end, _ = self._read(_LINE_BYTES, offset).partition(b"\n")
-        return line if end else self._read(_LONGEST_BYTES, offset).partition(b"\n")[0]
+        """Return the bytes from an offset up to the end of that line.
+
+        Any thread may call it: `pread` moves no position, and what lies before the end of the file never changes.
+        """
+        line, line_end, _ = self._read(_USUAL_LINE_BYTES, offset).partition(b"\n")
+        if line_end:
+            return line
+        return self._read(_LONGEST_LINE_BYTES, offset).partition(b"\n")[0]
 
     def is_replaced(self) -> bool:
-        """Tell whether another file has this one's name by now, or none."""
+        """Return whether the path now leads to another file than the one that is open here, or to none."""
         with map_os_errors(self.path):
             try:
-                there = self.path.stat()
+                current = self.path.stat()
             except FileNotFoundError:
                 return True
-            return not os.path.samestat(there, os.fstat(self._descriptor))
+            return not os.path.samestat(current, os.fstat(self._descriptor))
 
     def sync(self) -> None:
-        """Put every byte on the disk."""
+        """Flush every byte to the disk."""
         with map_os_errors(self.path):
             os.fsync(self._descriptor)
 
     def close(self) -> None:
-        """Let go of it; one that is not open stays so."""
-        descriptor, self._descriptor = self._descriptor, -1
+        """Close the file; does nothing if it is not open."""
+        descriptor = self._descriptor
+        # First, so that a thread which still reads gets an error, not the bytes of a file that reuses this number.
+        self._descriptor = -1
         if descriptor >= 0:
             with map_os_errors(self.path):
                 os.close(descriptor)
@@ -95,5 +121,5 @@ class LineFile:
     def _read(self, size: int, offset: int) -> bytes:
         try:
             return os.pread(self._descriptor, size, offset)
-        except OSError as error:  # `named` would take longer than the read
+        except OSError as error:  # `map_os_errors` would take longer than the read
             raise storage_error(self.path, error) from error

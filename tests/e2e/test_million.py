@@ -15,7 +15,7 @@ from command import environment
 from images import numbered_gif
 from scripted import Answer, Request, ScriptedServer
 
-from job.manifest.lines import Row, dump, header
+from job.manifest.records import Record, encode, encode_header
 from job.model import Entry, Status, Stored
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -42,7 +42,7 @@ def line_of(number: int, url: str, version: str) -> bytes:
     code, data = f"C{number:08}", numbered_gif(number)
     file = file_of(number)
     stored = Stored(file, len(data), sha256(data).hexdigest(), "image/gif", f'"{file}"', None, version)
-    return dump(Row(Entry(code, url.replace("{cc}", code.lower()), file, Status.OK, stored, AT, AT, 1, None)))
+    return encode(Record(Entry(code, url.replace("{cc}", code.lower()), file, Status.OK, stored, AT, AT, 1, None)))
 
 
 def lines(dest: Path, url: str) -> Iterator[bytes]:
@@ -88,7 +88,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
         destination = Destination(home, server)
         destination.manifest.parent.mkdir(parents=True)
         with (home / "manifest").open("wb") as manifest:
-            manifest.write(header(server.url("")) + b"\n")
+            manifest.write(encode_header(server.url("")) + b"\n")
             manifest.writelines(line + b"\n" for line in lines(home / "dest", destination.url))
         (home / "codes").write_text("\n".join(f"c{number:08}" for number in ASKED))
         yield destination

@@ -1,0 +1,281 @@
+"""The manifest of a run's shard, all manifests of a directory read as one, and the SHA256SUMS made from them."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from datetime import UTC, datetime
+from hashlib import blake2b
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from job.atomic_write import map_os_errors, replacing, sweep, sync_directory
+from job.errors import Fault, UsageError
+from job.layout import LOCK, checksums_name, find_manifests, manifest_name
+from job.manifest import records
+from job.manifest.changes import Change, ChangeLog, change_of, is_worth_recording, next_record, timestamp
+from job.manifest.journal import Journal, newest_lines
+from job.manifest.line_file import LineFile, read_first_line
+from job.model import Entry, InvalidItem, Item, Result, WorkItem
+from job.shard import ALL_CODES, Shard
+
+_QUERY_DIGEST_BYTES = 12
+DEMO_SERVER = "built-in"
+"""The origin's name in a run from the built-in demo server, which has another port each time."""
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Manifest:
+    """What is recorded of each code of a shard, in a file that survives a crash at any byte, and what a run changes.
+
+    Any thread may call `find`, one thread at a time everything else; there are no locks (see Journal). Every method may
+    raise StorageError.
+
+    A killed process keeps each result whose `record` has returned, because the line is in the kernel then. A power cut
+    may take back lines since the last `close`. Damaged lines are skipped.
+
+    Two processes may run one shard at the same time, as when Kubernetes starts a pod twice. They append to one file and
+    each indexes the other's lines as it appends its own. If one of them compacts the file, the other goes on appending
+    to the old file, which has no name any more; it notices that in its own `close` and merges its lines into the new
+    file. Lines are lost if it is killed before, or if its `close` falls into the compaction: their codes are requested
+    again by the next run, and their files stay.
+
+    Memory: about 110 bytes a code.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        checksums: Path,
+        *,
+        origin: str,
+        shard: Shard = ALL_CODES,
+        now: Callable[[], datetime] = _utc_now,
+    ) -> None:
+        """Take where the manifest and the checksums lie, the origin of this run, and the shard that it downloads.
+
+        `directory` is created if it is missing. `checksums` is the path of a run without shards; a shard adds its own
+        name. `origin` is scheme, host and port, such as `https://example.org:8443`, or DEMO_SERVER.
+        """
+        self.directory = directory
+        self.origin = origin
+        self._path = directory / manifest_name(shard)
+        self._checksums = checksums.with_name(checksums_name(shard))
+        self._shard = shard
+        self._now = now
+        self._journal = Journal(self._path)
+        self._changes = ChangeLog(directory, shard, now)
+
+    @property
+    def counts(self) -> dict[Change, int]:
+        """How many codes are new, changed, gone and unchanged so far."""
+        return self._changes.counts
+
+    def open(self, *, accept_new_origin: bool) -> None:
+        """Read what earlier runs recorded. If this shard has no manifest yet, adopt its codes from other shard counts.
+
+        Raises UsageError, and changes nothing, if the destination was filled from another origin and that is not
+        accepted.
+        """
+        with map_os_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+            manifests = find_manifests(self.directory)
+        if not accept_new_origin:
+            self._check_origin(manifests)
+        sweep(self.directory / LOCK)
+        if self._shard not in manifests:
+            self._adopt([path for shard, path in manifests.items() if shard.count != self._shard.count])
+        self._journal.open(self.origin)
+        if self._journal.origin != self.origin:
+            # The header names the origin before, or is damaged. It is the first line and lines never change, so the
+            # file is replaced by one with a new header. No other thread has this journal yet.
+            self._compact([self._journal])
+            self._journal.close()
+            self._journal = Journal(self._path)
+            self._journal.open(self.origin)
+        self._changes.open()
+
+    def find(self, code: str) -> Entry | None:
+        """Return the entry of a code; None before `open` and after `close`. Any thread may call it."""
+        record = self._journal.find(code)
+        return record.entry if record else None
+
+    def entries(self) -> Iterator[Entry]:
+        """Yield the entry of each code, in the order of the file, in bounded memory."""
+        return _decoded_entries(self._journal.current_lines())
+
+    def recorded_url(self, url: str) -> str:
+        """Return a URL as it is recorded: a query as its digest, the demo server's without scheme, host and port.
+
+        A query may hold a signature, which must not be on a disk. Its digest is enough to see whether it is the same.
+        """
+        parts = urlsplit(url)
+        if parts.query:
+            digest = blake2b(parts.query.encode(), digest_size=_QUERY_DIGEST_BYTES).hexdigest()
+            parts = parts._replace(query=digest)
+        if self.origin == DEMO_SERVER:
+            parts = parts._replace(scheme="", netloc="")
+        return parts.geturl()
+
+    def record(self, item: Item, result: Result) -> None:
+        """Record how an item ended. Invalid items, and items without an attempt, leave no line.
+
+        A failure keeps the older file and its validators. If the URL or the file's name are new, it keeps the file
+        without validators and version, which would vouch for something else.
+        """
+        if isinstance(item, InvalidItem):
+            return
+        prior = self._journal.find(item.code)
+        if not is_worth_recording(prior, result):
+            if result.data is not None:
+                self.counts[Change.UNCHANGED] += 1
+            return
+        record = next_record(prior, item, self.recorded_url(item.url), result, timestamp(self._now()))
+        change = change_of(prior, result)
+        # The line of the change first, the line of the manifest second. A run that is killed in between leaves a change
+        # that is not in the manifest: the next run finds the same difference and reports it once more. The other way
+        # round the manifest would be up to date, and the change would never be reported.
+        if change and record.entry.stored:
+            self._changes.record(change, item.code, record.entry.stored, prior.entry.stored if prior else None)
+        self._journal.append(records.encode(record))
+        if change is Change.NEW:
+            self._forget_former_codes(item)
+
+    def close(self) -> None:
+        """Compact the manifest if it is worth it, renew SHA256SUMS if it would differ, and write the summary.
+
+        Everything is on the disk when this returns. The files are closed in any case.
+        """
+        with ExitStack() as stack:
+            stack.callback(self._changes.close)
+            stack.callback(self._journal.close)
+            # Lines of another process first: a compaction keeps only lines that are indexed.
+            self._journal.refresh()
+            journals = [self._journal]
+            is_replaced = self._journal.is_replaced
+            if is_replaced:
+                # Another process has compacted, or somebody has removed the file. What this run appended since is only
+                # in the file that is open here; the lines that others appended since are only in the one on the path.
+                current = Journal(self._path)
+                stack.callback(current.close)
+                current.open(self.origin)
+                journals.append(current)
+            if is_replaced or self._journal.is_worth_compacting:
+                self._compact(journals)
+            else:
+                self._journal.sync()
+            if is_replaced or self._may_differ_from_checksums or not self._checksums.exists():
+                _write_checksums(self._checksums, self.directory, newest_lines(journals))
+            # The summary is last. A run that is killed before leaves none, and the next run therefore writes SHA256SUMS
+            # even if it finds nothing new.
+            self._changes.finish()
+            sync_directory(self.directory)
+
+    @property
+    def _may_differ_from_checksums(self) -> bool:
+        """Whether files came in this run, or the run before was killed before it wrote SHA256SUMS."""
+        has_new_files = self.counts[Change.NEW] > 0 or self.counts[Change.CHANGED] > 0
+        return has_new_files or not self._changes.follows_complete_run
+
+    def _check_origin(self, manifests: dict[Shard, Path]) -> None:
+        """Raise UsageError if a manifest of this shard count, or of any if this shard is new, has another origin."""
+        for shard, path in manifests.items():
+            if self._shard in manifests and shard.count != self._shard.count:
+                continue  # an older shard count's: it was checked when this shard adopted from it
+            origin = records.decode_origin(read_first_line(path))
+            if origin not in {None, self.origin}:
+                problem = f"the destination was filled from {origin} ({path.name}); to go on, FLAGJOB_NEW_ORIGIN=accept"
+                raise UsageError(Fault("FLAGJOB_URL", self.origin, problem))
+
+    def _adopt(self, others: Iterable[Path]) -> None:
+        """Begin this shard's manifest with its own codes from the manifests of other shard counts.
+
+        The file appears complete or not at all, so a run that is killed meanwhile adopts again.
+        """
+        with ExitStack() as stack:
+            journals = [Journal(path, only=self._shard) for path in others]
+            for journal in journals:
+                stack.callback(journal.close)
+                journal.open_read_only()
+            if journals:
+                self._compact(journals)
+
+    def _forget_former_codes(self, item: WorkItem) -> None:
+        """Forget the code that had this item's file before, under a template that derives codes in another way."""
+        stem = item.file.rpartition(".")[0] or item.file
+        for code in {item.file, stem, item.file.upper(), stem.upper()} - {item.code}:
+            other = self._journal.find(code)
+            if other and other.entry.stored and other.entry.stored.path == item.file:
+                self._journal.append(records.encode_forgotten(code))
+
+    def _compact(self, journals: list[Journal]) -> None:
+        """Replace the file, in one step, by one that has a header and the newest line of each code."""
+        with replacing(self._path, self.directory / LOCK) as file:
+            file.write(records.encode_header(self.origin) + b"\n")
+            file.writelines(line + b"\n" for line in newest_lines(journals))
+
+
+def read_entries(directory: Path) -> Iterator[Entry]:
+    """Yield the entry of each code in any manifest of a directory; of several entries the one checked last.
+
+    Writes nothing, so it may be used while a run is under way. Memory: about 110 bytes an entry. Raises StorageError.
+    """
+    with _all_journals(directory) as journals:
+        yield from _decoded_entries(newest_lines(list(journals.values())))
+
+
+def forget(directory: Path, checksums: Path, codes: Collection[str]) -> None:
+    """Remove codes from every manifest that has them, and their files from SHA256SUMS; the files themselves stay.
+
+    `checksums` is the path of a run without shards. Raises StorageError.
+    """
+    with _all_journals(directory) as journals:
+        for shard, journal in journals.items():
+            known_codes = [code for code in codes if journal.find(code)]
+            if known_codes:
+                _append_forgotten(directory / manifest_name(shard), known_codes)
+                journal.refresh()
+                shard_checksums = checksums.with_name(checksums_name(shard))
+                _write_checksums(shard_checksums, directory, journal.current_lines())
+
+
+@contextmanager
+def _all_journals(directory: Path) -> Iterator[dict[Shard, Journal]]:
+    """Yield every manifest of a directory, open to be read."""
+    with map_os_errors(directory):
+        journals = {shard: Journal(path) for shard, path in find_manifests(directory).items()}
+    with ExitStack() as stack:
+        for journal in journals.values():
+            stack.callback(journal.close)
+            journal.open_read_only()
+        yield journals
+
+
+def _append_forgotten(path: Path, codes: Iterable[str]) -> None:
+    """Append to a manifest that codes are forgotten. It is a file that grows, so a run may append at the same time."""
+    file = LineFile(path)
+    with closing(file):
+        file.open(write=True)
+        for code in codes:
+            file.append(records.encode_forgotten(code))
+        file.sync()
+
+
+def _write_checksums(path: Path, directory: Path, lines: Iterable[bytes]) -> None:
+    """Replace a SHA256SUMS file by the files of these lines of a manifest; raise StorageError if that fails.
+
+    File names are relative to the directory of `path`. They hold no character that the format would need escaped.
+    """
+    with replacing(path, directory / LOCK) as file:
+        for entry in _decoded_entries(lines):
+            if entry.stored:
+                file.write(f"{entry.stored.sha256}  {entry.stored.path}\n".encode())
+
+
+def _decoded_entries(lines: Iterable[bytes]) -> Iterator[Entry]:
+    """Yield the entry of each line that can be decoded."""
+    for line in lines:
+        record = records.decode(line)
+        if record:
+            yield record.entry
