@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b, file_digest
@@ -19,151 +18,72 @@ from job.model import Entry, Status, Stored
 from job.settings import Publish, Settings
 from job.storage import Generations
 
-_KEY_BYTES = 14
-_MANIFESTS = "manifest*.jsonl"
-
 
 class Finding(StrEnum):
-    """What a file turned out to be."""
+    """What `verify` finds of a file."""
 
     WHOLE = "whole"
     CHANGED = "changed"
     """Its bytes are not those that were stored."""
     MISSING = "missing"
     UNKNOWN = "unknown"
-    """It is no code's file."""
+    """It is in no entry of a manifest."""
     GONE = "gone"
-    """Whole, but the origin had it no more when it was asked last."""
+    """It is whole, but the origin did not have it any more when it was last asked."""
     DELETED = "deleted"
-    """It was gone, and is deleted now."""
+    """It was gone, and this command has deleted it."""
 
 
 _FAILURES = {Finding.CHANGED, Finding.MISSING}
-
-
-@dataclass(slots=True)
-class Verification:
-    """One look at a directory. `tell` is called for each file that is not simply whole. Memory: 110 bytes a file."""
-
-    root: Path
-    on_finding: Callable[[Finding, str], None]
-    delete: bool = False
-    """Delete the files that are gone; `deleted` then has their codes, to be forgotten."""
-    check: Callable[[], None] = lambda: None
-    """Called before each file; what it raises ends the audit."""
-    counts: dict[Finding, int] = field(default_factory=lambda: dict.fromkeys(Finding, 0))
-    deleted: list[str] = field(default_factory=list)
-    _known: set[bytes] = field(default_factory=set)
-
-    def run(self, entries: Iterable[Entry]) -> bool:
-        """Read every file; return whether none is changed or missing. Raises StorageError where one cannot be read.
-
-        A changed file that looks as it was stored, by size and mtime, is touched, so that the next run replaces it.
-        """
-        for entry in entries:
-            self.check()
-            if entry.stored:
-                self._known.add(_key(entry.stored.path))
-                self._count(self._judged(entry, entry.stored), entry.stored.path)
-        for file in self._unknown():
-            self._count(Finding.UNKNOWN, file)
-        return not self.counts[Finding.CHANGED] + self.counts[Finding.MISSING]
-
-    def _count(self, finding: Finding, file: str) -> None:
-        self.counts[finding] += 1
-        if finding is not Finding.WHOLE:
-            self.on_finding(finding, file)
-
-    def _judged(self, entry: Entry, stored: Stored) -> Finding:
-        path = self.root / stored.path
-        gone = entry.status is Status.NOT_FOUND
-        if gone and self.delete:
-            return self._deleted(entry, path)
-        if not path.is_file() or path.is_symlink():
-            return Finding.MISSING
-        with map_os_errors(path), path.open("rb") as file:
-            whole = file_digest(file, "sha256").hexdigest() == stored.sha256
-            if not whole and str(os.fstat(file.fileno()).st_mtime_ns) == stored.version:
-                os.utime(path)
-        return (Finding.GONE if gone else Finding.WHOLE) if whole else Finding.CHANGED
-
-    def _deleted(self, entry: Entry, path: Path) -> Finding:
-        try:
-            with map_os_errors(path):
-                path.unlink(missing_ok=True)
-        except PathError:  # something else is there, a directory say
-            return Finding.MISSING
-        self.deleted.append(entry.code)
-        return Finding.DELETED
-
-    def _unknown(self) -> Iterator[str]:
-        """Find files that no entry names, but for what is flagjob's own."""
-        for directory, directories, files in os.walk(self.root):
-            below = Path(directory).relative_to(self.root)
-            if below == Path():
-                directories[:] = [name for name in directories if name != OWN_DIRECTORY]
-            for file in (str(below / name) for name in files):
-                if _key(file) not in self._known and not file.startswith(CHECKSUMS):
-                    yield file
+_MANIFESTS = "manifest*.jsonl"
+_SIGNAL_EXIT_CODE = 128
+"""The exit code after a signal is this plus the signal's number, as in a shell."""
+_PATH_DIGEST_BYTES = 14
 
 
 def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delete: bool) -> int:
-    """Hash every file of the destination, of a set those that readers see, and say which are not what they were.
+    """Hash every file of the destination, log those that are not whole, and return the exit code.
 
-    Returns the exit code: 4 where a file is changed or missing, which the next run repairs; after a signal its own.
-    Whatever ends it, what was deleted is forgotten. In a dry run nothing is deleted.
-    Raises UsageError where there is nothing to verify.
+    Of a destination of sets it reads the set that readers see. The exit code is 4 if a file is changed or missing,
+    which the next run repairs, and a signal's own after a signal. With `delete`, files that the origin has no more are
+    deleted, except in a dry run. Raises UsageError if there is nothing to verify.
     """
-    root = _root(settings)
-    own = root / OWN_DIRECTORY
-    if not any(own.glob(_MANIFESTS)):
+    root = _published_directory(settings)
+    if not _has_manifest(root):
         raise UsageError(Fault("FLAGJOB_DEST", str(root), "holds nothing of flagjob's: there is nothing to verify"))
 
-    def on_finding(finding: Finding, file: str) -> None:
+    def log_finding(finding: Finding, file: str) -> None:
         log.finding(file, finding, is_failure=finding in _FAILURES)
 
-    verification = Verification(root, on_finding, delete and not settings.dry_run, cancellation.check)
+    verification = Verification(root, log_finding, delete and not settings.dry_run, cancellation.check)
     try:
-        with ExitStack() as ended:
-            ended.callback(_forget, verification, own, root)
-            code: int = ExitCode.OK if verification.run(manifest.read_entries(own)) else ExitCode.PERMANENT
+        is_intact = _verify_and_forget(verification)
     except StorageError as error:
         log.storage_failed(str(error))
         return ExitCode.STORAGE
     except Cancelled:
-        code = 128 + (cancellation.signal or 0)
-    log.verified(code, {finding.value: count for finding, count in verification.counts.items()})
-    return code
+        exit_code = _SIGNAL_EXIT_CODE + (cancellation.signal or 0)
+    else:
+        exit_code = int(ExitCode.OK if is_intact else ExitCode.PERMANENT)
+    log.verified(exit_code, {finding.value: count for finding, count in verification.counts.items()})
+    return exit_code
 
 
 def roll_back(settings: Settings, log: RunLog) -> int:
-    """Show readers the set before the current one, and return the exit code."""
+    """Show readers the set from which the current one was made, and return the exit code."""
     if settings.dry_run:
         raise UsageError(Fault("--dry-run", None, "is for runs and for verify: rollback only flips a link"))
     try:
-        shown = Generations(_directory(settings)).roll_back()
+        generation = Generations(_destination(settings)).roll_back()
     except StorageError as error:
         log.storage_failed(str(error))
         return ExitCode.STORAGE
-    log.info("rolled_back", generation=shown.name)
+    log.info("rolled_back", generation=generation.name)
     return ExitCode.OK
 
 
-def _forget(verification: Verification, own: Path, root: Path) -> None:
-    if verification.deleted:
-        manifest.forget(own, root / CHECKSUMS, verification.deleted)
-
-
-def _root(settings: Settings) -> Path:
-    """Return what readers see: the current set, if the destination is one of sets, else the destination itself."""
-    destination = _directory(settings)
-    has_files = any((destination / OWN_DIRECTORY).glob(_MANIFESTS))
-    if has_files and settings.publish is not Publish.SET:
-        return destination
-    return Generations(destination).current or destination
-
-
-def _directory(settings: Settings) -> Path:
+def _destination(settings: Settings) -> Path:
+    """Return the destination's directory; raise UsageError for a bucket, and for codes, which are for runs only."""
     if settings.arguments:
         raise UsageError(Fault("arguments", " ".join(settings.arguments), "are codes, which are for runs only"))
     if is_bucket(settings.dest):
@@ -171,5 +91,107 @@ def _directory(settings: Settings) -> Path:
     return Path(settings.dest)
 
 
-def _key(file: str) -> bytes:
-    return blake2b(os.fsencode(file), digest_size=_KEY_BYTES).digest()
+def _published_directory(settings: Settings) -> Path:
+    """Return the directory that readers see: the current set of a destination of sets, else the destination itself."""
+    destination = _destination(settings)
+    if _has_manifest(destination) and settings.publish is not Publish.SET:
+        return destination
+    return Generations(destination).current or destination
+
+
+def _has_manifest(root: Path) -> bool:
+    return any((root / OWN_DIRECTORY).glob(_MANIFESTS))
+
+
+def _verify_and_forget(verification: "Verification") -> bool:
+    """Verify every file that a manifest lists, and forget the codes of those that were deleted."""
+    directory = verification.root / OWN_DIRECTORY
+    try:
+        return verification.run(manifest.read_entries(directory))
+    finally:
+        # Also after a signal or a disk error: a code that stays in the manifest although its file was deleted would be
+        # reported as missing by the next verification. A kill before this line costs just that, and another
+        # verification with `delete` mends it.
+        if verification.deleted_codes:
+            manifest.forget(directory, verification.root / CHECKSUMS, verification.deleted_codes)
+
+
+@dataclass(slots=True)
+class Verification:
+    """One comparison of the files in a directory with the entries of its manifests. Memory: 110 bytes a file."""
+
+    root: Path
+    on_finding: Callable[[Finding, str], None]
+    """Called with the path below `root` of each file that is not simply whole."""
+    delete: bool = False
+    """Whether files that the origin has no more are deleted; their codes are then in `deleted_codes`."""
+    before_file: Callable[[], None] = lambda: None
+    """Called before each entry; an exception that it raises ends the verification."""
+    counts: dict[Finding, int] = field(default_factory=lambda: dict.fromkeys(Finding, 0))
+    deleted_codes: list[str] = field(default_factory=list)
+    _listed_paths: set[bytes] = field(default_factory=set)
+
+    def run(self, entries: Iterable[Entry]) -> bool:
+        """Read every file and return whether none is changed or missing; raise StorageError if one cannot be read."""
+        for entry in entries:
+            self.before_file()
+            if entry.stored:
+                self._listed_paths.add(_path_digest(entry.stored.path))
+                self._report(self._inspect(entry, entry.stored), entry.stored.path)
+        for file in self._unlisted_files():
+            self._report(Finding.UNKNOWN, file)
+        return all(self.counts[finding] == 0 for finding in _FAILURES)
+
+    def _report(self, finding: Finding, file: str) -> None:
+        self.counts[finding] += 1
+        if finding is not Finding.WHOLE:
+            self.on_finding(finding, file)
+
+    def _inspect(self, entry: Entry, stored: Stored) -> Finding:
+        path = self.root / stored.path
+        is_gone = entry.status is Status.NOT_FOUND
+        if is_gone and self.delete:
+            return self._delete(entry.code, path)
+        if not path.is_file() or path.is_symlink():
+            return Finding.MISSING
+        if not _is_whole(path, stored):
+            return Finding.CHANGED
+        return Finding.GONE if is_gone else Finding.WHOLE
+
+    def _delete(self, code: str, path: Path) -> Finding:
+        try:
+            with map_os_errors(path):
+                path.unlink(missing_ok=True)
+        except PathError:  # it is no file, but a directory, for example
+            return Finding.MISSING
+        self.deleted_codes.append(code)
+        return Finding.DELETED
+
+    def _unlisted_files(self) -> Iterator[str]:
+        """Yield the path below `root` of each file that is in no entry, without those that flagjob itself keeps."""
+        for directory, directories, files in os.walk(self.root):
+            relative = Path(directory).relative_to(self.root)
+            if relative == Path():
+                directories[:] = [name for name in directories if name != OWN_DIRECTORY]  # `os.walk` skips the others
+            for name in files:
+                file = str(relative / name)
+                if _path_digest(file) not in self._listed_paths and not file.startswith(CHECKSUMS):
+                    yield file
+
+
+def _is_whole(path: Path, stored: Stored) -> bool:
+    """Return whether a file has the bytes that were stored; raise StorageError if it cannot be read.
+
+    A file with other bytes but the recorded mtime, as after a flipped bit, gets a new mtime: a run compares size and
+    mtime only, and would take the file for unchanged.
+    """
+    with map_os_errors(path), path.open("rb") as file:
+        is_whole = file_digest(file, "sha256").hexdigest() == stored.sha256
+        if not is_whole and str(os.fstat(file.fileno()).st_mtime_ns) == stored.version:
+            os.utime(path)
+    return is_whole
+
+
+def _path_digest(file: str) -> bytes:
+    """Return bytes that stand for a path, so that a long one takes no more memory than a short one."""
+    return blake2b(os.fsencode(file), digest_size=_PATH_DIGEST_BYTES).digest()

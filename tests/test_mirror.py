@@ -52,7 +52,7 @@ def stats(root: Path) -> dict[str, tuple[int, int]]:
 
 
 def test_a_run_that_changes_nothing_moves_almost_no_bytes(tmp_path: Path) -> None:
-    """250 conditional requests, 250 times 304, no body, no file touched, exit 0; then one change is one file."""
+    """250 conditional requests get 304, no body and no file is touched; then one changed file is one download."""
     with mirror(flags()) as origin:
         first = run(origin, tmp_path)
         before, asked = stats(tmp_path), len(origin.server.requests)
@@ -75,7 +75,7 @@ def test_a_run_that_changes_nothing_moves_almost_no_bytes(tmp_path: Path) -> Non
 
 
 def test_a_redirect_costs_no_body_unless_it_leads_elsewhere(tmp_path: Path) -> None:
-    """What is behind it is asked for on a condition; behind another one that proves nothing, and the new file comes."""
+    """A request through a known redirect is conditional; if the redirect leads elsewhere, the new file comes."""
     old, new = numbered_gif(1), numbered_gif(2)
     with mirror({"c0": Answer(302, {"Location": "/v1.gif"}), "v1": old, "v2": new}) as origin:
         run(origin, tmp_path, ["c0"])
@@ -104,8 +104,8 @@ CUT = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + GIF)
     ],
     ids=["cut", "html", "empty", "206", "digest"],
 )
-def test_a_refresh_that_goes_wrong_costs_no_good_copy(tmp_path: Path, step: Step, reason: str, code: int) -> None:
-    """The old file stays byte for byte, the item is an error with its reason, and what is known of it stays known."""
+def test_a_failed_refresh_keeps_the_good_copy(tmp_path: Path, step: Step, reason: str, code: int) -> None:
+    """The old file stays byte for byte, the item is an error with its reason, and its validators stay."""
     with mirror(flags(number=1)) as origin:
         run(origin, tmp_path, ["c0"])
         good = origin.files["c0"]
@@ -122,8 +122,8 @@ def test_a_refresh_that_goes_wrong_costs_no_good_copy(tmp_path: Path, step: Step
         assert origin.asked(asked) == {"conditional": 1, "plain": 0}
 
 
-def test_the_sums_hold_and_a_flipped_bit_is_found_and_repaired(tmp_path: Path) -> None:
-    """`sha256sum -c` passes; verify names the one bad file and exits 4; the next run fetches just that one."""
+def test_the_checksums_hold_and_a_flipped_bit_is_found_and_repaired(tmp_path: Path) -> None:
+    """`sha256sum -c` passes; verify names the one bad file and exits with 4; the next run downloads just that one."""
     with mirror(flags(number=20)) as origin:
         run(origin, tmp_path, CODES[:20])
         downloads = tmp_path / "downloads"
@@ -145,8 +145,8 @@ def test_the_sums_hold_and_a_flipped_bit_is_found_and_repaired(tmp_path: Path) -
     assert flagjob("verify", cwd=tmp_path).code == 0
 
 
-def test_what_is_gone_stays_until_it_is_deleted(tmp_path: Path) -> None:
-    """A code that turned 404 keeps its file, told once; verify --delete removes it, and it is forgotten."""
+def test_a_gone_file_stays_until_it_is_deleted(tmp_path: Path) -> None:
+    """A code that turned 404 keeps its file and is reported once; verify --delete deletes and forgets it."""
     with mirror(flags(number=2)) as origin:
         run(origin, tmp_path, CODES[:2])
         origin.files["c1"] = Answer(404)
@@ -162,8 +162,8 @@ def test_what_is_gone_stays_until_it_is_deleted(tmp_path: Path) -> None:
     assert "c1.gif" not in (tmp_path / "downloads" / "SHA256SUMS").read_text()
 
 
-def test_what_does_not_exist_is_not_asked_for_again_within_its_time(tmp_path: Path) -> None:
-    """EVERY twice with a day's belief in 404: the second run asks for none of the codes that do not exist."""
+def test_a_404_is_not_requested_again_within_its_ttl(tmp_path: Path) -> None:
+    """With a TTL of a day, the second run requests none of the codes that do not exist."""
     settings = {"FLAGJOB_NOT_FOUND_TTL": "86400"}
     first = flagjob("-e", cwd=tmp_path, settings=settings)
     second = flagjob("-e", cwd=tmp_path, settings=settings)
@@ -173,7 +173,7 @@ def test_what_does_not_exist_is_not_asked_for_again_within_its_time(tmp_path: Pa
 
 
 def test_another_origin_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
-    """Two origins' files must not mix by mistake; the built-in origin is one, whatever its port."""
+    """Files of two origins must not mix by mistake; the demo server is one origin, whatever its port."""
     assert (flagjob("BR", cwd=tmp_path).code, flagjob("BR", cwd=tmp_path).statuses) == (0, {"BR": "unchanged"})
     with mirror({"br": GIF}) as origin:
         refused = run(origin, tmp_path, ["br"])
@@ -186,8 +186,8 @@ def test_another_origin_is_refused_unless_it_is_accepted(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("refresh", "conditional", "plain"), [("missing", 0, 1), ("always", 0, 3)])
-def test_files_that_are_there_are_treated_as_asked(tmp_path: Path, refresh: str, conditional: int, plain: int) -> None:
-    """Missing fetches only what is not there and whole; always fetches all, and still knows what is unchanged."""
+def test_existing_files_are_treated_as_configured(tmp_path: Path, refresh: str, conditional: int, plain: int) -> None:
+    """`missing` downloads only missing files; `always` downloads all files, and still recognises unchanged ones."""
     with mirror(flags(number=3)) as origin:
         run(origin, tmp_path, CODES[:3])
         (tmp_path / "downloads" / "c1.gif").unlink()
@@ -200,7 +200,7 @@ def test_files_that_are_there_are_treated_as_asked(tmp_path: Path, refresh: str,
 
 @row(49)
 def test_two_runs_at_once_end_in_the_same_state(tmp_path: Path) -> None:
-    """Kubernetes may start one job twice: every file is whole, every manifest line too."""
+    """If Kubernetes starts one job twice, every file and every line of the manifest is whole."""
     with mirror(flags()) as origin:
         (tmp_path / "codes").write_text("\n".join(CODES))
         command = [sys.executable, "-m", "job", "--codes-file", "codes", "--url", origin.url]
@@ -215,7 +215,7 @@ def test_two_runs_at_once_end_in_the_same_state(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def shown(tmp_path: Path) -> Iterator[tuple[Mirror, Path]]:
+def published_set(tmp_path: Path) -> Iterator[tuple[Mirror, Path]]:
     """Publish a set of 250 flags."""
     with mirror(flags()) as origin:
         assert run(origin, tmp_path, FLAGJOB_PUBLISH="set").code == 0
@@ -226,9 +226,9 @@ SET = {"FLAGJOB_PUBLISH": "set", "FLAGJOB_MAX_CHANGED": "20%"}
 CURRENT = "downloads/current"
 
 
-def test_a_placeholder_for_everything_is_not_published(shown: tuple[Mirror, Path]) -> None:
-    """An origin that serves one valid picture for all codes: the old set stays, and it is told why."""
-    origin, root = shown
+def test_a_placeholder_for_everything_is_not_published(published_set: tuple[Mirror, Path]) -> None:
+    """If an origin serves one valid picture for all codes, the old set stays, and the log says why."""
+    origin, root = published_set
     before = published(root, CURRENT)
     origin.files.update(dict.fromkeys(CODES, GIF))
     done = run(origin, root, CODES, **SET)
@@ -243,9 +243,9 @@ def test_a_placeholder_for_everything_is_not_published(shown: tuple[Mirror, Path
     assert origin.asked(asked) == {"conditional": NUMBER, "plain": 0}
 
 
-def test_a_set_with_an_error_is_not_published(shown: tuple[Mirror, Path]) -> None:
-    """One failure beyond the budget is enough; within it, the old copy of that file is in the new set."""
-    origin, root = shown
+def test_a_set_with_an_error_is_not_published(published_set: tuple[Mirror, Path]) -> None:
+    """One failure beyond the budget is enough; within the budget, the new set has the old copy of that file."""
+    origin, root = published_set
     before = published(root, CURRENT)
     origin.files.update({"c1": numbered_gif(8888), "c2": Answer(500)})
     refused = run(origin, root, CODES, FLAGJOB_MAX_ATTEMPTS="1", **SET)
@@ -256,9 +256,9 @@ def test_a_set_with_an_error_is_not_published(shown: tuple[Mirror, Path]) -> Non
     assert published(root, CURRENT) == {**before, "c1.gif": numbered_gif(8888)}
 
 
-def test_a_set_can_be_verified_and_rolled_back(shown: tuple[Mirror, Path]) -> None:
-    """The set before is shown again by one command, with what was known of it."""
-    origin, root = shown
+def test_a_set_can_be_verified_and_rolled_back(published_set: tuple[Mirror, Path]) -> None:
+    """One command shows readers the previous set again, with its manifest."""
+    origin, root = published_set
     first = published(root, CURRENT)
     origin.files["c1"] = numbered_gif(8888)
     assert run(origin, root, CODES, **SET).code == 0
@@ -274,14 +274,14 @@ def test_a_set_can_be_verified_and_rolled_back(shown: tuple[Mirror, Path]) -> No
 
 
 def test_there_must_be_something_to_verify(tmp_path: Path) -> None:
-    """An empty directory, or a bucket, is told and not called well."""
+    """An empty directory and a bucket are usage errors of verify."""
     empty, bucket = flagjob("verify", cwd=tmp_path), flagjob("verify", "--dest", "s3://bucket/x", cwd=tmp_path)
     assert (empty.code, empty.named("usage_error")[0]["setting"]) == (2, "FLAGJOB_DEST")
     assert (bucket.code, bucket.named("usage_error")[0]["setting"]) == (2, "FLAGJOB_DEST")
 
 
-def test_room_is_needed_before_the_first_request(tmp_path: Path) -> None:
-    """Where all workers together could fill the disk the run ends before it begins, and says what to change."""
+def test_free_space_is_required_before_the_first_request(tmp_path: Path) -> None:
+    """If all workers together could fill the disk, the run ends before it begins, and says what to change."""
     with mirror(flags(number=1)) as origin:
         done = run(origin, tmp_path, ["c0"], FLAGJOB_MAX_BYTES="1024GiB")
         assert origin.server.connections == 0
@@ -289,8 +289,8 @@ def test_room_is_needed_before_the_first_request(tmp_path: Path) -> None:
     assert "FLAGJOB_WORKERS x FLAGJOB_MAX_BYTES" in done.named("storage_error")[0]["problem"]
 
 
-def test_shards_share_the_codes_out(tmp_path: Path) -> None:
-    """Three runs, each with its own share: together they have every code once, and each its own manifest and sums."""
+def test_shards_divide_the_codes(tmp_path: Path) -> None:
+    """Three shards have every code once, and each has its own manifest and checksums."""
     with mirror(flags(number=60)) as origin:
         lines = []
         for index in ("0", "1", "2"):
@@ -308,15 +308,15 @@ def test_shards_share_the_codes_out(tmp_path: Path) -> None:
     assert flagjob("verify", cwd=tmp_path).code == 0
 
 
-def test_a_share_of_nothing_is_no_failure(tmp_path: Path) -> None:
-    """With more shards than codes some have none: exit 0, and a summary that says 0."""
+def test_a_shard_without_codes_is_no_failure(tmp_path: Path) -> None:
+    """With more shards than codes some have none: exit code 0, and a summary that says 0."""
     codes = [flagjob("BR", "--shard-index", str(n), "--shard-count", "3", cwd=tmp_path) for n in range(3)]
     assert [done.code for done in codes] == [0, 0, 0]
     assert sorted(done.summary["codes"] for done in codes) == [0, 0, 1]
 
 
-def limited(root: Path, origin: Mirror, codes: Sequence[str]) -> Done:
-    """Run where no file may grow beyond 400 KiB: what the kernel then says is what a full disk says."""
+def run_with_limited_file_size(root: Path, origin: Mirror, codes: Sequence[str]) -> Done:
+    """Run where no file may grow beyond 400 KiB; the kernel's error is then like a full disk's."""
     (root / "codes").write_text("\n".join(codes))
     job = f"ulimit -f 400; exec {sys.executable} -m job --codes-file codes --url {origin.url} --workers 2"
     env, pipe = environment(), subprocess.PIPE
@@ -326,18 +326,18 @@ def limited(root: Path, origin: Mirror, codes: Sequence[str]) -> Done:
 
 @row(41)
 @pytest.mark.parametrize(("number", "size"), [(1400, 0), (40, 500_000)], ids=["manifest", "file"])
-def test_a_disk_that_is_full_in_mid_run_ends_the_run(tmp_path: Path, number: int, size: int) -> None:
-    """Whether a file or the manifest cannot grow: exit 5, one clear error, a line for every code, no part of a file."""
+def test_a_disk_that_fills_up_ends_the_run(tmp_path: Path, number: int, size: int) -> None:
+    """If a file or the manifest cannot grow: exit code 5, one clear error, a line for every code, no partial file."""
     files: dict[str, bytes | Step] = {f"c{n}": numbered_gif(n, size) for n in range(number)}
     with mirror(files) as origin:
-        done = limited(tmp_path, origin, list(files))
+        done = run_with_limited_file_size(tmp_path, origin, list(files))
     assert (done.code, len(done.named("result")), len(done.named("storage_error"))) == (5, number, 1)
     assert "File too large" in done.named("storage_error")[0]["problem"]
     assert all(data == files[name.removesuffix(".gif")] for name, data in published(tmp_path).items())
 
 
-def test_a_set_that_cannot_be_shown_is_told(tmp_path: Path) -> None:
-    """Where something else is called `current` readers see nothing new, and the exit code is 5."""
+def test_a_set_that_cannot_be_published_is_an_error(tmp_path: Path) -> None:
+    """If something else is called `current`, readers see nothing new, and the exit code is 5."""
     (tmp_path / "downloads" / "current").mkdir(parents=True)
     done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_PUBLISH": "set"})
     assert (done.code, done.summary["published"], len(done.named("storage_error"))) == (5, False, 1)
@@ -345,8 +345,8 @@ def test_a_set_that_cannot_be_shown_is_told(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def gone(tmp_path: Path) -> Path:
-    """Give a destination with two files that the origin has no more."""
+def gone_files(tmp_path: Path) -> Path:
+    """Return a destination with two files that the origin has no more."""
     with mirror(flags(number=2)) as origin:
         run(origin, tmp_path, ["c0", "c1"])
         origin.files = {name: Answer(404) for name in origin.files}
@@ -354,36 +354,40 @@ def gone(tmp_path: Path) -> Path:
     return tmp_path / "downloads"
 
 
-def test_what_verify_cannot_forget_is_told(gone: Path) -> None:
-    """Exit 5 and one clear error, not a traceback."""
-    (gone / "SHA256SUMS").unlink()
-    (gone / "SHA256SUMS").mkdir()
-    done = flagjob("verify", "--delete", cwd=gone.parent)
+def test_a_failure_to_forget_is_a_storage_error(gone_files: Path) -> None:
+    """Verify ends with exit code 5 and one clear error, not a traceback."""
+    (gone_files / "SHA256SUMS").unlink()
+    (gone_files / "SHA256SUMS").mkdir()
+    done = flagjob("verify", "--delete", cwd=gone_files.parent)
     assert (done.code, len(done.named("storage_error"))) == (5, 1)
 
 
-def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone: Path) -> None:
-    """The file that was being looked at when the signal came is the last one; 143 says so, with the counts so far."""
+def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone_files: Path) -> None:
+    """The file under inspection when the signal came is the last one; the exit code is 143, with the counts so far."""
     cancellation, lines = Cancellation(), list[bytes]()
 
     def tell(line: bytes) -> None:
         lines.append(line)
         cancellation.request(Reason.SIGNAL, signal.SIGTERM)
 
-    settings = load(["--dest", str(gone)], {})
+    settings = load(["--dest", str(gone_files)], {})
     assert maintenance.verify(settings, RunLog(Watched(tell)), cancellation, delete=True) == 143
     counts = json.loads(lines[-1])["counts"]
-    assert (counts["deleted"], len(published(gone.parent)), len((gone / "SHA256SUMS").read_text().splitlines())) == (
+    assert (
+        counts["deleted"],
+        len(published(gone_files.parent)),
+        len((gone_files / "SHA256SUMS").read_text().splitlines()),
+    ) == (
         1,
         1,
         1,
     )
-    left = flagjob("verify", cwd=gone.parent)
+    left = flagjob("verify", cwd=gone_files.parent)
     assert (left.code, left.named("verify_finished")[0]["counts"]["gone"]) == (0, 1)
 
 
-def test_a_signal_is_heeded_by_the_command_too(tmp_path: Path) -> None:
-    """`verify` waits for a slow reader in the midst of its files, and is told to end: it looks at no other."""
+def test_a_signal_ends_the_command_too(tmp_path: Path) -> None:
+    """A `verify` that waits for a slow reader ends after SIGTERM without another file."""
     assert flagjob("ALL", cwd=tmp_path).code == 0
     for file in published(tmp_path):
         (tmp_path / "downloads" / file).unlink()
@@ -396,22 +400,22 @@ def test_a_signal_is_heeded_by_the_command_too(tmp_path: Path) -> None:
     assert done.named("verify_finished")[0]["counts"]["missing"] == len(done.named("file")) < 249
 
 
-def test_a_dry_run_deletes_nothing(gone: Path) -> None:
-    """It says what is gone; a rollback has no such thing, and neither takes codes."""
-    dry = flagjob("verify", "--delete", "--dry-run", cwd=gone.parent)
-    assert (dry.code, dry.named("verify_finished")[0]["counts"]["gone"], len(published(gone.parent))) == (0, 2, 2)
+def test_a_dry_run_deletes_nothing(gone_files: Path) -> None:
+    """A dry run of verify only reports what is gone; rollback has no dry run, and neither takes codes."""
+    dry = flagjob("verify", "--delete", "--dry-run", cwd=gone_files.parent)
+    assert (dry.code, dry.named("verify_finished")[0]["counts"]["gone"], len(published(gone_files.parent))) == (0, 2, 2)
     wrong = [["verify", "--delete", "c0"], ["rollback", "c0"], ["rollback", "--dry-run"]]
-    faults = [flagjob(*words, cwd=gone.parent) for words in wrong]
+    faults = [flagjob(*words, cwd=gone_files.parent) for words in wrong]
     assert [(done.code, done.events[0]["setting"]) for done in faults] == [
         (2, "arguments"),
         (2, "arguments"),
         (2, "--dry-run"),
     ]
-    assert len(published(gone.parent)) == 2
+    assert len(published(gone_files.parent)) == 2
 
 
-def test_verify_looks_at_what_is_published(tmp_path: Path) -> None:
-    """Where there are single files and sets it looks at those that the setting names, files unless it says set."""
+def test_verify_reads_what_is_published(tmp_path: Path) -> None:
+    """If a destination has single files and sets, the setting says which of them verify reads."""
     flagjob("BR", "CN", cwd=tmp_path)
     flagjob("BR", "--publish=set", cwd=tmp_path)
     (tmp_path / "downloads" / "cn.gif").write_bytes(b"rotten")
