@@ -1,7 +1,11 @@
 """The index of a manifest behaves like a dict, in less memory."""
 
+import sys
 import tracemalloc
+from collections.abc import Iterator
+from threading import Event, Thread
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,3 +57,33 @@ def test_the_index_takes_little_memory() -> None:
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert held / len(index) < 48
+
+
+@pytest.fixture
+def frequent_switches() -> Iterator[None]:
+    """Let the interpreter switch between threads as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("frequent_switches")
+def test_any_thread_finds_an_entry_while_the_index_grows() -> None:
+    """Without a lock, a reader sees the whole table before or after it is replaced by a larger one."""
+    index = OffsetIndex()
+    index.put(spread(0), 7)
+    is_done = Event()
+    offsets: set[int | None] = set()
+
+    def read() -> None:
+        while not is_done.is_set():
+            offsets.add(index.get(spread(0)))
+
+    reader = Thread(target=read)
+    reader.start()
+    for number in range(1, 20_000):
+        index.put(spread(number), number + 7)
+    is_done.set()
+    reader.join()
+    assert offsets == {7}

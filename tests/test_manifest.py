@@ -505,6 +505,17 @@ def test_the_checksums_catch_up_after_a_killed_run(destination: LocalDestination
     assert "cn.gif" in destination.checksums.read_text()
 
 
+def test_the_checksums_catch_up_after_they_could_not_be_written(destination: LocalDestination) -> None:
+    """The summary follows SHA256SUMS, so a run that could not write SHA256SUMS looks like a killed one to the next."""
+    destination.run(*map(ok, CODES))
+    manifest = destination.manifest()
+    manifest.record(work("BR"), ok("BR"))
+    with files_limited_to(2000), pytest.raises(StorageError):
+        manifest.close()
+    destination.run(unchanged("BR"))
+    assert "br.gif" in destination.checksums.read_text()
+
+
 def test_the_checksums_are_rewritten_if_the_end_of_the_last_run_is_unknown(destination: LocalDestination) -> None:
     """If the change file was deleted, SHA256SUMS is written again, as after a killed run."""
     destination.run(ok("BR"))
@@ -738,6 +749,9 @@ def test_long_lines_are_read_in_full(destination: LocalDestination, size: int) -
         "BR": stored,
         "CN": file_of("CN"),
     }
+    entry = destination.manifest().find("BR")
+    assert entry is not None
+    assert entry.stored == stored
 
 
 # The disk
@@ -813,6 +827,18 @@ def test_a_full_disk_costs_one_line(destination: LocalDestination) -> None:
     manifest.close()
     assert list(destination.known_entries()) == ["BR", "US"]
     assert len(destination.lines()) == 3
+
+
+def test_a_change_that_did_not_reach_the_manifest_is_reported_again(destination: LocalDestination) -> None:
+    """A change is written before the line of the manifest, so a run that ends in between omits no change."""
+    destination.run(*map(ok, CODES))
+    manifest = destination.manifest()
+    size = (destination.own_directory / "manifest.jsonl").stat().st_size
+    with files_limited_to(size), pytest.raises(StorageError):
+        manifest.record(work("BR"), ok("BR"))
+    kill(manifest)
+    assert [line["code"] for line in destination.lines("changes.jsonl")] == ["BR"]
+    assert changes_of_run(destination, ok("BR")) == ["new"]
 
 
 def test_a_full_disk_does_not_damage_a_compaction(destination: LocalDestination) -> None:
@@ -1285,12 +1311,12 @@ def memory_of(act: Callable[[], object]) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_many_entries_take_little_memory(destination: LocalDestination) -> None:
-    """An entry takes at most 120 bytes of memory, however long its line is, so a million fit into a small pod."""
+    """An entry takes at most 48 bytes of memory, however long its line is, so a million fit into a small pod."""
     destination.own_directory.mkdir()
     (destination.own_directory / "manifest.jsonl").write_bytes(HEADER + numbered_lines(50_000))
     held, peak = memory_of(destination.manifest)
-    assert held < 50_000 * 120
-    assert peak < 50_000 * 180  # while the index grows, the old one and the new one are there
+    assert held < 50_000 * 48
+    assert peak < 50_000 * 80  # while the index grows, the old one and the new one are there
     assert sum(1 for _ in destination.manifest().entries()) == 50_000
 
 

@@ -230,7 +230,7 @@ class OffsetIndex:
 
 
 def _empty_table(slots: int) -> _Table:
-    return array("Q", bytes(8 * slots)), array("Q", bytes(8 * slots))
+    return array("Q", [0]) * slots, array("Q", [_EMPTY]) * slots
 
 
 def _find_slot(table: _Table, key: int) -> int:
