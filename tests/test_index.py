@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from job.manifest.journal import OffsetIndex
 
-KEYS = st.integers(0, 40) | st.integers(0, 2**60 - 1)  # few and close together, so that they meet, or any
+NEIGHBOURS = st.integers(0, 40)
+COLLIDING = st.builds(lambda slot, turn: slot + 2**20 * turn, st.integers(0, 3), st.integers(0, 7))
+KEYS = NEIGHBOURS | COLLIDING | st.integers(0, 2**60 - 1)
 STEPS = st.lists(st.tuples(KEYS, st.none() | st.integers(2, 2**50)), max_size=200)
 
 

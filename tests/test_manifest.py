@@ -26,6 +26,7 @@ from limits import files_limited_to
 from job.atomic_write import replacing
 from job.errors import StorageError, UsageError
 from job.manifest import DEMO_SERVER, Change, Manifest, forget, read_entries
+from job.manifest.line_file import LineFile
 from job.model import Entry, InvalidItem, Result, Status, Stored, WorkItem
 from job.shard import ALL_CODES, Shard
 
@@ -793,6 +794,16 @@ def test_a_disk_that_cannot_be_read_is_a_storage_error(destination: LocalDestina
         manifest.find("BR")
     assert str(caught.value) == f"{destination.own_directory}/manifest.jsonl: Bad file descriptor"
     os.close(descriptor)
+
+
+def test_a_closed_file_is_never_read(destination: LocalDestination) -> None:
+    """A thread that reads on gets an error, not the bytes of another file that has the same descriptor by now."""
+    destination.run(ok("BR"))
+    file = LineFile(destination.own_directory / "manifest.jsonl")
+    file.open(write=False)
+    file.close()
+    with destination.checksums.open("rb"), pytest.raises(StorageError):
+        file.line_at(0)
 
 
 @pytest.mark.parametrize("name", ["manifest.jsonl", "changes.jsonl", "manifest.lock", "manifest-0-of-2.jsonl"])

@@ -230,7 +230,9 @@ class OffsetIndex:
 
 
 def _empty_table(slots: int) -> _Table:
-    return array("Q", [0]) * slots, array("Q", [_EMPTY]) * slots
+    keys = array("Q", [0]) * slots
+    offsets = array("Q", [_EMPTY]) * slots
+    return keys, offsets
 
 
 def _find_slot(table: _Table, key: int) -> int:
