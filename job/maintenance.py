@@ -20,7 +20,7 @@ from job.storage import Generations
 
 
 class Finding(StrEnum):
-    """What `verify` finds of a file."""
+    """The state of one file, as `verify` reports it."""
 
     WHOLE = "whole"
     CHANGED = "changed"

@@ -1,4 +1,4 @@
-"""Revalidation: which items need no request, and which requests are conditional, by what earlier runs recorded."""
+"""Revalidation: which items need no request, and which requests are conditional, by the records of earlier runs."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,7 +8,7 @@ from job.model import Entry, Refresh, Status, Stored, Validators
 
 @dataclass(frozen=True, slots=True)
 class PriorState:
-    """What earlier runs left of an item when its turn comes: its entry, and its file."""
+    """The entry and the file that earlier runs left of an item."""
 
     entry: Entry | None = None
     intact_file: Stored | None = None
@@ -18,12 +18,12 @@ class PriorState:
 
     @property
     def is_same_url(self) -> bool:
-        """Whether the entry is about the item's URL: validators and a 404 say nothing about another one."""
+        """Return whether the entry is about the item's URL: validators and a 404 say nothing about another one."""
         return self.entry is not None and self.entry.url == self.url
 
     @property
     def is_same_url_without_query(self) -> bool:
-        """Whether the two URLs are equal but for the query, which may be a signature that is new each time."""
+        """Return whether the two URLs are equal but for the query, which may be a signature that is new each time."""
         return self.entry is not None and self.entry.url.partition("?")[0] == self.url.partition("?")[0]
 
 

@@ -1,4 +1,4 @@
-"""The manifest: what earlier runs recorded of each code, and what this run changes, in files that survive a crash."""
+"""The manifest: a record of each code from earlier runs, and the changes of this run, in files that survive a crash."""
 
 from job.manifest.changes import Change
 from job.manifest.shard_manifest import DEMO_SERVER, Manifest, forget, read_entries

@@ -1,4 +1,4 @@
-"""The changes of one run: how a result changes a code's record, and changes.jsonl, which lists what changed."""
+"""The changes of one run: the record of a code after a result, and changes.jsonl, the list of changed files."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _TAIL_BYTES = 4096
 
 
 class Change(StrEnum):
-    """What a run changed in the file of a code."""
+    """How a run changed the file of a code."""
 
     NEW = "new"
     """The file is here for the first time, under a new name, or again after it was gone."""
@@ -49,7 +49,7 @@ def is_worth_recording(prior: Record | None, result: Result) -> bool:
 
 
 def change_of(prior: Record | None, result: Result) -> Change | None:
-    """Return what a result changes in the file of its code; None if that is unknown, or if there is no file.
+    """Return how a result changes the file of its code; None if that is unknown, or if there is no file.
 
     ================  =============  =============================
     prior file        result         change
@@ -117,7 +117,7 @@ class ChangeLog:
     """The file that lists the changes of one run as they happen. For one thread; every method may raise StorageError.
 
     The summary is the last line that a run writes, after everything else is on the disk. A file without a summary
-    therefore belongs to a run that was killed, and the next run makes up for what that run left undone.
+    therefore belongs to a run that was killed, and the next run writes SHA256SUMS even if it finds no change.
     """
 
     def __init__(self, directory: Path, shard: Shard, now: Callable[[], datetime]) -> None:

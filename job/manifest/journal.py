@@ -69,7 +69,7 @@ class Journal:
         if offset == self._indexed_bytes:
             self._index_line(offset, line)
         else:
-            # Lines of another process, or what a failed append left, lie between the indexed part and this line. They
+            # Lines of another process, or the rest of a failed append, lie between the indexed part and this line. They
             # are indexed in the order of the file, so all processes agree on which line of a code is the last.
             self.refresh()
 
@@ -94,12 +94,12 @@ class Journal:
 
     @property
     def is_replaced(self) -> bool:
-        """Whether another process has compacted or removed the file: nobody will read what is appended here now."""
+        """Return whether the file was compacted or removed by another process, so that no run will read it again."""
         return self._file.is_replaced()
 
     @property
     def is_worth_compacting(self) -> bool:
-        """Whether the file has superseded lines: any if it is small, else at least a quarter of all lines."""
+        """Return whether the file has superseded lines: any if it is small, else at least a quarter of all lines."""
         header_lines = 1
         superseded = self._line_count - header_lines - len(self._index)
         if superseded <= 0:
@@ -158,7 +158,7 @@ def _check_times(code: str, journals: Sequence[Journal]) -> Iterator[str]:
 def _key(code: str) -> int:
     """Return 64 bits that stand for a code in the index of this process.
 
-    Python's `hash` of text is SipHash with a random key of the process, so nobody can choose codes that collide. By
+    Python's `hash` of text is SipHash with a random key of the process, so no list of codes can be made to collide. By
     accident two of a million codes collide once in 30 million manifests; one of the two is then requested anew.
     """
     return hash(code) & _LARGEST_KEY

@@ -8,7 +8,7 @@ from job.atomic_write import map_os_errors, storage_error
 
 _BLOCK_BYTES = 64 * 1024
 _USUAL_LINE_BYTES = 2048
-"""What `line_at` reads at first. Few lines are longer; a longer one costs a second read."""
+"""The size of the first read of `line_at`. Few lines are longer; a longer one costs a second read."""
 _LONGEST_LINE_BYTES = 1024 * 1024
 """No line of ours is longer (libcurl accepts 300 kB of headers): more without a line end is damage, and is skipped."""
 
@@ -48,7 +48,7 @@ class LineFile:
 
     @property
     def size(self) -> int:
-        """The size of the file in bytes, including what other processes appended."""
+        """The size of the file in bytes, including lines of other processes."""
         with map_os_errors(self.path):
             return os.fstat(self._descriptor).st_size
 
@@ -65,8 +65,8 @@ class LineFile:
                 written = os.write(self._descriptor, data)  # a full disk takes a part, and then refuses the rest
                 data = data[written:]
             self._is_torn = False
-            # O_APPEND has moved this descriptor's position to behind what it wrote, not to the end of the file, where
-            # another process may have appended since.
+            # O_APPEND has moved this descriptor's position to the end of its own line, which may not be the end of the
+            # file any more: another process may have appended since.
             return os.lseek(self._descriptor, 0, os.SEEK_CUR)
 
     def lines(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -88,7 +88,7 @@ class LineFile:
     def line_at(self, offset: int) -> bytes:
         """Return the bytes from an offset up to the end of that line.
 
-        Any thread may call it: `pread` moves no position, and what lies before the end of the file never changes.
+        Any thread may call it: `pread` moves no position, and bytes that were written never change.
         """
         line, line_end, _ = self._read(_USUAL_LINE_BYTES, offset).partition(b"\n")
         if line_end:

@@ -36,7 +36,7 @@ _STATUSES = {status.value: status for status in Status}
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one line of a manifest holds: the entry of a code, and a mark that only the manifest uses."""
+    """The content of one line of a manifest: the entry of a code, and a mark that only the manifest uses."""
 
     entry: Entry
     gone: bool = False

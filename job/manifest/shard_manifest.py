@@ -27,7 +27,7 @@ def _utc_now() -> datetime:
 
 
 class Manifest:
-    """What is recorded of each code of a shard, in a file that survives a crash at any byte, and what a run changes.
+    """The records of a shard's codes, in a file that survives a crash at any byte, and the changes of this run.
 
     Any thread may call `find`, one thread at a time everything else; there are no locks (see Journal). Every method may
     raise StorageError.
@@ -69,11 +69,11 @@ class Manifest:
 
     @property
     def counts(self) -> dict[Change, int]:
-        """How many codes are new, changed, gone and unchanged so far."""
+        """The number of codes that are new, changed, gone and unchanged so far."""
         return self._changes.counts
 
     def open(self, *, accept_new_origin: bool) -> None:
-        """Read what earlier runs recorded. If this shard has no manifest yet, adopt its codes from other shard counts.
+        """Read the records of earlier runs. If this shard has no manifest yet, adopt its codes from other shard counts.
 
         Raises UsageError, and changes nothing, if the destination was filled from another origin and that is not
         accepted.
@@ -100,10 +100,6 @@ class Manifest:
         """Return the entry of a code; None before `open` and after `close`. Any thread may call it."""
         record = self._journal.find(code)
         return record.entry if record else None
-
-    def entries(self) -> Iterator[Entry]:
-        """Yield the entry of each code, in the order of the file, in bounded memory."""
-        return _decoded_entries(self._journal.current_lines())
 
     def recorded_url(self, url: str) -> str:
         """Return a URL as it is recorded: a query as its digest, the demo server's without scheme, host and port.
@@ -155,8 +151,8 @@ class Manifest:
             journals = [self._journal]
             is_replaced = self._journal.is_replaced
             if is_replaced:
-                # Another process has compacted, or somebody has removed the file. What this run appended since is only
-                # in the file that is open here; the lines that others appended since are only in the one on the path.
+                # Another process has compacted the file, or an operator has removed it. This run's lines since then are
+                # only in the file that is open here, those of other processes only in the one on the path.
                 current = Journal(self._path)
                 stack.callback(current.close)
                 current.open(self.origin)
@@ -174,7 +170,7 @@ class Manifest:
 
     @property
     def _may_differ_from_checksums(self) -> bool:
-        """Whether files came in this run, or the run before was killed before it wrote SHA256SUMS."""
+        """Return whether files came in this run, or the run before was killed before it wrote SHA256SUMS."""
         has_new_files = self.counts[Change.NEW] > 0 or self.counts[Change.CHANGED] > 0
         return has_new_files or not self._changes.follows_complete_run
 
