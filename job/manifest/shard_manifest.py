@@ -161,6 +161,7 @@ class Manifest:
                 self._compact(journals)
             else:
                 self._journal.sync()
+            # The journals still read the files that a compaction has replaced: they are open, and have the same lines.
             if is_replaced or self._may_differ_from_checksums or not self._checksums.exists():
                 _write_checksums(self._checksums, self.directory, newest_lines(journals))
             # The summary is last. A run that is killed before leaves none, and the next run therefore writes SHA256SUMS
