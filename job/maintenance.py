@@ -172,7 +172,7 @@ class Verification:
         for directory, directories, files in os.walk(self.root):
             relative = Path(directory).relative_to(self.root)
             if relative == Path():
-                directories[:] = [name for name in directories if name != OWN_DIRECTORY]  # `os.walk` skips the others
+                directories[:] = [name for name in directories if name != OWN_DIRECTORY]  # the walk enters only these
             for name in files:
                 file = str(relative / name)
                 if _path_digest(file) not in self._listed_paths and not file.startswith(CHECKSUMS):

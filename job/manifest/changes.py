@@ -36,7 +36,7 @@ class Change(StrEnum):
 
 
 def is_worth_recording(prior: Record | None, result: Result) -> bool:
-    """Return whether a result belongs into the manifest.
+    """Return whether a result belongs in the manifest.
 
     It does if the origin was asked. Without an attempt it does only if it adds something to the prior record: a line
     has the time of a check, and must not claim one that did not happen.
