@@ -1,4 +1,4 @@
-"""Atomic writes: temporary file, lock, fsync, replace; with one clear message where the system refuses."""
+"""Atomic writes to a file system: temporary file, flock, fsync, rename; and OSError translated to StorageError."""
 
 import errno
 import fcntl
@@ -19,13 +19,15 @@ _ONE_PATH_ONLY = {
     errno.EEXIST,
     errno.ENOTEMPTY,
     errno.ELOOP,
-    errno.EBUSY,  # a file is mounted in the way
+    errno.EBUSY,  # the path is a mount point
 }
 """Errors that concern one path; any other means that the destination as a whole cannot be written."""
+_TEMPORARY_PREFIX = "manifest-"
+_TEMPORARY_SUFFIX = ".tmp"
 
 
 def storage_error(path: Path, error: OSError) -> StorageError:
-    """Return what an error of the operating system means for the path that it is about."""
+    """Return the exception for an error of the operating system at this path: a PathError if it concerns only that."""
     kind = PathError if error.errno in _ONE_PATH_ONLY else StorageError
     return kind(f"{path}: {error.strerror or error}")
 
@@ -49,53 +51,66 @@ def sync_directory(path: Path) -> None:
 def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
     """Lock an open file or directory until its descriptor is closed or its process ends (flock, advisory).
 
-    Raises BlockingIOError if another process holds a lock that excludes this one and `wait` is False, and OSError where
-    the file system has no locks. A lock marks what is in use: whoever gets one on a temporary file knows that the run
-    that made it is dead.
+    Every lock between processes is taken here. The kernel releases it when a process is killed, so a temporary file
+    or generation that can be locked belongs to a dead run and may be removed.
+    Raises BlockingIOError if another descriptor has a conflicting lock and `wait` is False, and another OSError where
+    the file system has no locks.
     """
-    fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+    operation = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    if not wait:
+        operation |= fcntl.LOCK_NB
+    fcntl.flock(descriptor, operation)
 
 
 @contextmanager
 def replacing(final: Path, lock_file: Path) -> Iterator[BinaryIO]:
-    """Yield a file to write: at the end it has its final name, durably; after an exception nothing has happened.
+    """Yield a file to write: at the end it durably replaces `final`; after an exception `final` is as before.
 
-    The temporary file lies beside `lock_file`, on the same file system. A shared lock on `lock_file`, held all the
-    while, keeps `sweep` in another process from removing it. Raises StorageError.
+    Readers see the old file or the whole new one at every moment, also after a power cut. The temporary file lies
+    beside `lock_file`, on the same file system as `final`. Raises StorageError.
     """
+    # The lock is shared: several processes may replace files at once. It prevents that `sweep` in another process
+    # takes this temporary file, which nobody has renamed yet, for one of a dead run.
     with map_os_errors(final), _try_lock(lock_file, shared=True, wait=True):
-        temporary = lock_file.parent / _TEMPORARY.replace("*", token_hex(8))
+        temporary = lock_file.parent / f"{_TEMPORARY_PREFIX}{token_hex(8)}{_TEMPORARY_SUFFIX}"
         try:
             with temporary.open("xb") as file:
                 yield file
+                # The bytes before the name: a power cut after the rename must find all of them.
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)
+        # The rename is visible already; from here on it also survives a power cut.
         sync_directory(final.parent)
 
 
-_TEMPORARY = "manifest-*.tmp"
-
-
 def sweep(lock_file: Path) -> None:
-    """Remove what killed processes left of `replacing`, unless some process is writing just now; raise StorageError."""
+    """Remove the temporary files that killed processes left in `replacing`; raise StorageError.
+
+    Removes nothing while another process is in `replacing`, which holds the lock: a later run does it.
+    """
     directory = lock_file.parent
-    with map_os_errors(directory), _try_lock(lock_file, shared=False, wait=False) as held:
-        for temporary in directory.glob(_TEMPORARY) if held else ():
-            temporary.unlink(missing_ok=True)
+    with map_os_errors(directory), _try_lock(lock_file, shared=False, wait=False) as is_locked:
+        if is_locked:
+            for temporary in directory.glob(f"{_TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}"):
+                temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def _try_lock(lock_file: Path, *, shared: bool, wait: bool) -> Iterator[bool]:
-    """Hold a lock where it is free and the file system has locks; yield whether it is held."""
-    descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)  # NFS locks no directory, and no reader
-    held = False
+    """Lock a file, which is made if it is missing; yield whether that succeeded. Raises OSError if it cannot be made.
+
+    Where the file system has no locks `replacing` works without one, and `sweep` removes nothing.
+    """
+    # A file, opened for writing: NFS has no locks on directories, and exclusive ones only for writers.
+    descriptor = os.open(lock_file, os.O_RDWR | os.O_CREAT, 0o666)
+    is_locked = False
     try:
         with suppress(OSError):
             lock(descriptor, shared=shared, wait=wait)
-            held = True
-        yield held
+            is_locked = True
+        yield is_locked
     finally:
         os.close(descriptor)

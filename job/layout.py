@@ -1,37 +1,66 @@
-"""The layout of a destination: where it lies, and every name that flagjob gives below it, once."""
+"""The layout of a destination: the grammar of a bucket's URL, and every name that flagjob writes below a destination.
+
+Each name is written here once. `.flagjob`, flagjob's own directory, is at the same place in a directory, in each
+generation and in a bucket:
+
+    br.gif, 7/66/42.png              the files of the items
+    SHA256SUMS                       checksums; with shards SHA256SUMS-3-of-8
+    .flagjob/manifest.jsonl          manifest; with shards manifest-3-of-8.jsonl; in a bucket manifest/3-of-8/SEGMENT
+    .flagjob/manifest.lock           guards temporary files of the manifest
+    .flagjob/changes.jsonl           changes of the last run, those of earlier runs beside it
+    .flagjob/before                  in a generation: the generation from which it was made
+    .flagjob/tmp/                    temporary files of bodies, and the probe
+    generations/                     with FLAGJOB_PUBLISH=set: the generations by their time; .new-* are not published
+    current                          the symbolic link to the generation that readers see
+"""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from job.shard import Shard
+from job.shard import LABEL_PATTERN, Shard
 
 OWN_DIRECTORY = ".flagjob"
-"""Where flagjob keeps what is its own, below the destination; no item's file can lie there."""
+"""The directory of flagjob's own files, below the destination; no item's file can lie there."""
 TEMPORARY_DIRECTORY = f"{OWN_DIRECTORY}/tmp"  # noqa: S108  (below the destination)
-"""Where temporary files lie until they are whole and get their names. It is on the destination's own file system."""
+"""The directory of temporary files, below the destination and so on its file system: a rename there is atomic."""
 PROBE_PREFIX = "probe-"
-"""How the name of the file begins that shows, at the start of a run, that the destination can be written."""
-LOCK = "manifest.lock"
+"""Prefix of the file or object that a run writes at its start, to prove that the destination is writable."""
+_MANIFEST_STEM = "manifest"
+_CHANGES_STEM = "changes"
+LOCK = f"{_MANIFEST_STEM}.lock"
 """The file in the own directory whose lock guards temporary files of the manifest."""
 CHECKSUMS = "SHA256SUMS"
 """The file, or with shards the files, that list the digest of every file for `sha256sum -c`."""
+CHECKSUMS_FILES = f"{CHECKSUMS}*"
+"""A glob pattern for the checksum files of all shards."""
+CHANGES_FILES = f"{_CHANGES_STEM}*.jsonl"
+"""A glob pattern for the files that list the changes of this run and of earlier ones, in the own directory."""
 GENERATIONS = "generations"
-"""Where a destination with `FLAGJOB_PUBLISH=set` keeps its sets of files."""
+"""The directory of the generations, below a destination with `FLAGJOB_PUBLISH=set`."""
 CURRENT = "current"
-"""The symbolic link to the set that readers see."""
+"""The symbolic link to the generation that readers see."""
 PREPARED_PREFIX = ".new-"
-"""How the name of a generation or link begins that is not published: hidden, and swept when its run is dead."""
+"""Prefix of a generation or link that is not published: hidden, and removed by a later run if its own run is dead."""
 PARENT = "before"
 """The file in a generation's own directory that names the generation from which it was made."""
+CHANGES_DIRECTORY = _CHANGES_STEM
+"""In a bucket: the objects with the changes of each run, below the own directory."""
+SEGMENTS_DIRECTORY = _MANIFEST_STEM
+"""In a bucket: the objects that together are the manifests of all shards, below the own directory."""
+CHECKSUM_VERSIONS_DIRECTORY = "sums"
+"""In a bucket: one object for each checksum file, with the version that flagjob wrote, below the own directory."""
 
-_MANIFEST = re.compile(r"manifest(?:-([0-9]+)-of-([0-9]+))?\.jsonl")
-_RESERVED = re.compile(rf"{CHECKSUMS}(?:-[0-9]+-of-[0-9]+)?")
+_MANIFEST = re.compile(rf"{_MANIFEST_STEM}(?:-{LABEL_PATTERN})?\.jsonl")
+_SEGMENT = re.compile(rf"{SEGMENTS_DIRECTORY}/{LABEL_PATTERN}/.+")
+_RESERVED = re.compile(rf"{CHECKSUMS}(?:-{LABEL_PATTERN})?")
 
 
 def manifest_name(shard: Shard) -> str:
     """Return the name of a shard's manifest, below the own directory."""
-    return shard.name("manifest", ".jsonl")
+    return shard.name(_MANIFEST_STEM, ".jsonl")
 
 
 def checksums_name(shard: Shard) -> str:
@@ -41,8 +70,32 @@ def checksums_name(shard: Shard) -> str:
 
 def find_manifests(directory: Path) -> dict[Shard, Path]:
     """Return every manifest in an own directory by its shard, in the order of their names; raise OSError."""
-    matches = ((_MANIFEST.fullmatch(path.name), path) for path in sorted(directory.iterdir()))
-    return {Shard(int(match[1] or 0), int(match[2] or 1)): path for match, path in matches if match}
+    found: dict[Shard, Path] = {}
+    for path in sorted(directory.iterdir()):
+        match = _MANIFEST.fullmatch(path.name)
+        if match:
+            found[Shard(int(match[1] or 0), int(match[2] or 1))] = path
+    return found
+
+
+def segments_prefix(shard: Shard) -> str:
+    """Return the prefix of a shard's manifest segments in a bucket, below the own directory, with its last `/`."""
+    return f"{SEGMENTS_DIRECTORY}/{shard.label}/"
+
+
+def shards_of_segments(names: Iterable[str]) -> dict[str, Shard]:
+    """Return the shard of each manifest segment, by its name below the own directory; other names are left out."""
+    found: dict[str, Shard] = {}
+    for name in names:
+        match = _SEGMENT.fullmatch(name)
+        if match:
+            found[name] = Shard(int(match[1]), int(match[2]))
+    return found
+
+
+def sortable_time(time: datetime) -> str:
+    """Return a time as names contain it, to the microsecond in UTC, so that the order of names is that of time."""
+    return f"{time.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
 
 
 def is_reserved(segment: str) -> bool:
@@ -50,11 +103,12 @@ def is_reserved(segment: str) -> bool:
     return segment == OWN_DIRECTORY or bool(_RESERVED.fullmatch(segment))
 
 
-BUCKET_SCHEMES = ("s3://", "gs://", "az://")
-"""How the URL of a destination in an object store begins."""
-_BUCKET = re.compile(r"(s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]*(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._=-]+)*/?")
+_CLOUDS = ("s3", "gs", "az")
+BUCKET_SCHEMES = tuple(f"{cloud}://" for cloud in _CLOUDS)
+"""The prefixes of the URL of a destination in an object store."""
+_BUCKET = re.compile(rf"({'|'.join(_CLOUDS)})://[A-Za-z0-9][A-Za-z0-9._-]*(?:/(?!\.{{1,2}}(?:/|$))[A-Za-z0-9._=-]+)*/?")
 _NO_BUCKET = "must be s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, of letters, digits and . _ = -"
-_NEARLY_A_BUCKET = re.compile(r"(s3|gs|az):", re.IGNORECASE)
+_NEARLY_A_BUCKET = re.compile(rf"({'|'.join(_CLOUDS)}):", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +120,7 @@ class BucketLocation:
 
     @classmethod
     def parse(cls, text: str) -> "BucketLocation":
-        """Return the location that a URL names; raise ValueError, which says what would be right."""
+        """Return the location that a URL names; raise ValueError with a message that shows the right syntax."""
         match = _BUCKET.fullmatch(text)
         if not match:
             raise ValueError(_NO_BUCKET)
@@ -74,7 +128,7 @@ class BucketLocation:
 
 
 def is_bucket(destination: str) -> bool:
-    """Return whether a destination is a bucket's URL, in whatever state, rather than a directory."""
+    """Return whether a destination begins as a bucket's URL, valid or not, and so is not a directory."""
     return destination.startswith(BUCKET_SCHEMES)
 
 
