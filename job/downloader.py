@@ -104,7 +104,7 @@ class Downloader:
             return None
         if self.expected_digests.get(item.file, stored.sha256) != stored.sha256:
             return None
-        return stored if self.storage.has(stored) else None
+        return stored if self.storage.is_intact(stored) else None
 
     def _publish(self, item: WorkItem, reply: Reply, intact: Stored | None) -> _Ending:
         """Publish a body; leave a file that has the same bytes already as it is, inode and mtime too."""

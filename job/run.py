@@ -151,7 +151,7 @@ class Run:
             return
         try:
             destination.manifest.record(WorkItem(result.code, result.url, result.file), result)
-            upload = destination.told()
+            upload = destination.due_upload()
             if upload:
                 self._run_within_grace(upload)
         except StorageError as error:

@@ -11,20 +11,20 @@ def disk_calls(patch: pytest.MonkeyPatch, root: Path) -> list[str]:
     """Give the list that from now on tells of each file or directory below `root` that is synced, or gets its name."""
     calls: list[str] = []
 
-    def told(name: str) -> str:
+    def relative(name: str) -> str:
         return str(Path(name).relative_to(root))
 
     def fsync(descriptor: int) -> None:
         real_fsync(descriptor)
-        calls.append(f"{told(str(Path(f'/proc/self/fd/{descriptor}').readlink()))} is synced")
+        calls.append(f"{relative(str(Path(f'/proc/self/fd/{descriptor}').readlink()))} is synced")
 
     def replace(source: Any, target: Any, **more: Any) -> None:
         real_replace(source, target, **more)
-        calls.append(f"{told(target)} is named")
+        calls.append(f"{relative(target)} is named")
 
     def rename(source: Any, target: Any, **more: Any) -> None:
         real_rename(source, target, **more)
-        calls.append(f"{told(target)} is named")
+        calls.append(f"{relative(target)} is named")
 
     real_fsync, real_replace, real_rename = os.fsync, os.replace, os.rename
     patch.setattr(os, "fsync", fsync)

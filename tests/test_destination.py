@@ -18,7 +18,7 @@ from job.destination import (
     Destination,
     DirectoryDestination,
     GenerationDestination,
-    Scope,
+    ManifestScope,
     destination_for,
 )
 from job.errors import StorageError, UsageError
@@ -31,7 +31,7 @@ from job.template import UrlTemplate
 pytestmark = pytest.mark.s3
 
 ORIGIN = "https://example.org"
-ALL = Scope(ORIGIN)
+ALL = ManifestScope(ORIGIN)
 Make = Callable[..., BucketDestination]
 
 
@@ -52,12 +52,12 @@ def put(target: Destination, code: str, data: bytes = GIF) -> Stored:
 
 def remember(target: Destination, code: str, result: Result) -> None:
     target.manifest.record(item(code), result)
-    told(target)
+    upload_if_due(target)
 
 
-def told(target: Destination) -> None:
+def upload_if_due(target: Destination) -> None:
     """Do what a run does after it has told the manifest."""
-    due = target.told()
+    due = target.due_upload()
     if due:
         due()
 
@@ -65,7 +65,7 @@ def told(target: Destination) -> None:
 def known(target: Destination, codes: Sequence[str]) -> list[str]:
     """Give the codes whose file is there as it is remembered."""
     entries = ((code, target.manifest.find(code)) for code in codes)
-    return [code for code, entry in entries if entry and entry.stored and target.storage.has(entry.stored)]
+    return [code for code, entry in entries if entry and entry.stored and target.storage.is_intact(entry.stored)]
 
 
 def opened(target: Destination, *, accept_new_origin: bool = False) -> Destination:
@@ -156,7 +156,7 @@ def test_a_set_of_another_origin_is_not_begun(tmp_path: Path) -> None:
     """It is refused, and nothing of it is left."""
     set_of(tmp_path, {"br": GIF})
     with pytest.raises(UsageError, match=r"filled from https://example\.org "):
-        GenerationDestination(tmp_path, 3, Scope("https://example.com")).open(accept_new_origin=False)
+        GenerationDestination(tmp_path, 3, ManifestScope("https://example.com")).open(accept_new_origin=False)
     assert prepared(tmp_path) == []
 
 
@@ -201,7 +201,7 @@ class Site:
     root: Path
     seconds: float = 0.0
 
-    def bucket(self, scope: Scope = ALL) -> BucketDestination:
+    def bucket(self, scope: ManifestScope = ALL) -> BucketDestination:
         return BucketDestination(self.url, self.root / token_hex(8), scope, clock=lambda: self.seconds)
 
     @property
@@ -219,7 +219,7 @@ class Site:
     def read(self, path: str) -> bytes:
         return bytes(self.outside.get(path).bytes())
 
-    def filled(self, codes: dict[str, bytes], scope: Scope = ALL) -> None:
+    def filled(self, codes: dict[str, bytes], scope: ManifestScope = ALL) -> None:
         """Do a whole run."""
         target = opened(self.bucket(scope))
         for code, data in codes.items():
@@ -250,9 +250,9 @@ def test_a_thousand_results_are_pushed(site: Site) -> None:
     target = opened(site.bucket())
     put(target, "br")
     for _ in range(998):
-        told(target)
+        upload_if_due(target)
     assert site.parts() == []
-    told(target)
+    upload_if_due(target)
     assert len(site.parts()) == 1
     assert known(opened(site.bucket()), ["br"]) == ["br"]
 
@@ -262,14 +262,14 @@ def test_ten_seconds_are_pushed(site: Site) -> None:
     target = opened(site.bucket())
     put(target, "br")
     site.seconds = 9.9
-    told(target)
+    upload_if_due(target)
     assert site.parts() == []
     site.seconds = 10.0
-    told(target)
+    upload_if_due(target)
     put(target, "cn")
     assert len(site.parts()) == 1
     site.seconds = 20.0
-    told(target)
+    upload_if_due(target)
     assert len(site.parts()) == 2
     assert [site.read(part).count(b'"code":') for part in site.parts()] == [1, 1]
     assert known(opened(site.bucket()), ["br", "cn"]) == ["br", "cn"]
@@ -285,9 +285,9 @@ def test_a_push_that_fails_is_tried_again_only_at_the_end(
         put(target, "br")
     site.seconds = 10.0
     with pytest.raises(StorageError, match="cannot be written"):
-        told(target)
+        upload_if_due(target)
     for _ in range(2000):
-        told(target)
+        upload_if_due(target)
     with pytest.raises(StorageError, match="cannot be written"):
         target.close(publish=True)
 
@@ -296,7 +296,7 @@ def test_another_number_of_shards_inherits(site: Site) -> None:
     """What two shards knew, one knows, and keeps as its own, so that only its own is fetched from then on."""
     codes = ["br", "cn", "fr", "de", "id", "us"]
     for index in (0, 1):
-        scope = Scope(ORIGIN, Shard(index, 2))
+        scope = ManifestScope(ORIGIN, Shard(index, 2))
         site.filled({code: GIF for code in codes if scope.shard.owns(code)}, scope)
     target = opened(site.bucket())
     assert known(target, codes) == codes
@@ -306,7 +306,7 @@ def test_another_number_of_shards_inherits(site: Site) -> None:
     again = site.bucket()
     assert known(opened(again), codes) == codes
     assert [path.name for path in again.manifest.directory.glob("manifest*.jsonl")] == ["manifest.jsonl"]
-    scope = Scope(ORIGIN, Shard(1, 3))
+    scope = ManifestScope(ORIGIN, Shard(1, 3))
     assert known(opened(site.bucket(scope)), codes) == [code for code in codes if scope.shard.owns(code)]
 
 
@@ -315,13 +315,13 @@ def test_a_bucket_of_another_origin_is_refused(site: Site) -> None:
     site.filled({"br": GIF})
     before = site.listed()
     with pytest.raises(UsageError, match=r"filled from https://example\.org \(manifest.jsonl\)"):
-        site.bucket(Scope("https://example.com")).open(accept_new_origin=False)
+        site.bucket(ManifestScope("https://example.com")).open(accept_new_origin=False)
     assert site.listed() == before
 
 
 def test_a_new_origin_is_accepted_once(site: Site) -> None:
     """From then on the parts name the new one, even if the run that accepted it was killed at once."""
-    other = Scope("https://example.com")
+    other = ManifestScope("https://example.com")
     site.filled({"br": GIF})
     opened(site.bucket(other), accept_new_origin=True)
     assert len(site.parts()) == 1
@@ -357,7 +357,7 @@ def test_the_sums_are_put_when_they_differ_or_are_not_there(site: Site) -> None:
         entry = target.manifest.find(code)
         assert entry
         remember(target, code, Result(Status.UNCHANGED, entry.stored, code, attempts=1))
-        told(target)
+        upload_if_due(target)
     when = site.listed()["SHA256SUMS"]
     target.close(publish=True)
     assert (site.read("SHA256SUMS"), site.listed()["SHA256SUMS"]) == (before, when)

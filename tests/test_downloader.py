@@ -91,7 +91,7 @@ class Script:
         self.bodies.append(MemoryBody(reply))
         return Reply(self.bodies[-1], etag=self.etag, redirected_to=self.redirected_to)
 
-    def has(self, stored: Stored) -> bool:
+    def is_intact(self, stored: Stored) -> bool:
         return stored.version == self.version
 
     def find(self, code: str) -> Entry | None:

@@ -123,8 +123,8 @@ READS_THE_CLOCK = {
     "job/manifest/shard_manifest.py": 1,  # when an entry was checked
     "job/reporting.py": 2,  # when a run began and ended, for metrics
     "job/storage/generations.py": 2,  # a set's name, and what is old enough to be swept
-    "job/storage/local.py": 1,  # the same
-    "job/destination/bucket.py": 1,  # a part's name
+    "job/storage/directory.py": 1,  # the same
+    "job/destination.py": 2,  # names of objects in a bucket
 }
 
 

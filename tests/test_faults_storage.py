@@ -23,7 +23,7 @@ OLD, LARGE = numbered_gif(1), numbered_gif(2, 500_000)
 
 @row(41)
 def test_a_disk_that_takes_no_more_ends_the_run(tmp_path: Path) -> None:
-    """Where no file may grow further: exit 5, one clear error, the old file whole, no draft, no more requests."""
+    """Where no file may grow further: exit 5, one clear error, the old file whole, no temporary, no more requests."""
     line = line_of("the disk is full")
     tmp_path.joinpath("cn.gif").write_bytes(OLD)
     with ScriptedServer({"/cn.gif": Answer(body=LARGE)}) as server, limited(resource.RLIMIT_FSIZE, 300_000):
@@ -54,9 +54,9 @@ import sys
 from pathlib import Path
 from job.storage import DirectoryStorage
 
-store = DirectoryStorage(Path(sys.argv[1]))
-store.open()
-body = store.new_body()
+storage = DirectoryStorage(Path(sys.argv[1]))
+storage.open()
+body = storage.new_body()
 body.write(bytes(500_000))
 print("in the middle", flush=True)
 sys.stdin.read()
@@ -65,16 +65,16 @@ sys.stdin.read()
 
 @row(43, 48)
 def test_a_run_after_one_that_was_killed_completes(tmp_path: Path) -> None:
-    """SIGKILL in the middle of a file: the old one is whole, the draft is swept once it is old, the next file whole."""
+    """After SIGKILL in mid-file the old file is whole; the next run removes the temporary file and completes."""
     tmp_path.joinpath("cn.gif").write_bytes(OLD)
     command, pipe = [sys.executable, "-c", WRITER, str(tmp_path)], subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as writer:
         assert writer.stdout
         writer.stdout.readline()
         writer.kill()
-    (draft,) = (tmp_path / ".flagjob" / "tmp").iterdir()
+    (temporary,) = (tmp_path / ".flagjob" / "tmp").iterdir()
     assert tmp_path.joinpath("cn.gif").read_bytes() == OLD
-    os.utime(draft, (0, 0))
+    os.utime(temporary, (0, 0))
     with ScriptedServer({"/cn.gif": Answer(body=LARGE)}) as server:
         done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"))
     assert (done.code, left_in(tmp_path)) == (0, {"cn.gif": LARGE})
@@ -100,12 +100,12 @@ def test_a_link_is_replaced_and_a_directory_is_one_items_error(tmp_path: Path) -
 @row(45)
 def test_others_can_read_what_was_written(tmp_path: Path) -> None:
     """A file has the mode that the umask leaves, and no copy from another file system is needed to name it."""
-    store = DirectoryStorage(tmp_path)
-    store.open()
-    body = store.new_body()
+    storage = DirectoryStorage(tmp_path)
+    storage.open()
+    body = storage.new_body()
     body.write(LARGE)
-    (draft,) = (tmp_path / ".flagjob" / "tmp").iterdir()
-    assert draft.stat().st_dev == tmp_path.stat().st_dev
+    (temporary,) = (tmp_path / ".flagjob" / "tmp").iterdir()
+    assert temporary.stat().st_dev == tmp_path.stat().st_dev
     body.close()
     before = os.umask(0o027)
     try:

@@ -50,7 +50,7 @@ def test_one_flipped_bit_is_found_and_will_be_repaired(tmp_path: Path, *, silent
     _, is_intact, findings = verify(tmp_path, known)
     assert known.stored is not None
     assert (is_intact, findings) == (False, [("changed", "br.gif")])
-    assert not DirectoryStorage(tmp_path).has(known.stored)
+    assert not DirectoryStorage(tmp_path).is_intact(known.stored)
 
 
 @pytest.mark.parametrize("instead", ["nothing", "directory", "link", "file above"])

@@ -12,7 +12,7 @@ from job.model import Budget, FileType
 from job.settings import OPTIONS, LogFormat, ServeOptions, SimulateOptions, parsers
 from job.settings.option import Option, options_of
 from job.settings.parsers import Address
-from job.storage.place import location_of
+from job.storage.bucket import location_of
 
 SECRET = "hunter2"  # noqa: S105  (an example of one)
 NEARLY = st.text(st.sampled_from("0123456789.,%:/@{}[]# kKmMgGtTiIbBsShHdD\u0663\u00b2\u212a\0\udcff"))

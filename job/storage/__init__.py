@@ -1,31 +1,24 @@
-"""Whole accepted files at the destination, or nothing."""
+"""Storage of accepted files, each whole or not at all: in a directory, in generations of one, or in a bucket."""
 
 from typing import Protocol
 
 from job.body import Body
 from job.model import Stored
+from job.storage.bucket import BucketStorage
+from job.storage.directory import DirectoryStorage
 from job.storage.generations import Generations, GenerationStorage
-from job.storage.local import DirectoryStorage
-from job.storage.objects import BucketStorage
-from job.storage.parts import Parts
-from job.storage.place import BucketTimeouts
 
-__all__ = [
-    "BucketStorage",
-    "BucketTimeouts",
-    "DirectoryStorage",
-    "GenerationStorage",
-    "Generations",
-    "Parts",
-    "Storage",
-]
+__all__ = ["BucketStorage", "DirectoryStorage", "GenerationStorage", "Generations", "Storage"]
 
 
 class Storage(Protocol):
-    """What every kind of storage does; see `DirectoryStorage`."""
+    """Keeps the files of a destination: a directory, a generation or a bucket.
+
+    `new_body`, `publish` and `is_intact` may be called by any thread. Every method may raise StorageError.
+    """
 
     def open(self) -> None:
-        """Show that the destination can be written."""
+        """Prove that the destination is writable."""
         ...
 
     def new_body(self) -> Body:
@@ -33,13 +26,13 @@ class Storage(Protocol):
         ...
 
     def publish(self, body: Body, file: str, media_type: str | None) -> str:
-        """Commit a body under its name, and return the file's version."""
+        """Give a body its name, whole or not at all, and return the file's version."""
         ...
 
-    def has(self, stored: Stored) -> bool:
-        """Return whether a file is there just as it was stored."""
+    def is_intact(self, stored: Stored) -> bool:
+        """Return whether a file is still as it was published."""
         ...
 
     def sync(self) -> None:
-        """Make what was published durable."""
+        """Make all published files durable."""
         ...

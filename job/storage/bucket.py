@@ -1,99 +1,190 @@
-"""The door to obstore: one prefix in a bucket of S3, Google Cloud Storage or Azure."""
+"""Storage in a bucket of S3, Google Cloud Storage or Azure: an object for each file, each put by one request."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from datetime import timedelta
+import os
+from array import array
+from bisect import bisect_left, insort
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from secrets import token_hex
+from threading import Lock
 
-from obstore.store import from_url
+from job.atomic_write import map_os_errors
+from job.body import Body
+from job.errors import Fault, UsageError
+from job.layout import OWN_DIRECTORY, PROBE_PREFIX, BucketLocation
+from job.model import Stored
+from job.storage.bucket_client import DEFAULT_TIMEOUTS, BucketClient, BucketTimeouts
 
-from job import __version__
-from job.layout import BucketLocation
-from job.storage.place import BucketTimeouts
-from job.storage.refusal import told
-
-if TYPE_CHECKING:
-    from obstore import Attributes
-    from obstore.store import ClientConfig, RetryConfig
-
-_PAGE_OBJECTS = 1000  # what a server gives at once (S3, ListObjectsV2)
-_CHUNK_BYTES = 1 << 20
-_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=0.2), timedelta(seconds=2)
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """An object in a listing: its path below the prefix, its size in bytes, its ETag."""
-
-    path: str
-    size: int
-    etag: str
+_CREDENTIAL_PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_BEARER_TOKEN", "az": "AZURE_"}
+"""Prefixes of the variables whose values are sent as they are; Google's others name files, or contain JSON."""
+_PROBE = f"{OWN_DIRECTORY}/{PROBE_PREFIX}"
+_SHELVES = 1024
+"""An insertion moves what follows it on its shelf: 4 kB with a million objects."""
 
 
-class Bucket:
-    """A prefix in a bucket. Thread-safe; the connections are shared, and calls wait without holding up other threads.
+class BucketStorage:
+    """A prefix in a bucket of S3, Google Cloud Storage or Azure Blob Storage.
 
-    Every method raises PathError for what concerns one object only, and StorageError for all else.
+    `new_body`, `publish` and `is_intact` may be called by any thread, once `open` has returned.
+
+    Credentials, region and endpoint come from each cloud's environment variables, as obstore reads them:
+    AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION or AWS_DEFAULT_REGION, AWS_ENDPOINT_URL
+    or AWS_ENDPOINT_URL_S3, the roles of EKS, ECS and EC2 (no profiles from ~/.aws); GOOGLE_APPLICATION_CREDENTIALS
+    or the metadata server; AZURE_STORAGE_ACCOUNT_NAME with AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN, a
+    client secret or a federated token. An endpoint without TLS is used where its variable begins with http://.
+    HTTPS_PROXY and NO_PROXY are honoured.
     """
 
-    def __init__(self, location: BucketLocation, patience: BucketTimeouts, ca_bundle: Path | None) -> None:
-        """Read the credentials from the environment; no request is sent. `ca_bundle` adds to the system's."""
-        self._url = location.url
-        client: ClientConfig = {
-            "allow_http": True,  # only where an endpoint begins with http://, as with the AWS command line
-            "connect_timeout": timedelta(seconds=patience.connect_seconds),
-            "timeout": timedelta(seconds=patience.request_seconds),
-            "user_agent": f"flagjob/{__version__}",
-        }
-        retry: RetryConfig = {
-            "max_retries": patience.retries,
-            "retry_timeout": timedelta(seconds=patience.retry_seconds),
-            "backoff": {"init_backoff": _FIRST_PAUSE, "max_backoff": _LONGEST_PAUSE},
-        }
-        with told(self._url, "opened"):
-            if ca_bundle:
-                client["root_certificate"] = ca_bundle.read_bytes()
-            self._store = from_url(self._url, client_options=client, retry_config=retry)
+    def __init__(
+        self, url: str, scratch: Path, *, timeouts: BucketTimeouts = DEFAULT_TIMEOUTS, ca_bundle: Path | None = None
+    ) -> None:
+        """Take the URL, a local directory for bodies above 64 KiB, and certificate authorities beside the system's.
 
-    def put(self, key: str, data: bytes, media_type: str | None = None, sha256: str | None = None) -> str:
-        """Write an object by one request, so that nobody ever sees a part of it; return its ETag."""
-        attributes: Attributes = {}
-        if media_type:
-            attributes["Content-Type"] = media_type
-        if sha256:
-            attributes["sha256"] = sha256
-        with told(f"{self._url}/{key}", "written"):
-            return _opaque(self._store.put(key, data, attributes=attributes, use_multipart=False)["e_tag"])
+        Raises UsageError for an invalid URL, for credentials that cannot be sent, and where obstore is missing.
+        """
+        self._location = location_of(url)
+        check_credentials(self._location, os.environ)
+        if find_spec("obstore") is None:
+            raise UsageError(Fault("FLAGJOB_DEST", url, "buckets need obstore: pip install 'flagjob[objects]'"))
+        self._scratch = scratch
+        self._timeouts = timeouts
+        self._ca_bundle = ca_bundle
+        self._listing = ObjectListing()
 
-    def objects(self, below: str | None = None) -> Iterator[Found]:
-        """Give every object whose path begins with the segments of `below`, by pages of 1,000."""
-        with told(self._url, "listed"):
-            for page in self._store.list(below, chunk_size=_PAGE_OBJECTS):
-                for item in page:
-                    yield Found(item["path"], item["size"], _opaque(item["e_tag"]))
+    def open(self) -> None:
+        """Prove with an object that the bucket is writable, and list it; raise StorageError if one of them fails.
 
-    def read(self, key: str) -> Iterator[bytes]:
-        """Give an object's bytes by and by; nothing if it is not there."""
-        with told(f"{self._url}/{key}", "read"), suppress(FileNotFoundError):
-            for chunk in self._store.get(key).stream(_CHUNK_BYTES):
-                yield bytes(chunk)
+        Listing takes a request for every 1,000 objects below the prefix, and 8 bytes of memory for each of them.
+        """
+        with map_os_errors(self._scratch):
+            self._scratch.mkdir(parents=True, exist_ok=True)
+        self._client = BucketClient(self._location, self._timeouts, self._ca_bundle)
+        probe = f"{_PROBE}{token_hex(8)}"
+        self._client.put(probe, b"flagjob\n")
+        probes = {probe}
+        for found in self._client.list_objects():
+            if found.path.startswith(_PROBE):
+                # The probe of a run that was killed here, or of another one that starts now. That run has put its
+                # probe, which is all that it wanted to know, and deleting it twice is no error.
+                probes.add(found.path)
+            else:
+                self._listing.add(found.path, found.size, found.etag)
+        self._client.delete(sorted(probes))
 
-    def delete(self, keys: Sequence[str]) -> None:
-        """Delete objects, many by one request where the cloud can; one that is not there is as good as deleted."""
-        with told(self._url, "deleted from"):
-            try:
-                self._store.delete(keys)
-            except FileNotFoundError:  # Google and Azure stop at it
-                self._delete_each(keys)
+    @property
+    def state(self) -> "StateObjects":
+        """The objects of flagjob's own, beside the files."""
+        return StateObjects(self._client)
 
-    def _delete_each(self, keys: Sequence[str]) -> None:
-        for key in keys:
-            with suppress(FileNotFoundError):
-                self._store.delete(key)
+    def new_body(self) -> Body:
+        """Return an empty body; nothing of it is in the bucket until it is published."""
+        return Body(self._scratch / token_hex(8))
+
+    def publish(self, body: Body, file: str, media_type: str | None) -> str:
+        """Put a body into the bucket and return the object's ETag: it appears whole, or, with StorageError, not at all.
+
+        An older object of that name is replaced. All of the body is in memory meanwhile. After an error whose
+        response was lost the new object may be there nonetheless, whole.
+        """
+        body.rewind()
+        with map_os_errors(self._scratch):
+            data = body.read()
+        etag = self._client.put(file, data, media_type, body.sha256)
+        self._listing.add(file, body.size, etag)
+        return etag
+
+    def is_intact(self, stored: Stored) -> bool:
+        """Return whether an object was as it was published, by size and ETag, when `open` listed the bucket.
+
+        Sends no request: a million items would be a million requests.
+        """
+        if stored.version is None:
+            return False
+        return self._listing.contains(stored.path, stored.bytes, stored.version)
+
+    def sync(self) -> None:
+        """Do nothing: an object is durable when its put is answered."""
 
 
-def _opaque(etag: str | None) -> str:
-    """Return what an ETag says (RFC 9110, 8.8.3): Azure's listing leaves out the quotes that its headers have."""
-    return (etag or "").removeprefix("W/").strip('"')
+class ObjectListing:
+    """The objects of a bucket, in eight bytes each: their paths, sizes and ETags as 64-bit hashes. Thread-safe.
+
+    The chance that an object is taken for one of a million others is 1 in 10**13.
+    """
+
+    def __init__(self) -> None:
+        self._shelves = [array("Q") for _ in range(_SHELVES)]
+        """Sorted hashes; each lies on the shelf of its remainder."""
+        # Prevents that a worker that publishes an object moves the hashes of a shelf while another one has found the
+        # index of a hash and not yet read what is there.
+        self._lock = Lock()
+
+    def add(self, path: str, size: int, etag: str) -> None:
+        """Add an object; an older version of it remains, too."""
+        key = _object_hash(path, size, etag)
+        with self._lock:
+            insort(self._shelves[key % _SHELVES], key)
+
+    def contains(self, path: str, size: int, etag: str) -> bool:
+        """Return whether an object was added with just this size and ETag."""
+        key = _object_hash(path, size, etag)
+        shelf = self._shelves[key % _SHELVES]
+        with self._lock:
+            index = bisect_left(shelf, key)
+            return index < len(shelf) and shelf[index] == key
+
+
+def _object_hash(path: str, size: int, etag: str) -> int:
+    return hash((path, size, etag)) % 2**64
+
+
+class StateObjects:
+    """The objects of flagjob's own under `PREFIX/.flagjob/`, by their names below it. Thread-safe.
+
+    An object cannot be appended to, so a file that grows is written as segments, such as
+    `manifest/0-of-1/20261122T041700.000000Z-3f9c`: each is there whole or not at all, and stays when its writer is
+    killed. Compaction writes the new segment first and deletes those that it replaces after that: a crash in between
+    leaves lines twice, never none. Two pods may do this at once, so each name has a random part, and a segment that
+    another pod has deleted reads as empty. Every method raises StorageError where the bucket fails.
+    """
+
+    def __init__(self, client: BucketClient) -> None:
+        self._client = client
+
+    def list_names(self, directory: str) -> list[str]:
+        """Return the names that begin with the segments of `directory` (`a` has `a/b`, not `ab`), in order."""
+        root = f"{OWN_DIRECTORY}/"
+        return sorted(found.path.removeprefix(root) for found in self._client.list_objects(root + directory))
+
+    def read(self, name: str) -> Iterator[bytes]:
+        """Yield an object's bytes in chunks of any length, not in lines; nothing if there is no such object."""
+        return self._client.read(f"{OWN_DIRECTORY}/{name}")
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write an object or replace it; it is durable when this returns."""
+        self._client.put(f"{OWN_DIRECTORY}/{name}", data)
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Delete objects; a missing one is no error."""
+        self._client.delete([f"{OWN_DIRECTORY}/{name}" for name in names])
+
+
+def check_credentials(location: BucketLocation, environment: Mapping[str, str]) -> None:
+    """Raise UsageError for variables with a control character, such as the line break of a secret made by `echo`.
+
+    obstore would fail with a message about header values that names no variable.
+    """
+    prefix = _CREDENTIAL_PREFIXES[location.scheme]
+    names = sorted(name for name in environment if name.startswith(prefix) and not environment[name].isprintable())
+    if names:
+        raise UsageError(*(Fault(name, None, "has a line break or another control character") for name in names))
+
+
+def location_of(url: str) -> BucketLocation:
+    """Return the location that a bucket's URL names; raise UsageError if the URL is invalid."""
+    try:
+        return BucketLocation.parse(url)
+    except ValueError as error:
+        shown = None if "@" in url else url  # the text before an @ may be a password
+        raise UsageError(Fault("FLAGJOB_DEST", shown, str(error))) from error

@@ -1,4 +1,16 @@
-"""Sets of files that appear as a whole: a generation is prepared beside the others, then a link is flipped."""
+"""Generations of a directory: a run prepares all files out of sight, then publishes them at once by flipping a link.
+
+Below the destination lie `generations/`, with a directory for each published set of files, and `current`, a symbolic
+link to one of them. A reader opens `current/br.gif` and sees:
+
+    while a run prepares `generations/.new-TIME`       the old generation, by `current`
+    when it is renamed to `generations/TIME`           the old generation, by `current`
+    when `current` is replaced by a link to it         the new generation; a file opened before stays readable
+    when the oldest generations are pruned             the new generation
+
+A crash between two steps leaves readers where they were. What it leaves behind, hidden by the prefix `.new-`, is
+removed by the next run, unless it is locked: then its run is alive.
+"""
 
 import os
 import shutil
@@ -10,40 +22,38 @@ from secrets import token_hex
 
 from job.atomic_write import lock, map_os_errors, sync_directory
 from job.errors import StorageError
-from job.layout import OWN_DIRECTORY
-from job.storage.local import SWEPT_SECONDS, DirectoryStorage
-
-_BEFORE = "before"
-"""The file, among what flagjob remembers, that names the generation from which this one was made."""
-_PREPARED = ".new-"
-"""How the name of a generation begins that is not published: hidden, and swept when its run is dead."""
+from job.layout import CURRENT, GENERATIONS, OWN_DIRECTORY, PARENT, PREPARED_PREFIX, sortable_time
+from job.storage.directory import SWEEP_AGE_SECONDS, DirectoryStorage
 
 
 class Generations:
-    """The published sets below a destination. For one thread; two processes may flip, the last one wins."""
+    """The published generations of a destination. For one thread; of two processes that flip, the last one wins."""
 
     def __init__(self, destination: Path) -> None:
         self._destination = destination
-        self.directory = destination / "generations"
-        self._link = destination / "current"
+        self.directory = destination / GENERATIONS
+        """The directory of all generations, published or not."""
+        self._link = destination / CURRENT
 
     @property
     def current(self) -> Path | None:
         """The generation that readers see, or None before the first."""
         with suppress(OSError):  # there is no such link
-            found = self._destination / self._link.readlink()
-            return found if found.is_dir() else None
+            target = self._destination / self._link.readlink()
+            return target if target.is_dir() else None
         return None
 
-    def published(self) -> list[Path]:
-        """Return the generations that were published and are kept, the oldest first."""
+    def list_published(self) -> list[Path]:
+        """Return the published generations that were not pruned, the oldest first."""
         with suppress(FileNotFoundError):
             return sorted(path for path in self.directory.iterdir() if not path.name.startswith("."))
         return []
 
     def flip(self, generation: Path) -> None:
         """Show another generation to readers, in one step; raise StorageError where that fails."""
-        link = self.directory / f"{_PREPARED}{token_hex(8)}"
+        # A symbolic link cannot be changed, and between its removal and a new one readers would find nothing. A
+        # rename replaces it atomically.
+        link = self.directory / f"{PREPARED_PREFIX}{token_hex(8)}"
         with map_os_errors(self._link):
             link.symlink_to(generation.relative_to(self._destination))
             try:
@@ -51,59 +61,67 @@ class Generations:
             except OSError:
                 link.unlink()
                 raise
+            # Readers see the new generation already; from here on also after a power cut.
             sync_directory(self._destination)
 
     def roll_back(self) -> Path:
         """Show the generation from which the current one was made, and return it; raise StorageError if there is none.
 
-        Where that was pruned it is the newest of the older ones.
+        If that was pruned or is not recorded, show the newest of those that are older than the current one.
         """
         current = self.current
-        older = [path for path in self.published() if current and path.name < current.name]
+        older = [path for path in self.list_published() if current and path.name < current.name]
         if not older or current is None:
             raise StorageError(f"{self.directory}: there is no generation before the current one")
-        before = next((path for path in older if path.name == _made_from(current)), older[-1])
-        self.flip(before)
-        return before
+        parent = _parent_name(current)
+        target = next((path for path in older if path.name == parent), older[-1])
+        self.flip(target)
+        return target
 
     def prune(self, keep: int) -> None:
         """Remove all but the newest `keep` generations; the current one always stays."""
         current = self.current
-        for path in self.published()[:-keep]:
+        for path in self.list_published()[:-keep]:
             if not current or path.name != current.name:
-                doomed = path.with_name(f"{_PREPARED}{path.name}")  # half of it must not be there under its name
+                # Renamed first: a run that is killed while it removes the files must not leave a generation that
+                # looks complete. Where a leftover has the hidden name the rename fails: then only the leftover goes
+                # now, and the generation at the end of a later run.
+                hidden = path.with_name(f"{PREPARED_PREFIX}{path.name}")
                 with suppress(OSError):
-                    path.rename(doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                    path.rename(hidden)
+                shutil.rmtree(hidden, ignore_errors=True)
 
-    def begin(self, generation: Path) -> "_Lock":
-        """Make a directory and lock it, after what dead runs had prepared was removed.
+    def begin(self, generation: Path) -> "_DirectoryLock":
+        """Make the directory of a generation and return its lock, after the leftovers of dead runs were removed.
 
-        A living run has its generation locked, its link only for a moment. One run does this at a time, or what one
-        has made and not locked yet would be taken for a dead one's by another.
+        The lock on the generation tells other runs that this one is alive; it must be held until the generation is
+        published or removed. Raises OSError.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
-        with closing(_Lock(self.directory, waits=True)):
-            for path in self.directory.glob(f"{_PREPARED}*"):
-                with suppress(OSError):
-                    _remove(path)
+        # Sweeping, making the directory and locking it are one step for other runs, by a lock on the directory of
+        # all generations. It prevents that another run sweeps this generation when it is made and not locked yet.
+        with closing(_DirectoryLock(self.directory, wait=True)):
+            for path in self.directory.glob(f"{PREPARED_PREFIX}*"):
+                with suppress(OSError):  # a lock is held by a living run
+                    _sweep(path)
             generation.mkdir()
-            return _Lock(generation)
+            return _DirectoryLock(generation)
 
 
 class GenerationStorage(DirectoryStorage):
-    """A new generation: it begins as the current one, by hard links, and readers see none of it until `commit`.
+    """A new generation: it begins as a copy of the current one, by hard links; readers see it from `commit` on.
 
-    What flagjob remembers is part of a generation, so that it is published, rolled back and thrown away with it.
+    The manifest is part of a generation, so it is published, rolled back and discarded with it.
     """
 
-    def __init__(self, destination: Path, keep: int, room: int = 0) -> None:
+    def __init__(self, destination: Path, keep: int, required_free_bytes: int = 0) -> None:
+        """Take the destination, how many generations to keep, and the bytes that a run may need beside them."""
         self._generations = Generations(destination)
         self._keep = keep
-        self._lock: _Lock | None = None
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
+        self._lock: _DirectoryLock | None = None
+        name = sortable_time(datetime.now(UTC))
         self._final = self._generations.directory / name
-        super().__init__(self._generations.directory / f"{_PREPARED}{name}", room)
+        super().__init__(self._generations.directory / f"{PREPARED_PREFIX}{name}", required_free_bytes)
 
     def open(self) -> None:
         """Prepare the generation; raise StorageError if the destination cannot be written."""
@@ -111,26 +129,30 @@ class GenerationStorage(DirectoryStorage):
             self._lock = self._generations.begin(self.root)
             current = self._generations.current
             if current:
-                _link_tree(current, self.root)
-                (self.own / _BEFORE).write_text(current.name)
+                _hard_link_tree(current, self.root)
+                (self.own_directory / PARENT).write_text(current.name)
         super().open()
 
     def commit(self) -> None:
-        """Make the generation durable and show it to readers; where StorageError comes out, it is to be abandoned."""
+        """Make the generation durable and show it to readers; after a StorageError, `abandon` it."""
         with map_os_errors(self.root):
-            shutil.rmtree(self._drafts)
+            shutil.rmtree(self._temporary)
+            # The files are durable since `publish`. Now their names, in every directory, before the generation gets
+            # its own: a power cut must not leave a published generation without some of its files.
             for directory, _, _ in os.walk(self.root):
                 sync_directory(Path(directory))
+            # The lock is on the directory itself, whatever its name, so it survives the rename.
             self.root.rename(self._final)
+            # The link must not be durable before its target.
             sync_directory(self._final.parent)
         self._generations.flip(self._final)
         self._generations.prune(self._keep)
         self._unlock()
 
     def abandon(self) -> None:
-        """Throw the generation away, as far as it came; readers go on with the old one.
+        """Remove the generation, in whatever state; readers go on with the old one. May be called again.
 
-        Only what they see already stays: where the disk failed just then, a power cut may take them back.
+        A generation that readers see already stays: the disk has failed after the flip, which then may not be durable.
         """
         shutil.rmtree(self.root, ignore_errors=True)
         if self._generations.current != self._final:
@@ -143,16 +165,16 @@ class GenerationStorage(DirectoryStorage):
             self._lock = None
 
 
-class _Lock:
-    """A lock on a directory, held until it is closed or its process ends.
+class _DirectoryLock:
+    """An exclusive lock on a directory, held until it is closed or its process ends.
 
-    One that does not wait for another raises BlockingIOError.
+    Raises OSError where it cannot be had: without `wait`, BlockingIOError if another process has it.
     """
 
-    def __init__(self, path: Path, *, waits: bool = False) -> None:
+    def __init__(self, path: Path, *, wait: bool = False) -> None:
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            lock(self._descriptor, wait=waits)
+            lock(self._descriptor, wait=wait)
         except OSError:
             self.close()
             raise
@@ -161,36 +183,41 @@ class _Lock:
         os.close(self._descriptor)
 
 
-def _remove(path: Path) -> None:
-    if not path.is_symlink():
-        with closing(_Lock(path)):
-            shutil.rmtree(path)
-    elif path.lstat().st_mtime < time.time() - SWEPT_SECONDS:
-        path.unlink()
+def _sweep(path: Path) -> None:
+    """Remove a generation or a link that a dead run has prepared; raise OSError if its run is alive."""
+    if path.is_symlink():
+        # A link cannot be locked. It exists only for the moment of a flip, so an old one belongs to a dead run.
+        if path.lstat().st_mtime < time.time() - SWEEP_AGE_SECONDS:
+            path.unlink()
+        return
+    with closing(_DirectoryLock(path)):
+        shutil.rmtree(path)
 
 
-def _made_from(generation: Path) -> str | None:
+def _parent_name(generation: Path) -> str | None:
+    """Return the name of the generation from which this one was made, or None if it is not recorded."""
     with suppress(OSError):
-        return (generation / OWN_DIRECTORY / _BEFORE).read_text("utf-8")
+        return (generation / OWN_DIRECTORY / PARENT).read_text("utf-8")
     return None
 
 
-def _link(source: str, target: str) -> None:
+def _hard_link(source: str, target: str) -> None:
     try:
         os.link(source, target)
-    except OSError as error:  # told at once: copytree would gather one for each file
-        why = f"{error.strerror} (a set has hard links to what is unchanged; FLAGJOB_PUBLISH=each needs none)"
-        raise StorageError(f"{target}: {why}") from error
+    except OSError as error:
+        # Raised as our own, which ends the copying: copytree would collect an OSError for each file.
+        hint = "a set has hard links to what is unchanged; FLAGJOB_PUBLISH=each needs none"
+        raise StorageError(f"{target}: {error.strerror} ({hint})") from error
 
 
-def _link_tree(source: Path, target: Path) -> None:
-    """Give each file a second name; what flagjob remembers is copied, because it is written to."""
+def _hard_link_tree(source: Path, target: Path) -> None:
+    """Copy a generation by giving each file a second name; flagjob's own files are copied, as they are appended to."""
     shutil.copytree(
         source,
         target,
         symlinks=True,
         ignore=lambda directory, _: [OWN_DIRECTORY] if Path(directory) == source else [],
-        copy_function=_link,
+        copy_function=_hard_link,
         dirs_exist_ok=True,
     )
     shutil.copytree(source / OWN_DIRECTORY, target / OWN_DIRECTORY)

@@ -26,11 +26,15 @@ from seaweed import BUCKET, READER, WRITER, Seaweed
 from job import __version__
 from job.errors import PathError, StorageError, UsageError
 from job.model import Stored
-from job.storage import BucketStorage, BucketTimeouts, Parts
-from job.storage.bucket import Bucket
-from job.storage.listing import Listing
-from job.storage.place import USUAL, location_of
-from job.storage.refusal import cause, told
+from job.storage import BucketStorage
+from job.storage.bucket import ObjectListing, StateObjects, location_of
+from job.storage.bucket_client import (
+    DEFAULT_TIMEOUTS,
+    BucketClient,
+    BucketTimeouts,
+    error_cause,
+    map_client_errors,
+)
 
 pytestmark = pytest.mark.s3
 
@@ -72,24 +76,24 @@ def scratch(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(url: str, scratch: Path) -> BucketStorage:
-    return opened(url, scratch)
+def storage(url: str, scratch: Path) -> BucketStorage:
+    return open_storage(url, scratch)
 
 
-def opened(url: str, scratch: Path, patience: BucketTimeouts = USUAL) -> BucketStorage:
-    store = BucketStorage(url, scratch, patience=patience)
-    store.open()
-    return store
+def open_storage(url: str, scratch: Path, timeouts: BucketTimeouts = DEFAULT_TIMEOUTS) -> BucketStorage:
+    storage = BucketStorage(url, scratch, timeouts=timeouts)
+    storage.open()
+    return storage
 
 
-def bucket(url: str, patience: BucketTimeouts = USUAL) -> Bucket:
-    return Bucket(location_of(url), patience, None)
+def client(url: str, timeouts: BucketTimeouts = DEFAULT_TIMEOUTS) -> BucketClient:
+    return BucketClient(location_of(url), timeouts, None)
 
 
-def put(store: BucketStorage, file: str, data: bytes, media_type: str | None = "image/gif") -> Stored:
-    with closing(store.new_body()) as body:
+def put(storage: BucketStorage, file: str, data: bytes, media_type: str | None = "image/gif") -> Stored:
+    with closing(storage.new_body()) as body:
         body.write(data)
-        version = store.publish(body, file, media_type)
+        version = storage.publish(body, file, media_type)
         return Stored(file, body.size, body.sha256, media_type, version=version)
 
 
@@ -106,9 +110,9 @@ def paths(url: str) -> list[str]:
 
 
 @pytest.mark.parametrize("data", [GIF, MEDIUM, LARGE], ids=["in memory", "on disk", "of several chunks"])
-def test_what_is_published_is_what_was_written(store: BucketStorage, url: str, scratch: Path, data: bytes) -> None:
+def test_what_is_published_is_what_was_written(storage: BucketStorage, url: str, scratch: Path, data: bytes) -> None:
     """A body becomes an object of the same bytes, with its type and digest, and nothing else is left anywhere."""
-    put(store, "br.gif", data)
+    put(storage, "br.gif", data)
     found = outside(url).get("br.gif")
     assert bytes(found.bytes()) == data
     assert found.attributes == {"Content-Type": "image/gif", "sha256": sha256(data).hexdigest()}
@@ -116,34 +120,34 @@ def test_what_is_published_is_what_was_written(store: BucketStorage, url: str, s
     assert list(scratch.iterdir()) == []
 
 
-def test_what_is_not_published_leaves_nothing(store: BucketStorage, url: str, scratch: Path) -> None:
+def test_what_is_not_published_leaves_nothing(storage: BucketStorage, url: str, scratch: Path) -> None:
     """A body that is closed before it was published was never there."""
-    with closing(store.new_body()) as body:
+    with closing(storage.new_body()) as body:
         body.write(MEDIUM)
     assert paths(url) == []
     assert list(scratch.iterdir()) == []
 
 
-def test_ids_keep_their_path(store: BucketStorage, url: str) -> None:
+def test_ids_keep_their_path(storage: BucketStorage, url: str) -> None:
     """Segments, and characters that a URL would have to escape, are in the key as they are in the id."""
     files = ["7/66/42.png", "acme.com.png", "a@b.png", "a-b_c.png"]
     for file in files:
-        put(store, file, GIF)
+        put(storage, file, GIF)
     assert paths(url) == sorted(files)
 
 
-def test_the_bucket_itself_can_be_the_destination(store: BucketStorage, url: str, scratch: Path) -> None:
+def test_the_bucket_itself_can_be_the_destination(storage: BucketStorage, url: str, scratch: Path) -> None:
     """A URL without a prefix is the whole bucket, and a last slash makes no difference."""
-    put(store, "br.gif", GIF)
-    whole = opened(f"s3://{BUCKET}/", scratch)
-    assert whole.has(put(whole, f"{token_hex(8)}.gif", GIF))
+    put(storage, "br.gif", GIF)
+    whole = open_storage(f"s3://{BUCKET}/", scratch)
+    assert whole.is_intact(put(whole, f"{token_hex(8)}.gif", GIF))
     assert bytes(outside(f"s3://{BUCKET}").get(f"{url.rsplit('/', 1)[1]}/br.gif").bytes()) == GIF
 
 
-def test_a_reader_never_sees_a_part(store: BucketStorage, url: str) -> None:
+def test_a_reader_never_sees_a_part(storage: BucketStorage, url: str) -> None:
     """Whoever reads while an object is replaced gets one whole version or the other."""
     versions = [numbered_gif(number, 400_000) for number in range(2)]
-    put(store, "br.gif", versions[0])
+    put(storage, "br.gif", versions[0])
     seen: set[bytes] = set()
     reading, done = Event(), Event()
 
@@ -157,7 +161,7 @@ def test_a_reader_never_sees_a_part(store: BucketStorage, url: str) -> None:
         reader = pool.submit(read)
         reading.wait(10)
         for number in range(30):
-            put(store, "br.gif", versions[number % 2])
+            put(storage, "br.gif", versions[number % 2])
         done.set()
         reader.result(10)
     assert seen <= set(versions)
@@ -166,7 +170,7 @@ def test_a_reader_never_sees_a_part(store: BucketStorage, url: str) -> None:
 
 def test_two_pods_on_one_prefix_end_with_whole_objects(url: str, scratch: Path) -> None:
     """Two stores that write the same keys at once disturb each other in nothing: the last version stays."""
-    stores = [opened(url, scratch / str(number)) for number in range(2)]
+    stores = [open_storage(url, scratch / str(number)) for number in range(2)]
     versions = {numbered_gif(number, 100_000) for number in range(40)}
     work = [(stores[at % 2], f"{at % 4}.gif", data) for at, data in enumerate(sorted(versions))]
     with ThreadPoolExecutor(8) as pool:
@@ -175,16 +179,16 @@ def test_two_pods_on_one_prefix_end_with_whole_objects(url: str, scratch: Path) 
     assert {bytes(outside(url).get(path).bytes()) for path in paths(url)} <= versions
 
 
-def test_opening_leaves_nothing(store: BucketStorage, url: str) -> None:
+def test_opening_leaves_nothing(storage: BucketStorage, url: str) -> None:
     """That the bucket can be written is shown by an object that is gone again."""
-    store.sync()
+    storage.sync()
     assert paths(url) == []
 
 
 def test_opening_takes_away_what_a_killed_run_left(url: str, scratch: Path) -> None:
     """An object that was to show that the bucket can be written, of a run that ended in between."""
-    bucket(url).put(".flagjob/probe-1", b"flagjob\n")
-    opened(url, scratch)
+    client(url).put(".flagjob/probe-1", b"flagjob\n")
+    open_storage(url, scratch)
     assert paths(url) == []
 
 
@@ -192,32 +196,32 @@ def test_opening_takes_away_what_a_killed_run_left(url: str, scratch: Path) -> N
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "of several chunks"])
-def test_an_object_is_there_as_it_was_stored(store: BucketStorage, url: str, scratch: Path, data: bytes) -> None:
+def test_an_object_is_there_as_it_was_stored(storage: BucketStorage, url: str, scratch: Path, data: bytes) -> None:
     """The next run, as well as this one, knows the object by the size and ETag that publishing gave."""
-    known = put(store, "7/br.gif", data)
-    assert store.has(known)
-    assert opened(url, scratch).has(known)
+    known = put(storage, "7/br.gif", data)
+    assert storage.is_intact(known)
+    assert open_storage(url, scratch).is_intact(known)
 
 
-def test_what_somebody_changed_is_not_there_as_it_was_stored(store: BucketStorage, url: str, scratch: Path) -> None:
+def test_what_somebody_changed_is_not_there_as_it_was_stored(storage: BucketStorage, url: str, scratch: Path) -> None:
     """An object that is gone or has other bytes, and one whose version nobody knows, is not what was stored."""
-    gone, changed = put(store, "gone.gif", GIF), put(store, "changed.gif", GIF)
+    gone, changed = put(storage, "gone.gif", GIF), put(storage, "changed.gif", GIF)
     other = numbered_gif(1, len(GIF) + 100)
-    put(store, "twin-of-gone.gif", GIF)
+    put(storage, "twin-of-gone.gif", GIF)
     outside(url).delete("gone.gif")
     outside(url).put("changed.gif", other)
-    after = opened(url, scratch)
-    longer = Stored("changed.gif", len(GIF), changed.sha256, None, version=put(store, "x", other).version)
+    after = open_storage(url, scratch)
+    longer = Stored("changed.gif", len(GIF), changed.sha256, None, version=put(storage, "x", other).version)
     unknown = Stored("changed.gif", len(other), changed.sha256, None)
-    assert [after.has(stored) for stored in (gone, changed, longer, unknown)] == [False] * 4
+    assert [after.is_intact(stored) for stored in (gone, changed, longer, unknown)] == [False] * 4
 
 
-def test_listing_goes_on_over_pages(store: BucketStorage, url: str, scratch: Path) -> None:
+def test_listing_goes_on_over_pages(storage: BucketStorage, url: str, scratch: Path) -> None:
     """More objects than a server lists at once are all known."""
     with ThreadPoolExecutor(16) as pool:
-        known = list(pool.map(lambda number: put(store, f"{number}.gif", GIF), range(1010)))
-    after = opened(url, scratch)
-    assert all(map(after.has, known))
+        known = list(pool.map(lambda number: put(storage, f"{number}.gif", GIF), range(1010)))
+    after = open_storage(url, scratch)
+    assert all(map(after.is_intact, known))
 
 
 def test_a_listing_takes_eight_bytes_an_object() -> None:
@@ -226,14 +230,14 @@ def test_a_listing_takes_eight_bytes_an_object() -> None:
     names = [f"{number}.gif" for number in range(50_000)]
     tracemalloc.start()
     try:
-        listing = Listing()
+        listing = ObjectListing()
         for number, name in enumerate(names):
             listing.add(name, number, etags[number % 10])
         taken, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert all(listing.has(name, number, etags[number % 10]) for number, name in enumerate(names))
-    assert not any(listing.has(name, number, "") for number, name in enumerate(names))
+    assert all(listing.contains(name, number, etags[number % 10]) for number, name in enumerate(names))
+    assert not any(listing.contains(name, number, "") for number, name in enumerate(names))
     assert taken < 16 * len(names)
 
 
@@ -256,7 +260,7 @@ def test_wrong_credentials_are_told_at_once(
     for name, value in change.items():
         variable(name, value)
     with pytest.raises(StorageError) as caught:
-        opened(url, scratch)
+        open_storage(url, scratch)
     what, _, why = str(caught.value).partition(": ")
     assert why == f"cannot be written: {said}"
     assert what.startswith(f"{url}/.flagjob/probe-")
@@ -267,7 +271,7 @@ def test_wrong_credentials_are_told_at_once(
 def test_a_missing_bucket_is_told_at_once(scratch: Path) -> None:
     """A bucket that is not there is not made, and its name stands in the message."""
     with pytest.raises(StorageError, match=r"^s3://nowhere/x/.*: cannot be written: 404 Not Found \(NoSuchBucket\)$"):
-        opened("s3://nowhere/x", scratch)
+        open_storage("s3://nowhere/x", scratch)
 
 
 def test_an_endpoint_that_refuses_is_told_at_once(url: str, scratch: Path, variable: SetVariable) -> None:
@@ -276,7 +280,7 @@ def test_an_endpoint_that_refuses_is_told_at_once(url: str, scratch: Path, varia
         nobody.bind(("127.0.0.1", 0))
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
         with pytest.raises(StorageError, match=r"cannot be written: Connection refused$"):
-            opened(url, scratch)
+            open_storage(url, scratch)
 
 
 @IN_TIME
@@ -285,7 +289,7 @@ def test_an_endpoint_that_says_nothing_is_told_in_time(url: str, scratch: Path, 
     with socket.create_server(("127.0.0.1", 0)) as silent:
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
-            opened(url, scratch, SHORT)
+            open_storage(url, scratch, SHORT)
 
 
 @IN_TIME
@@ -298,9 +302,9 @@ def test_an_endpoint_that_takes_no_connection_is_told_in_time(variable: SetVaria
             caller.settimeout(0)
             caller.connect_ex(full.getsockname())
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{full.getsockname()[1]}")
-        patience = BucketTimeouts(connect_seconds=0.3, request_seconds=60)
+        timeouts = BucketTimeouts(connect_seconds=0.3, request_seconds=60)
         with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
-            bucket(f"s3://{BUCKET}", patience).put("br.gif", GIF)
+            client(f"s3://{BUCKET}", timeouts).put("br.gif", GIF)
 
 
 @IN_TIME
@@ -309,9 +313,9 @@ def test_retries_end_in_time(variable: SetVariable) -> None:
     """However many there may be, none begins after their time."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        patience = BucketTimeouts(request_seconds=0.3, retries=20, retry_seconds=0.5)
+        timeouts = BucketTimeouts(request_seconds=0.3, retries=20, retry_seconds=0.5)
         with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
-            bucket(f"s3://{BUCKET}", patience).put("br.gif", GIF)
+            client(f"s3://{BUCKET}", timeouts).put("br.gif", GIF)
 
 
 @pytest.mark.usefixtures("url")
@@ -320,9 +324,9 @@ def test_a_server_that_is_busy_is_asked_again(variable: SetVariable) -> None:
     answers = [Answer(503), Answer(200, {"ETag": '"1"'}), Answer(503), Answer(503), Answer(200, {"ETag": '"1"'})]
     with ScriptedServer({f"/{BUCKET}/br.gif": answers}) as server:
         variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
-        assert bucket(f"s3://{BUCKET}", SHORT).put("br.gif", GIF) == "1"
+        assert client(f"s3://{BUCKET}", SHORT).put("br.gif", GIF) == "1"
         with pytest.raises(StorageError, match=r"cannot be written: 503 Service Unavailable$"):
-            bucket(f"s3://{BUCKET}", SHORT).put("br.gif", GIF)
+            client(f"s3://{BUCKET}", SHORT).put("br.gif", GIF)
     assert len(server.requests) == 4
 
 
@@ -330,16 +334,16 @@ def test_a_server_that_is_busy_is_asked_again(variable: SetVariable) -> None:
 def test_a_server_that_falls_silent_ends_the_run(
     seaweed: Seaweed, url: str, scratch: Path, variable: SetVariable
 ) -> None:
-    """In mid-run, too, silence is an error in time; when the server is back, so is the store."""
+    """In mid-run, too, silence is an error in time; when the server is back, so is the storage."""
     with seaweed.gateway() as gateway:
         variable("AWS_ENDPOINT_URL", gateway.url)
-        store = opened(url, scratch)
-        hasty = bucket(url, SHORT)
+        storage = open_storage(url, scratch)
+        hasty = client(url, SHORT)
         gateway.pause()
         with pytest.raises(StorageError, match=f"^{url}/br.gif: cannot be written: no answer in time$"):
             hasty.put("br.gif", GIF)
         gateway.resume()
-        put(store, "cn.gif", GIF)
+        put(storage, "cn.gif", GIF)
     variable("AWS_ENDPOINT_URL", seaweed.endpoint)
     assert "cn.gif" in paths(url)
 
@@ -350,12 +354,12 @@ def test_a_server_that_dies_ends_the_run(seaweed: Seaweed, url: str, scratch: Pa
     data, ten = MEDIUM, Event()
     with seaweed.gateway() as gateway, ThreadPoolExecutor(8) as pool:
         variable("AWS_ENDPOINT_URL", gateway.url)
-        store = opened(url, scratch)
+        storage = open_storage(url, scratch)
 
         def work(worker: int) -> StorageError:
             for number in count():
                 try:
-                    put(store, f"{worker}/{number}.gif", data)
+                    put(storage, f"{worker}/{number}.gif", data)
                 except StorageError as error:
                     return error
                 if number == 10:
@@ -381,37 +385,37 @@ def test_a_server_that_dies_ends_the_run(seaweed: Seaweed, url: str, scratch: Pa
     ids=["too long", "empty segment"],
 )
 def test_a_key_that_the_bucket_refuses_concerns_only_its_object(
-    store: BucketStorage, url: str, file: str, said: str
+    storage: BucketStorage, url: str, file: str, said: str
 ) -> None:
     """An illegal key is that item's error; others go on."""
     with pytest.raises(PathError) as caught:
-        put(store, file, GIF)
-    put(store, "cn.gif", GIF)
+        put(storage, file, GIF)
+    put(storage, "cn.gif", GIF)
     assert str(caught.value) == f"{url}/{file}: cannot be written: {said}"
     assert paths(url) == ["cn.gif"]
 
 
-def test_an_older_object_survives_a_failure(store: BucketStorage, url: str, variable: SetVariable) -> None:
+def test_an_older_object_survives_a_failure(storage: BucketStorage, url: str, variable: SetVariable) -> None:
     """What cannot be replaced stays as it was."""
-    put(store, "br.gif", GIF)
+    put(storage, "br.gif", GIF)
     for name, value in READER.items():
         variable(name, value)
     with pytest.raises(StorageError, match=r"AccessDenied"):
-        bucket(url).put("br.gif", MEDIUM)
+        client(url).put("br.gif", MEDIUM)
     assert bytes(outside(url).get("br.gif").bytes()) == GIF
 
 
-def test_a_client_that_gives_up_is_a_storage_error(store: BucketStorage, url: str) -> None:
+def test_a_client_that_gives_up_is_a_storage_error(storage: BucketStorage, url: str) -> None:
     """The client's own panic, which is no Exception in Python, ends the run as any other failure does."""
     with pytest.raises(StorageError, match=f"^{url}/br.gif: cannot be written: .*InvalidHeaderValue"):
-        put(store, "br.gif", GIF, "image/gif\n")
+        put(storage, "br.gif", GIF, "image/gif\n")
 
 
 def test_a_scratch_directory_that_cannot_be_is_told(url: str, tmp_path: Path) -> None:
     """A file where the directory for large bodies should be is one clear error."""
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(StorageError) as caught:
-        opened(url, tmp_path / "file" / "scratch")
+        open_storage(url, tmp_path / "file" / "scratch")
     assert str(caught.value) == f"{tmp_path}/file/scratch: Not a directory"
 
 
@@ -419,7 +423,7 @@ def test_an_account_that_is_missing_is_told(variable: SetVariable, scratch: Path
     """What the client misses before any request is in the message."""
     variable("AZURE_STORAGE_ACCOUNT_KEY", "c2VzYW1l")
     with pytest.raises(StorageError) as caught:
-        opened("az://flags/x", scratch)
+        open_storage("az://flags/x", scratch)
     assert str(caught.value) == "az://flags/x: cannot be opened: Account must be specified"
 
 
@@ -450,7 +454,7 @@ def test_every_error_of_the_client_is_mapped() -> None:
         OSError: StorageError,
         ValueError: PathError,
     }.items():
-        with pytest.raises(StorageError) as caught, told("s3://flags/br.gif", "written"):
+        with pytest.raises(StorageError) as caught, map_client_errors("s3://flags/br.gif", "written"):
             raise error("so it is")
         assert (type(caught.value), str(caught.value)) == (kind, "s3://flags/br.gif: cannot be written: so it is")
 
@@ -458,7 +462,7 @@ def test_every_error_of_the_client_is_mapped() -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, KeyError])
 def test_what_is_not_the_clients_passes_through(error: type[BaseException]) -> None:
     """An interrupt, or a bug of ours, is not called a storage error."""
-    with pytest.raises(error), told("s3://flags/br.gif", "written"):
+    with pytest.raises(error), map_client_errors("s3://flags/br.gif", "written"):
         raise error
 
 
@@ -488,7 +492,7 @@ def test_what_is_not_the_clients_passes_through(error: type[BaseException]) -> N
 )
 def test_a_cause_is_short_and_holds_no_secret(text: str, said: str) -> None:
     """From what the client writes, pages long, comes the one thing to know."""
-    assert cause(text) == said
+    assert error_cause(text) == said
 
 
 # Settings
@@ -569,9 +573,9 @@ def test_azure_lists_etags_as_publishing_gave_them(variable: SetVariable) -> Non
         variable("AZURE_STORAGE_ENDPOINT", server.url().removesuffix("/"))
         variable("AZURE_STORAGE_ACCOUNT_NAME", "me")
         variable("AZURE_STORAGE_ACCOUNT_KEY", "c2VzYW1l")
-        container = bucket("az://c/p")
+        container = client("az://c/p")
         etag = container.put("br.gif", GIF, "image/gif", "00ff")
-        (found,) = container.objects()
+        (found,) = container.list_objects()
     assert (found.path, found.size, found.etag) == ("br.gif", 3, etag)
     sent = server.requests[0]
     assert (sent.body, sent.headers["x-ms-blob-content-type"], sent.headers["x-ms-meta-sha256"]) == (
@@ -586,7 +590,7 @@ def test_google_gets_type_and_digest(variable: SetVariable) -> None:
     with ScriptedServer({"/b/p%2Fbr%2Egif": Answer(200, {"ETag": '"77"'})}) as server:
         variable("GOOGLE_BASE_URL", server.url().removesuffix("/"))
         variable("GOOGLE_BEARER_TOKEN", "sesame")
-        assert bucket("gs://b/p").put("br.gif", GIF, "image/gif", "00ff") == "77"
+        assert client("gs://b/p").put("br.gif", GIF, "image/gif", "00ff") == "77"
     headers = server.requests[0].headers
     assert (headers["content-type"], headers["x-goog-meta-sha256"]) == ("image/gif", "00ff")
     assert headers["user-agent"] == f"flagjob/{__version__}"
@@ -597,7 +601,7 @@ def test_a_type_that_is_not_known_is_not_claimed(variable: SetVariable) -> None:
     with ScriptedServer({"/b/p%2Fbr%2Egif": Answer(200, {"ETag": '"77"'})}) as server:
         variable("GOOGLE_BASE_URL", server.url().removesuffix("/"))
         variable("GOOGLE_BEARER_TOKEN", "sesame")
-        bucket("gs://b/p").put("br.gif", GIF)
+        client("gs://b/p").put("br.gif", GIF)
     headers = server.requests[0].headers
     assert headers["content-type"] == "application/octet-stream"
     assert "x-goog-meta-sha256" not in headers
@@ -609,7 +613,7 @@ def test_parts_that_are_gone_do_not_keep_others_from_being_deleted(variable: Set
     with ScriptedServer(script) as server:
         variable("GOOGLE_BASE_URL", server.url().removesuffix("/"))
         variable("GOOGLE_BEARER_TOKEN", "sesame")
-        bucket("gs://b/p").delete(["1", "2", "3"])
+        client("gs://b/p").delete(["1", "2", "3"])
     assert "/b/p%2F2" in [request.target for request in server.requests if request.method == "DELETE"]
 
 
@@ -624,29 +628,29 @@ def test_a_private_authority_can_be_trusted(variable: SetVariable, tmp_path: Pat
     with ScriptedServer({f"/{BUCKET}/br.gif": Answer(200, {"ETag": '"1"'})}, context) as server:
         variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
         with pytest.raises(StorageError, match=r"certificate refused: UnknownIssuer$"):
-            bucket(f"s3://{BUCKET}").put("br.gif", GIF)
-        assert Bucket(location_of(f"s3://{BUCKET}"), USUAL, bundle).put("br.gif", GIF) == "1"
+            client(f"s3://{BUCKET}").put("br.gif", GIF)
+        assert BucketClient(location_of(f"s3://{BUCKET}"), DEFAULT_TIMEOUTS, bundle).put("br.gif", GIF) == "1"
 
 
 # What flagjob keeps there for itself
 
 
-def test_parts_come_back(store: BucketStorage) -> None:
+def test_parts_come_back(storage: BucketStorage) -> None:
     """A part holds what was written last, whatever its length."""
-    store.parts.write("manifest/1", b"first")
-    store.parts.write("manifest/1", LARGE)
-    store.parts.write("manifest/2", b"")
-    assert b"".join(store.parts.read("manifest/1")) == LARGE
-    assert b"".join(store.parts.read("manifest/2")) == b""
+    storage.state.write("manifest/1", b"first")
+    storage.state.write("manifest/1", LARGE)
+    storage.state.write("manifest/2", b"")
+    assert b"".join(storage.state.read("manifest/1")) == LARGE
+    assert b"".join(storage.state.read("manifest/2")) == b""
 
 
-def test_parts_are_listed_by_segments(store: BucketStorage) -> None:
+def test_parts_are_listed_by_segments(storage: BucketStorage) -> None:
     """Names come in order: those below the segments that were asked for, and none of the mirror's objects."""
     for name in ("manifest/b", "manifest/a/1", "manifest-3-of-8/c", "changes"):
-        store.parts.write(name, b"x")
-    put(store, "manifest/z.gif", GIF)
-    assert store.parts.names("manifest") == ["manifest/a/1", "manifest/b"]
-    assert store.parts.names("nothing") == []
+        storage.state.write(name, b"x")
+    put(storage, "manifest/z.gif", GIF)
+    assert storage.state.list_names("manifest") == ["manifest/a/1", "manifest/b"]
+    assert storage.state.list_names("nothing") == []
 
 
 @pytest.mark.usefixtures("url")
@@ -657,18 +661,18 @@ def test_parts_are_in_order_whatever_the_listing(variable: SetVariable) -> None:
     listing = f"<ListBucketResult>{items}</ListBucketResult>"
     with ScriptedServer({f"/{BUCKET}": Answer(200, {}, listing.encode())}) as server:
         variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
-        assert Parts(bucket(f"s3://{BUCKET}")).names("m") == ["m/a", "m/b", "m/c"]
+        assert StateObjects(client(f"s3://{BUCKET}")).list_names("m") == ["m/a", "m/b", "m/c"]
 
 
-def test_parts_can_be_deleted_twice(store: BucketStorage) -> None:
+def test_parts_can_be_deleted_twice(storage: BucketStorage) -> None:
     """One that another pod has deleted is as good as deleted, and reads as empty."""
     for name in ("manifest/1", "manifest/2"):
-        store.parts.write(name, b"x")
-    store.parts.delete(["manifest/1", "manifest/3"])
-    store.parts.delete(["manifest/1"])
-    store.parts.delete([])
-    assert store.parts.names("manifest") == ["manifest/2"]
-    assert list(store.parts.read("manifest/1")) == []
+        storage.state.write(name, b"x")
+    storage.state.delete(["manifest/1", "manifest/3"])
+    storage.state.delete(["manifest/1"])
+    storage.state.delete([])
+    assert storage.state.list_names("manifest") == ["manifest/2"]
+    assert list(storage.state.read("manifest/1")) == []
 
 
 @IN_TIME
@@ -685,4 +689,4 @@ def test_a_part_that_breaks_off_is_an_error(variable: SetVariable) -> None:
     with ScriptedServer({f"/{BUCKET}/.flagjob/1": answer}) as server:
         variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
         with pytest.raises(StorageError, match=f"^s3://{BUCKET}/.flagjob/1: cannot be read: "):
-            list(bucket(f"s3://{BUCKET}", SHORT).read(".flagjob/1"))
+            list(client(f"s3://{BUCKET}", SHORT).read(".flagjob/1"))

@@ -26,51 +26,51 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def store(root: Path) -> DirectoryStorage:
-    store = DirectoryStorage(root)
-    store.open()
-    return store
+def storage(root: Path) -> DirectoryStorage:
+    storage = DirectoryStorage(root)
+    storage.open()
+    return storage
 
 
-def put(store: DirectoryStorage, file: str, data: bytes) -> None:
-    with closing(store.new_body()) as body:
+def put(storage: DirectoryStorage, file: str, data: bytes) -> None:
+    with closing(storage.new_body()) as body:
         body.write(data)
-        store.publish(body, file, None)
+        storage.publish(body, file, None)
 
 
-def drafts(root: Path) -> list[str]:
+def temporary_files(root: Path) -> list[str]:
     return [path.name for path in (root / ".flagjob" / "tmp").iterdir()]
 
 
-def left(root: Path) -> Iterator[str]:
+def files_below(root: Path) -> Iterator[str]:
     return (str(path.relative_to(root)) for path in sorted(root.rglob("*")) if path.is_file())
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
-def test_what_is_published_is_what_was_written(store: DirectoryStorage, root: Path, data: bytes) -> None:
+def test_what_is_published_is_what_was_written(storage: DirectoryStorage, root: Path, data: bytes) -> None:
     """A body, small or large, becomes a file of the same bytes, and nothing else is left."""
-    put(store, "br.gif", data)
+    put(storage, "br.gif", data)
     assert (root / "br.gif").read_bytes() == data
-    assert list(left(root)) == ["br.gif"]
+    assert list(files_below(root)) == ["br.gif"]
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
 def test_a_power_cut_finds_whole_files(
-    store: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
     """A file's bytes are on the disk before it has its name, and its names before the run ends, at every level."""
     calls = disk_calls(monkeypatch, root)
-    put(store, "7/66/42.png", data)
+    put(storage, "7/66/42.png", data)
     draft, name = calls
     assert draft.startswith(".flagjob/tmp/")
     assert (draft.endswith(" is synced"), name) == (True, "7/66/42.png is named")
-    store.sync()
+    storage.sync()
     assert {". is synced", "7 is synced", "7/66 is synced"} <= set(calls[2:])
 
 
-def test_a_draft_that_cannot_be_removed_changes_nothing(store: DirectoryStorage, root: Path) -> None:
+def test_a_draft_that_cannot_be_removed_changes_nothing(storage: DirectoryStorage, root: Path) -> None:
     """What made it fail was told; the next run sweeps it up."""
-    with closing(store.new_body()) as body:
+    with closing(storage.new_body()) as body:
         body.write(LARGE)
         for path in (root / ".flagjob" / "tmp").iterdir():
             path.unlink()
@@ -78,16 +78,16 @@ def test_a_draft_that_cannot_be_removed_changes_nothing(store: DirectoryStorage,
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
-def test_what_is_not_published_leaves_nothing(store: DirectoryStorage, root: Path, data: bytes) -> None:
+def test_what_is_not_published_leaves_nothing(storage: DirectoryStorage, root: Path, data: bytes) -> None:
     """A body that is closed before it was published was never there."""
-    with closing(store.new_body()) as body:
+    with closing(storage.new_body()) as body:
         body.write(data)
-    assert list(left(root)) == []
+    assert list(files_below(root)) == []
 
 
-def test_a_body_knows_its_facts(store: DirectoryStorage) -> None:
+def test_a_body_knows_its_facts(storage: DirectoryStorage) -> None:
     """Size, digest and the first 512 bytes are known while it is written, and it can be read again."""
-    with closing(store.new_body()) as body:
+    with closing(storage.new_body()) as body:
         for start in range(0, len(LARGE), 1000):
             body.write(LARGE[start : start + 1000])
         body.rewind()
@@ -95,41 +95,41 @@ def test_a_body_knows_its_facts(store: DirectoryStorage) -> None:
         assert body.read(10) + body.read() == LARGE
 
 
-def test_small_bodies_touch_no_disk_before_they_are_accepted(store: DirectoryStorage, root: Path) -> None:
+def test_small_bodies_touch_no_disk_before_they_are_accepted(storage: DirectoryStorage, root: Path) -> None:
     """Up to 64 KiB stay in memory; what exceeds them lies beside the destination."""
-    with closing(store.new_body()) as small, closing(store.new_body()) as large:
+    with closing(storage.new_body()) as small, closing(storage.new_body()) as large:
         small.write(b"x" * 65536)
-        assert drafts(root) == []
+        assert temporary_files(root) == []
         large.write(b"x" * 65537)
-        assert len(drafts(root)) == 1
+        assert len(temporary_files(root)) == 1
 
 
-def test_ids_with_segments_keep_their_path(store: DirectoryStorage, root: Path) -> None:
+def test_ids_with_segments_keep_their_path(storage: DirectoryStorage, root: Path) -> None:
     """Directories are made as files need them."""
-    put(store, "7/66/42.png", GIF)
-    put(store, "7/66/43.png", GIF)
-    assert list(left(root)) == ["7/66/42.png", "7/66/43.png"]
+    put(storage, "7/66/42.png", GIF)
+    put(storage, "7/66/43.png", GIF)
+    assert list(files_below(root)) == ["7/66/42.png", "7/66/43.png"]
 
 
 @row(45)
-def test_files_have_the_mode_that_the_umask_leaves(store: DirectoryStorage, root: Path) -> None:
+def test_files_have_the_mode_that_the_umask_leaves(storage: DirectoryStorage, root: Path) -> None:
     """Another pod may read the mirror: a file has 0666 less the umask, not a temporary file's 0600."""
     old = os.umask(0o027)
     try:
-        put(store, "br.gif", GIF)
+        put(storage, "br.gif", GIF)
     finally:
         os.umask(old)
     assert stat.S_IMODE((root / "br.gif").stat().st_mode) == 0o640
 
 
 def test_a_symbolic_link_is_replaced_and_not_written_through(
-    store: DirectoryStorage, root: Path, tmp_path: Path
+    storage: DirectoryStorage, root: Path, tmp_path: Path
 ) -> None:
     """Whoever planted a link gets no file written where it points."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     (root / "br.gif").symlink_to(victim)
-    put(store, "br.gif", GIF)
+    put(storage, "br.gif", GIF)
     assert victim.read_bytes() == b"precious"
     assert not (root / "br.gif").is_symlink()
     assert (root / "br.gif").read_bytes() == GIF
@@ -137,24 +137,24 @@ def test_a_symbolic_link_is_replaced_and_not_written_through(
 
 @pytest.mark.parametrize(("way", "file"), [("br.gif/x", "br.gif"), ("7", "7/66.gif")])
 def test_what_is_in_the_way_of_one_file_concerns_only_it(
-    store: DirectoryStorage, root: Path, way: str, file: str
+    storage: DirectoryStorage, root: Path, way: str, file: str
 ) -> None:
     """A directory of the file's name, or a file of its directory's, is that item's error; others go on."""
     (root / way).parent.mkdir(exist_ok=True)
     (root / way).write_bytes(b"mine")
     with pytest.raises(PathError) as caught:
-        put(store, file, GIF)
-    put(store, "cn.gif", GIF)
+        put(storage, file, GIF)
+    put(storage, "cn.gif", GIF)
     assert str(root / file.split("/", 1)[0]) in str(caught.value)
     assert (root / way).read_bytes() == b"mine"
-    assert drafts(root) == []
+    assert temporary_files(root) == []
 
 
-def test_a_name_too_long_for_the_disk_concerns_only_its_file(store: DirectoryStorage, root: Path) -> None:
+def test_a_name_too_long_for_the_disk_concerns_only_its_file(storage: DirectoryStorage, root: Path) -> None:
     """The file system's limit on names is one item's error."""
     with pytest.raises(PathError, match="File name too long"):
-        put(store, "x" * 300, GIF)
-    assert list(left(root)) == []
+        put(storage, "x" * 300, GIF)
+    assert list(files_below(root)) == []
 
 
 def test_a_destination_that_cannot_be_is_told_before_anything(tmp_path: Path) -> None:
@@ -166,16 +166,16 @@ def test_a_destination_that_cannot_be_is_told_before_anything(tmp_path: Path) ->
     assert (tmp_path / "file").read_bytes() == b"mine"
 
 
-def test_the_probe_leaves_nothing(store: DirectoryStorage, root: Path) -> None:
+def test_the_probe_leaves_nothing(storage: DirectoryStorage, root: Path) -> None:
     """That the destination can be written is shown by a file that is gone again."""
-    store.open()
-    assert list(left(root)) == []
+    storage.open()
+    assert list(files_below(root)) == []
 
 
-def test_a_destination_that_goes_away_is_a_storage_error(store: DirectoryStorage, root: Path) -> None:
+def test_a_destination_that_goes_away_is_a_storage_error(storage: DirectoryStorage, root: Path) -> None:
     """A body that outgrows memory when its directory is gone says so, with the path."""
     (root / ".flagjob" / "tmp").rmdir()
-    with closing(store.new_body()) as body, pytest.raises(StorageError) as caught:
+    with closing(storage.new_body()) as body, pytest.raises(StorageError) as caught:
         body.write(LARGE)
     assert not isinstance(caught.value, PathError)
     assert "No such file or directory" in str(caught.value)
@@ -183,52 +183,52 @@ def test_a_destination_that_goes_away_is_a_storage_error(store: DirectoryStorage
 
 @row(41)
 @pytest.mark.parametrize("data", [numbered_gif(1, 60_000), LARGE], ids=["in memory", "on disk"])
-def test_a_disk_that_takes_no_more_costs_no_old_file(store: DirectoryStorage, root: Path, data: bytes) -> None:
+def test_a_disk_that_takes_no_more_costs_no_old_file(storage: DirectoryStorage, root: Path, data: bytes) -> None:
     """A write that fails is a storage error; the older file stays as it was, and no part of the new one."""
-    put(store, "br.gif", GIF)
+    put(storage, "br.gif", GIF)
     with files_limited_to(50_000), pytest.raises(StorageError) as caught:
-        put(store, "br.gif", data)
+        put(storage, "br.gif", data)
     assert "File too large" in str(caught.value)
     assert (root / "br.gif").read_bytes() == GIF
-    assert list(left(root)) == ["br.gif"]
+    assert list(files_below(root)) == ["br.gif"]
 
 
-def test_names_are_made_durable_in_batches(store: DirectoryStorage, root: Path) -> None:
+def test_names_are_made_durable_in_batches(storage: DirectoryStorage, root: Path) -> None:
     """However many directories a run writes to, only so many wait for their sync, and sync empties them."""
     for number in range(1001):
-        put(store, f"{number}/x.gif", GIF)
-    waiting = len(store._unsynced)  # noqa: SLF001  (what a power cut would show)
-    store.sync()
+        put(storage, f"{number}/x.gif", GIF)
+    waiting = len(storage._unsynced)  # noqa: SLF001  (what a power cut would show)
+    storage.sync()
     assert 0 < waiting < 10
-    assert store._unsynced == set()  # noqa: SLF001
-    assert len(list(left(root))) == 1001
+    assert storage._unsynced == set()  # noqa: SLF001
+    assert len(list(files_below(root))) == 1001
 
 
-def test_a_directory_that_vanished_before_its_sync_is_told(store: DirectoryStorage, root: Path) -> None:
+def test_a_directory_that_vanished_before_its_sync_is_told(storage: DirectoryStorage, root: Path) -> None:
     """If names cannot be made durable, the run must know."""
-    put(store, "7/x.gif", GIF)
+    put(storage, "7/x.gif", GIF)
     (root / "7" / "x.gif").unlink()
     (root / "7").rmdir()
     with pytest.raises(StorageError, match="No such file or directory"):
-        store.sync()
+        storage.sync()
 
 
-def stored(store: DirectoryStorage, data: bytes = GIF) -> Stored:
-    with closing(store.new_body()) as body:
+def stored(storage: DirectoryStorage, data: bytes = GIF) -> Stored:
+    with closing(storage.new_body()) as body:
         body.write(data)
-        version = store.publish(body, "br.gif", "image/gif")
+        version = storage.publish(body, "br.gif", "image/gif")
     return Stored("br.gif", len(data), sha256(data).hexdigest(), "image/gif", version=version)
 
 
-def test_a_file_is_there_as_it_was_stored(store: DirectoryStorage) -> None:
+def test_a_file_is_there_as_it_was_stored(storage: DirectoryStorage) -> None:
     """Size and mtime are what publishing said they would be."""
-    assert store.has(stored(store))
+    assert storage.is_intact(stored(storage))
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "touched", "a link", "a directory"])
-def test_a_file_that_somebody_changed_is_not(store: DirectoryStorage, root: Path, change: str) -> None:
+def test_a_file_that_somebody_changed_is_not(storage: DirectoryStorage, root: Path, change: str) -> None:
     """A file that is gone, of another size, written again or no file at all is not what was stored."""
-    known, path = stored(store), root / "br.gif"
+    known, path = stored(storage), root / "br.gif"
     data, when = path.read_bytes(), path.stat().st_mtime_ns
     path.unlink()
     if change == "longer":
@@ -243,7 +243,7 @@ def test_a_file_that_somebody_changed_is_not(store: DirectoryStorage, root: Path
         path.symlink_to("elsewhere")
     elif change == "a directory":
         path.mkdir()
-    assert not store.has(known)
+    assert not storage.is_intact(known)
 
 
 def age(path: Path) -> None:
@@ -251,18 +251,18 @@ def age(path: Path) -> None:
 
 
 @row(43)
-def test_drafts_of_dead_runs_are_swept_and_those_of_living_ones_are_not(root: Path, store: DirectoryStorage) -> None:
+def test_drafts_of_dead_runs_are_swept_and_those_of_living_ones_are_not(root: Path, storage: DirectoryStorage) -> None:
     """At its start a run removes what a killed one left; what another one writes right now stays."""
     tmp = root / ".flagjob" / "tmp"
     for name in ("dead", "new"):
         (tmp / name).write_bytes(b"x")
     age(tmp / "dead")
-    with closing(store.new_body()) as living:
+    with closing(storage.new_body()) as living:
         living.write(LARGE)
         living.rewind()  # its bytes are in the kernel
         (draft,) = set(tmp.iterdir()) - {tmp / "dead", tmp / "new"}
         age(draft)
         DirectoryStorage(root).open()
         assert set(tmp.iterdir()) == {draft, tmp / "new"}
-        store.publish(living, "br.gif", None)
+        storage.publish(living, "br.gif", None)
     assert (root / "br.gif").read_bytes() == LARGE

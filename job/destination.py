@@ -1,0 +1,320 @@
+"""The destination of a run: a directory, generations or a bucket, each with its storage and its manifest."""
+
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryDirectory
+from time import monotonic
+
+from job.atomic_write import map_os_errors
+from job.errors import Fault, UsageError
+from job.inputs import Inputs
+from job.layout import (
+    CHANGES_DIRECTORY,
+    CHANGES_FILES,
+    CHECKSUM_VERSIONS_DIRECTORY,
+    CHECKSUMS,
+    CHECKSUMS_FILES,
+    OWN_DIRECTORY,
+    SEGMENTS_DIRECTORY,
+    is_bucket,
+    manifest_name,
+    segments_prefix,
+    shards_of_segments,
+    sortable_time,
+)
+from job.manifest import DEMO_SERVER, Manifest
+from job.model import Stored
+from job.settings import Publish, Settings
+from job.shard import ALL_CODES, Shard
+from job.storage import BucketStorage, DirectoryStorage, GenerationStorage, Storage
+
+_UPLOAD_RESULTS = 1000
+_UPLOAD_SECONDS = 10.0
+"""After so many results, or with the first result after so long, a bucket's manifest is uploaded: a killed run loses
+no more than that."""
+_SEGMENT_BYTES = 8 * 1024 * 1024
+_MAX_SEGMENTS = 20
+"""How many segments a manifest may have, beside one for each 8 MiB, before it is compacted."""
+_KEPT_CHANGES = 10
+
+
+class Destination(ABC):
+    """Where one run writes. `open` and `close` are called once each; between them threads may use the storage."""
+
+    storage: Storage
+    manifest: Manifest
+
+    @abstractmethod
+    def open(self, *, accept_new_origin: bool) -> None:
+        """Get ready; raise StorageError if it is not writable, UsageError if it was filled from another origin."""
+
+    def due_upload(self) -> Callable[[], None] | None:
+        """Return the upload that is due, if any, now that the manifest has recorded one more result.
+
+        The caller runs it, since it may take long. A manifest in a local file has nothing to upload.
+        """
+        return None
+
+    @abstractmethod
+    def close(self, *, publish: bool) -> bool:
+        """Make everything durable, and return whether readers see it; raise StorageError where that fails.
+
+        `publish` says whether a set of files may be shown; where files are visible one by one it does not matter.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestScope:
+    """Whose results a manifest holds: those of one origin, in one shard."""
+
+    origin: str
+    shard: Shard = ALL_CODES
+
+
+def manifest_for(directory: Path, checksums: Path, scope: ManifestScope) -> Manifest:
+    """Return the manifest of a scope, in a directory, that lists its files in `checksums`."""
+    return Manifest(directory, checksums, origin=scope.origin, shard=scope.shard)
+
+
+def destination_for(settings: Settings, inputs: Inputs, stack: ExitStack) -> Destination:
+    """Return the destination that the settings name; `stack` removes its temporary directory after the run."""
+    origin = DEMO_SERVER if inputs.built_in else inputs.template.origin
+    scope = ManifestScope(origin, Shard(settings.shard_index, settings.shard_count))
+    if is_bucket(settings.dest):
+        try:
+            scratch = stack.enter_context(TemporaryDirectory(prefix="flagjob-"))
+        except OSError as error:
+            problem = f"must be a directory that can be written, for what goes into a bucket ({error.strerror})"
+            raise UsageError(Fault("TMPDIR", None, problem)) from error
+        return BucketDestination(settings.dest, Path(scratch), scope, settings.ca_bundle)
+    root = Path(settings.dest)
+    required_free_bytes = min(settings.workers, inputs.known or settings.workers) * settings.max_bytes
+    if settings.publish is Publish.SET:
+        return GenerationDestination(root, settings.keep, scope, required_free_bytes)
+    return DirectoryDestination(root, scope, required_free_bytes)
+
+
+class DirectoryDestination(Destination):
+    """A directory: readers see each file as soon as it is published."""
+
+    def __init__(self, root: Path, scope: ManifestScope, required_free_bytes: int = 0) -> None:
+        self.storage = DirectoryStorage(root, required_free_bytes)
+        self.manifest = manifest_for(root / OWN_DIRECTORY, root / CHECKSUMS, scope)
+
+    def open(self, *, accept_new_origin: bool) -> None:
+        """Open the storage, then the manifest."""
+        self.storage.open()
+        self.manifest.open(accept_new_origin=accept_new_origin)
+
+    def close(self, *, publish: bool) -> bool:
+        """Make the names of files and the manifest durable."""
+        del publish
+        # The files before the checksums, which the manifest writes when it is closed: a power cut in between must not
+        # leave a durable SHA256SUMS that lists a file whose name it took back.
+        self.storage.sync()
+        self.manifest.close()
+        return True
+
+
+class GenerationDestination(Destination):
+    """A generation: readers see all files of a run at once, with their manifest, or none."""
+
+    def __init__(self, root: Path, keep: int, scope: ManifestScope, required_free_bytes: int = 0) -> None:
+        self._generation = GenerationStorage(root, keep, required_free_bytes)
+        self._changes_directory = root / OWN_DIRECTORY
+        self.storage = self._generation
+        self.manifest = manifest_for(self._generation.own_directory, self._generation.root / CHECKSUMS, scope)
+
+    def open(self, *, accept_new_origin: bool) -> None:
+        """Prepare a generation; it is abandoned if it must not be filled from this origin."""
+        with ExitStack() as on_failure:
+            on_failure.callback(self._generation.abandon)
+            self._generation.open()
+            self.manifest.open(accept_new_origin=accept_new_origin)
+            on_failure.pop_all()
+
+    def close(self, *, publish: bool) -> bool:
+        """Publish the generation or abandon it; in both cases its changes can be read beside the generations."""
+        with ExitStack() as on_failure:
+            on_failure.callback(self._generation.abandon)
+            self.manifest.close()
+            self._copy_changes()
+            if publish:
+                self._generation.commit()
+                on_failure.pop_all()
+        return publish
+
+    def _copy_changes(self) -> None:
+        """Copy the lists of changes to where they outlive an abandoned generation, and remove older copies."""
+        with suppress(OSError):  # a convenience for users: a run does not fail for it
+            self._changes_directory.mkdir(exist_ok=True)
+            names = {path.name for path in self._generation.own_directory.glob(CHANGES_FILES)}
+            for name in names:
+                shutil.copyfile(self._generation.own_directory / name, self._changes_directory / name)
+            for old in self._changes_directory.glob(CHANGES_FILES):
+                if old.name not in names:
+                    old.unlink()
+
+
+class BucketDestination(Destination):
+    """A bucket: readers see each object as soon as it is put. The manifest is a local copy, uploaded as segments.
+
+    A segment is an object with a header and whole lines; the segments of a shard, in the order of their names, are
+    its manifest. What a killed run recorded in its last 1,000 results or 10 seconds is downloaded again.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        scratch: Path,
+        scope: ManifestScope,
+        ca_bundle: str | None = None,
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        """Take the URL, an empty local directory, and a clock that counts seconds."""
+        self._bucket = BucketStorage(url, scratch / "bodies", ca_bundle=Path(ca_bundle) if ca_bundle else None)
+        self.storage = self._bucket
+        self.manifest = manifest_for(scratch / OWN_DIRECTORY, scratch / CHECKSUMS, scope)
+        self._scratch = scratch
+        self._copy = scratch / OWN_DIRECTORY / manifest_name(scope.shard)
+        self._prefix = segments_prefix(scope.shard)
+        self._segments: list[str] = []
+        self._uploaded_bytes = 0
+        self._results = 0
+        self._clock = clock
+        self._uploaded_at = clock()
+        self._upload_failed = False
+
+    def open(self, *, accept_new_origin: bool) -> None:
+        """Download the manifest; those of another number of shards only if this shard has none."""
+        self._bucket.open()
+        self._download_segments()
+        header = self._header()
+        self.manifest.open(accept_new_origin=accept_new_origin)
+        if self._segments:
+            self._uploaded_bytes = self._copy_size
+            if self._header() != header:
+                # A new origin was accepted. The segments still name the old one, and the next run would refuse them.
+                self._compact()
+
+    def due_upload(self) -> Callable[[], None] | None:
+        """Return the upload of the manifest after 1,000 results or 10 seconds; after a failed one only `close` does it.
+
+        Otherwise, with a server that does not answer, every further result would wait for one more time-out.
+        """
+        self._results += 1
+        is_due = self._results >= _UPLOAD_RESULTS or self._clock() - self._uploaded_at >= _UPLOAD_SECONDS
+        return self._try_upload if is_due and not self._upload_failed else None
+
+    def close(self, *, publish: bool) -> bool:
+        """Upload the rest, compact the segments where it pays, then upload the changes and the checksums."""
+        del publish
+        self._upload()
+        size = self._copy_size
+        self.manifest.close()
+        # Smaller than before: the manifest has dropped superseded lines, which the segments still have.
+        if self._copy_size < size or len(self._segments) > _MAX_SEGMENTS + size // _SEGMENT_BYTES:
+            self._compact()
+        self._upload_changes()
+        self._upload_checksums()
+        return True
+
+    @property
+    def _copy_size(self) -> int:
+        return self._copy.stat().st_size
+
+    def _header(self) -> bytes:
+        """Return the first line of the local copy; nothing if there is none."""
+        with map_os_errors(self._copy), suppress(FileNotFoundError), self._copy.open("rb") as file:
+            return file.readline()
+        return b""
+
+    def _download_segments(self) -> None:
+        """Append every segment to the local copy of its shard's manifest."""
+        directory = self._copy.parent
+        with map_os_errors(directory):
+            directory.mkdir(parents=True)
+        # Another pod may compact the segments meanwhile: one that it deletes after our listing reads as empty, but
+        # its lines are in a segment that was written before. So list again until there is nothing new.
+        seen: list[str] = []
+        while True:
+            new = {name: shard for name, shard in self._list_segments().items() if name not in seen}
+            if not new:
+                break
+            for name, shard in new.items():
+                path = directory / manifest_name(shard)
+                with map_os_errors(path), path.open("ab") as file:
+                    file.writelines(self._bucket.state.read(name))
+            seen.extend(new)
+        self._segments = [name for name in seen if name.startswith(self._prefix)]
+
+    def _list_segments(self) -> dict[str, Shard]:
+        """Return this shard's segments, in order; if it has none, those of every shard."""
+        segments = shards_of_segments(self._bucket.state.list_names(SEGMENTS_DIRECTORY))
+        own = {name: shard for name, shard in segments.items() if name.startswith(self._prefix)}
+        return own or segments
+
+    def _try_upload(self) -> None:
+        # Set first and cleared at the end, so that it stays set after an exception and when the caller gives up
+        # waiting for a server.
+        self._upload_failed = True
+        self._upload()
+        self._upload_failed = False
+
+    def _upload(self) -> None:
+        """Write the lines of the local copy that no segment has to new segments of at most about 8 MiB."""
+        with map_os_errors(self._copy), self._copy.open("rb") as file:
+            header = file.readline()
+            file.seek(max(self._uploaded_bytes, len(header)))
+            while lines := file.readlines(_SEGMENT_BYTES):
+                name = f"{self._prefix}{sortable_time(datetime.now(UTC))}-{token_hex(4)}"
+                self._bucket.state.write(name, header + b"".join(lines))
+                self._segments.append(name)
+                self._uploaded_bytes = file.tell()
+        self._results = 0
+        self._uploaded_at = self._clock()
+
+    def _compact(self) -> None:
+        """Upload all of the local copy, then delete the segments that it replaces; never the other way round.
+
+        A crash in between leaves lines twice, of which the last counts.
+        """
+        replaced = self._segments
+        self._segments = []
+        self._uploaded_bytes = 0
+        self._upload()
+        self._bucket.state.delete(replaced)
+
+    def _upload_changes(self) -> None:
+        """Upload this run's changes, and keep those of nine earlier runs."""
+        state = self._bucket.state
+        for path in self._copy.parent.glob(CHANGES_FILES):
+            stem = f"{CHANGES_DIRECTORY}/{path.stem}"
+            with map_os_errors(path):
+                state.write(f"{stem}-{sortable_time(datetime.now(UTC))}{path.suffix}", path.read_bytes())
+            same_shard = [name for name in state.list_names(CHANGES_DIRECTORY) if name.rpartition("-")[0] == stem]
+            state.delete(same_shard[:-_KEPT_CHANGES])
+
+    def _upload_checksums(self) -> None:
+        """Upload the checksums, unless the object has the same lines in some order and nobody has replaced it."""
+        state = self._bucket.state
+        for path in self._scratch.glob(CHECKSUMS_FILES):
+            with map_os_errors(path), path.open("rb") as file, closing(self.storage.new_body()) as body:
+                # The sum of the lines' digests does not depend on their order, which is that of the results.
+                fingerprint = f"{sum(int.from_bytes(sha256(line).digest()) for line in file):x}"
+                record = f"{CHECKSUM_VERSIONS_DIRECTORY}/{path.name}"
+                recorded, _, version = b"".join(state.read(record)).decode().partition(" ")
+                uploaded = Stored(path.name, file.tell(), "", None, version=version)
+                if recorded != fingerprint or not self.storage.is_intact(uploaded):
+                    file.seek(0)
+                    shutil.copyfileobj(file, body)
+                    version = self.storage.publish(body, path.name, "text/plain")
+                    state.write(record, f"{fingerprint} {version}".encode())

@@ -1,0 +1,118 @@
+"""Storage in a local directory: temporary file, fsync, rename; the last good copy of a file survives any failure."""
+
+import shutil
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from secrets import token_hex
+from stat import S_ISREG
+from threading import Lock
+
+from job.atomic_write import lock, map_os_errors, sync_directory
+from job.body import Body
+from job.errors import StorageError
+from job.layout import OWN_DIRECTORY, PROBE_PREFIX, TEMPORARY_DIRECTORY
+from job.model import Stored
+
+_MAX_UNSYNCED_DIRECTORIES = 1000
+SWEEP_AGE_SECONDS = 60
+"""A temporary file or link that is younger is never swept: it is unlocked for a moment after it was made and before
+it is renamed, and then looks like one of a dead run."""
+
+
+class DirectoryStorage:
+    """A directory. `new_body`, `publish` and `is_intact` may be called by any thread, all else by one at a time."""
+
+    def __init__(self, root: Path, required_free_bytes: int = 0) -> None:
+        """Take the directory, and how many bytes a run may need in it beside the files that are there."""
+        self.root = root
+        """The directory of the files."""
+        self.own_directory = root / OWN_DIRECTORY
+        """The directory of the manifest and the changes."""
+        self._required_free_bytes = required_free_bytes
+        self._temporary = root / TEMPORARY_DIRECTORY
+        self._unsynced: set[Path] = set()
+        """Directories in which a power cut could still take back names of this run."""
+        # Prevents that a worker adds a directory to the set which `sync`, in another thread, has just taken away and
+        # goes through: that directory would never be synced.
+        self._unsynced_lock = Lock()
+
+    def open(self) -> None:
+        """Make the directory and prove with a file that it is writable; raise StorageError if it is not."""
+        with map_os_errors(self._temporary):
+            self._temporary.mkdir(parents=True, exist_ok=True)
+            self._sweep()
+            free = shutil.disk_usage(self._temporary).free
+        if free < self._required_free_bytes:
+            numbers = f"{free} bytes are free, {self._required_free_bytes} may be needed"
+            raise StorageError(f"{self.root}: {numbers} (FLAGJOB_WORKERS x FLAGJOB_MAX_BYTES)")
+        # The probe lies among the temporary files, where a later run sweeps it if this one is killed here.
+        probe = f"{TEMPORARY_DIRECTORY}/{PROBE_PREFIX}{token_hex(8)}"
+        with closing(self.new_body()) as body:
+            body.write(b"flagjob\n")
+            self.publish(body, probe, None)
+        with map_os_errors(self.root):
+            (self.root / probe).unlink()
+
+    def _sweep(self) -> None:
+        """Remove the temporary files of killed runs.
+
+        The file of a living run is locked while it is open; between its creation and the lock, and between its close
+        and the rename, it is young. A file that is neither locked nor young belongs to nobody.
+        """
+        oldest = time.time() - SWEEP_AGE_SECONDS
+        for path in self._temporary.iterdir():
+            # Opened for writing: NFS has exclusive locks only for writers. A file that is locked, or gone, is passed.
+            with suppress(OSError), path.open("r+b") as file:
+                lock(file.fileno(), wait=False)
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
+    def new_body(self) -> Body:
+        """Return an empty body, whose temporary file will lie in this directory's file system."""
+        # A random name, no process ID: two pods that share a volume can have the same one.
+        return Body(self._temporary / token_hex(8))
+
+    def publish(self, body: Body, file: str, media_type: str | None) -> str:
+        """Give a body its name and return the file's version: it appears whole or, with StorageError, not at all.
+
+        An older file, or a symbolic link, of that name is replaced; the link's target is left alone.
+        The media type is not stored: web servers derive it from the suffix.
+        """
+        del media_type
+        final = self.root / file
+        # Read without the lock: if `sync` empties the set in between, the directory is there all the same.
+        if final.parent not in self._unsynced:
+            with map_os_errors(final):
+                final.parent.mkdir(parents=True, exist_ok=True)
+        version = body.commit(final)
+        with self._unsynced_lock:
+            self._unsynced.add(final.parent)
+            is_full = len(self._unsynced) >= _MAX_UNSYNCED_DIRECTORIES
+        if is_full:
+            self.sync()
+        return version
+
+    def is_intact(self, stored: Stored) -> bool:
+        """Return whether a file is still as it was published, by size and mtime; `verify` compares digests."""
+        try:
+            found = (self.root / stored.path).lstat()
+        except OSError:
+            return False
+        return S_ISREG(found.st_mode) and found.st_size == stored.bytes and str(found.st_mtime_ns) == stored.version
+
+    def sync(self) -> None:
+        """Make the names of published files durable; raise StorageError if that fails.
+
+        Until then a power cut may take back names of this run, never a part of a file: its bytes were synced first.
+        """
+        with self._unsynced_lock:
+            directories = self._unsynced
+            self._unsynced = set()
+        # Nobody else has the taken set, so the slow part needs no lock. A new directory is durable only when the one
+        # above it is synced, too.
+        for directory in directories.copy():
+            directories.update(directory.parents)
+        for directory in directories:
+            if directory.is_relative_to(self.root):
+                sync_directory(directory)
