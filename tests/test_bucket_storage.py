@@ -6,8 +6,9 @@ import ssl
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import ExitStack, closing
 from hashlib import sha256
 from itertools import count
@@ -239,6 +240,24 @@ def test_a_listing_takes_eight_bytes_an_object() -> None:
     assert all(listing.contains(name, number, etags[number % 10]) for number, name in enumerate(names))
     assert not any(listing.contains(name, number, "") for number, name in enumerate(names))
     assert taken < 16 * len(names)
+
+
+def test_an_object_is_found_while_another_one_is_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look-up does not miss an object because another thread publishes one at that moment."""
+    listing = ObjectListing()
+    with ThreadPoolExecutor(1) as worker:
+
+        def slow_bisect_left(shelf: Sequence[int], key: int) -> int:
+            index = bisect_left(shelf, key)
+            addition = worker.submit(listing.add, "cn.gif", 1, "etag")
+            wait([addition], timeout=0.2)  # in vain, as the addition waits for the lock
+            return index
+
+        monkeypatch.setattr("job.storage.bucket._object_hash", lambda _path, size, _etag: size)
+        monkeypatch.setattr("job.storage.bucket._SHELVES", 1)
+        listing.add("br.gif", 2, "etag")
+        monkeypatch.setattr("job.storage.bucket.bisect_left", slow_bisect_left)
+        assert listing.contains("br.gif", 2, "etag")
 
 
 # What goes wrong

@@ -3,9 +3,11 @@
 import os
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from threading import Event
 
 import pytest
 from disk_calls import disk_calls
@@ -202,6 +204,30 @@ def test_names_are_made_durable_in_batches(storage: DirectoryStorage, root: Path
     assert 0 < waiting < 10
     assert storage._unsynced == set()  # noqa: SLF001
     assert len(list(files_below(root))) == 1001
+
+
+def test_a_directory_that_is_added_during_a_sync_is_synced(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that a worker publishes while another thread syncs is durable after that sync or the next one."""
+    adding, synced = Event(), Event()
+
+    class SlowSet(set[Path]):
+        def add(self, element: Path, /) -> None:
+            adding.set()
+            synced.wait(0.2)  # in vain, as the sync waits for the lock
+            super().add(element)
+
+    storage._unsynced = SlowSet()  # noqa: SLF001  (a moment made long)
+    calls = disk_calls(monkeypatch, root)
+    with ThreadPoolExecutor(1) as worker:
+        publication = worker.submit(put, storage, "7/x.gif", GIF)
+        assert adding.wait(10)
+        storage.sync()
+        synced.set()
+        publication.result(10)
+    storage.sync()
+    assert "7 is synced" in calls
 
 
 def test_a_directory_that_vanished_before_its_sync_is_told(storage: DirectoryStorage, root: Path) -> None:
