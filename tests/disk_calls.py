@@ -26,7 +26,9 @@ def disk_calls(patch: pytest.MonkeyPatch, root: Path) -> list[str]:
         real_rename(source, target, **more)
         calls.append(f"{relative(target)} is named")
 
-    real_fsync, real_replace, real_rename = os.fsync, os.replace, os.rename
+    real_fsync = os.fsync
+    real_replace = os.replace
+    real_rename = os.rename
     patch.setattr(os, "fsync", fsync)
     patch.setattr(os, "replace", replace)
     patch.setattr(os, "rename", rename)

@@ -152,7 +152,8 @@ def test_a_run_that_changes_nothing_writes_nothing(place: Place) -> None:
     """50 conditional requests, 50 times 304, exit 0; the bucket is asked for no item, and no object is put again."""
     with mirror(flags()) as origin:
         first = place.run(origin)
-        before, asked = place.listed(), len(origin.server.requests)
+        before = place.listed()
+        asked = len(origin.server.requests)
         assert (first.code, len(place.flags())) == (0, NUMBER)
         assert sorted(place.read("SHA256SUMS").decode().splitlines()) == sums(origin.files)
         with watched(place) as bucket:
@@ -174,7 +175,8 @@ def test_one_change_is_one_object(place: Place) -> None:
     with mirror(flags()) as origin:
         place.run(origin)
         before = place.flags()
-        old, new = numbered_gif(7), numbered_gif(9999)
+        old = numbered_gif(7)
+        new = numbered_gif(9999)
         origin.files["c7"] = new
         done = place.run(origin)
         assert sorted(place.read("SHA256SUMS").decode().splitlines()) == sums(origin.files)
@@ -220,7 +222,8 @@ def test_a_refresh_that_goes_wrong_costs_no_good_copy(place: Place) -> None:
 
 def test_a_killed_run_loses_little_and_breaks_nothing(place: Place) -> None:
     """After SIGKILL every object is whole, and the next run asks unconditionally only for what was not remembered."""
-    total, served = 1050, 1010
+    total = 1050
+    served = 1010
     files = flags(total)
     never = Event()
     with mirror(dict(files)) as origin:
@@ -335,7 +338,8 @@ def test_credentials_that_cannot_be_sent_are_a_usage_error(place: Place) -> None
 
 def test_a_bucket_that_dies_ends_the_run(place: Place, seaweed: Seaweed) -> None:
     """Exit 5, every code has its line, and what could not be put has the storage's words."""
-    alive, release = 10, Event()
+    alive = 10
+    release = Event()
     with ExitStack() as stack:
         gateway = stack.enter_context(seaweed.gateway())
         origin = stack.enter_context(mirror(flags()))
@@ -389,7 +393,8 @@ def test_what_another_pod_merges_meanwhile_is_not_forgotten(place: Place) -> Non
     with mirror(flags(5)) as origin:
         place.run(origin, codes)
         (part,) = place.parts()
-        other, merged = place.outside, Event()
+        other = place.outside
+        merged = Event()
 
         def merge(request: Request) -> None:
             if request.method == "GET" and unquote(request.target).endswith(part):

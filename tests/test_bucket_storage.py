@@ -150,7 +150,8 @@ def test_a_reader_never_sees_a_part(storage: BucketStorage, url: str) -> None:
     versions = [numbered_gif(number, 400_000) for number in range(2)]
     put(storage, "br.gif", versions[0])
     seen: set[bytes] = set()
-    reading, done = Event(), Event()
+    reading = Event()
+    done = Event()
 
     def read() -> None:
         reader = outside(url)
@@ -206,7 +207,8 @@ def test_an_object_is_there_as_it_was_stored(storage: BucketStorage, url: str, s
 
 def test_what_somebody_changed_is_not_there_as_it_was_stored(storage: BucketStorage, url: str, scratch: Path) -> None:
     """An object that is gone or has other bytes, and one whose version nobody knows, is not what was stored."""
-    gone, changed = put(storage, "gone.gif", GIF), put(storage, "changed.gif", GIF)
+    gone = put(storage, "gone.gif", GIF)
+    changed = put(storage, "changed.gif", GIF)
     other = numbered_gif(1, len(GIF) + 100)
     put(storage, "twin-of-gone.gif", GIF)
     outside(url).delete("gone.gif")
@@ -370,7 +372,8 @@ def test_a_server_that_falls_silent_ends_the_run(
 @IN_TIME
 def test_a_server_that_dies_ends_the_run(seaweed: Seaweed, url: str, scratch: Path, variable: SetVariable) -> None:
     """When the server is killed under eight workers each gets its storage error, and what was published is whole."""
-    data, ten = MEDIUM, Event()
+    data = MEDIUM
+    ten = Event()
     with seaweed.gateway() as gateway, ThreadPoolExecutor(8) as pool:
         variable("AWS_ENDPOINT_URL", gateway.url)
         storage = open_storage(url, scratch)

@@ -1,4 +1,4 @@
-"""The local directory: a file under its final name is whole, whatever was there before."""
+"""DirectoryStorage: a file under its final name is whole, and the last good copy survives any failure."""
 
 import os
 import stat
@@ -49,29 +49,30 @@ def files_below(root: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
-def test_what_is_published_is_what_was_written(storage: DirectoryStorage, root: Path, data: bytes) -> None:
-    """A body, small or large, becomes a file of the same bytes, and nothing else is left."""
+def test_a_published_file_has_the_bytes_of_its_body(storage: DirectoryStorage, root: Path, data: bytes) -> None:
+    """A body, small or large, becomes a file of the same bytes, and no temporary file is left."""
     put(storage, "br.gif", data)
     assert (root / "br.gif").read_bytes() == data
     assert list(files_below(root)) == ["br.gif"]
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
-def test_a_power_cut_finds_whole_files(
+def test_a_power_cut_leaves_whole_files(
     storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
 ) -> None:
-    """A file's bytes are on the disk before it has its name, and its names before the run ends, at every level."""
+    """A file is synced before it gets its name, and the directories above it when the storage is synced."""
     calls = disk_calls(monkeypatch, root)
     put(storage, "7/66/42.png", data)
-    draft, name = calls
-    assert draft.startswith(".flagjob/tmp/")
-    assert (draft.endswith(" is synced"), name) == (True, "7/66/42.png is named")
+    first, second = calls
+    assert first.startswith(".flagjob/tmp/")
+    assert first.endswith(" is synced")
+    assert second == "7/66/42.png is named"
     storage.sync()
     assert {". is synced", "7 is synced", "7/66 is synced"} <= set(calls[2:])
 
 
-def test_a_draft_that_cannot_be_removed_changes_nothing(storage: DirectoryStorage, root: Path) -> None:
-    """What made it fail was told; the next run sweeps it up."""
+def test_a_temporary_file_that_cannot_be_removed_is_ignored(storage: DirectoryStorage, root: Path) -> None:
+    """Closing a body does not fail for it: the cause is reported already, and a later run removes the file."""
     with closing(storage.new_body()) as body:
         body.write(LARGE)
         for path in (root / ".flagjob" / "tmp").iterdir():
@@ -80,15 +81,15 @@ def test_a_draft_that_cannot_be_removed_changes_nothing(storage: DirectoryStorag
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
-def test_what_is_not_published_leaves_nothing(storage: DirectoryStorage, root: Path, data: bytes) -> None:
-    """A body that is closed before it was published was never there."""
+def test_a_body_that_is_not_published_leaves_nothing(storage: DirectoryStorage, root: Path, data: bytes) -> None:
+    """A body that is closed before it is published leaves no file."""
     with closing(storage.new_body()) as body:
         body.write(data)
     assert list(files_below(root)) == []
 
 
-def test_a_body_knows_its_facts(storage: DirectoryStorage) -> None:
-    """Size, digest and the first 512 bytes are known while it is written, and it can be read again."""
+def test_a_body_has_its_size_digest_and_head(storage: DirectoryStorage) -> None:
+    """A body counts and hashes its bytes as they are written, keeps the first 512, and can be read again."""
     with closing(storage.new_body()) as body:
         for start in range(0, len(LARGE), 1000):
             body.write(LARGE[start : start + 1000])
@@ -97,8 +98,8 @@ def test_a_body_knows_its_facts(storage: DirectoryStorage) -> None:
         assert body.read(10) + body.read() == LARGE
 
 
-def test_small_bodies_touch_no_disk_before_they_are_accepted(storage: DirectoryStorage, root: Path) -> None:
-    """Up to 64 KiB stay in memory; what exceeds them lies beside the destination."""
+def test_a_body_goes_to_disk_above_64_kib(storage: DirectoryStorage, root: Path) -> None:
+    """Up to 64 KiB stay in memory; a larger body has a temporary file."""
     with closing(storage.new_body()) as small, closing(storage.new_body()) as large:
         small.write(b"x" * 65536)
         assert temporary_files(root) == []
@@ -106,8 +107,8 @@ def test_small_bodies_touch_no_disk_before_they_are_accepted(storage: DirectoryS
         assert len(temporary_files(root)) == 1
 
 
-def test_ids_with_segments_keep_their_path(storage: DirectoryStorage, root: Path) -> None:
-    """Directories are made as files need them."""
+def test_a_path_makes_its_directories(storage: DirectoryStorage, root: Path) -> None:
+    """Directories are made when a file needs them."""
     put(storage, "7/66/42.png", GIF)
     put(storage, "7/66/43.png", GIF)
     assert list(files_below(root)) == ["7/66/42.png", "7/66/43.png"]
@@ -115,7 +116,7 @@ def test_ids_with_segments_keep_their_path(storage: DirectoryStorage, root: Path
 
 @row(45)
 def test_files_have_the_mode_that_the_umask_leaves(storage: DirectoryStorage, root: Path) -> None:
-    """Another pod may read the mirror: a file has 0666 less the umask, not a temporary file's 0600."""
+    """Another pod may read the files: their mode is 0666 less the umask, not the 0600 of a temporary file."""
     old = os.umask(0o027)
     try:
         put(storage, "br.gif", GIF)
@@ -127,7 +128,7 @@ def test_files_have_the_mode_that_the_umask_leaves(storage: DirectoryStorage, ro
 def test_a_symbolic_link_is_replaced_and_not_written_through(
     storage: DirectoryStorage, root: Path, tmp_path: Path
 ) -> None:
-    """Whoever planted a link gets no file written where it points."""
+    """Publishing replaces a symbolic link and leaves its target alone."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"precious")
     (root / "br.gif").symlink_to(victim)
@@ -138,10 +139,10 @@ def test_a_symbolic_link_is_replaced_and_not_written_through(
 
 
 @pytest.mark.parametrize(("way", "file"), [("br.gif/x", "br.gif"), ("7", "7/66.gif")])
-def test_what_is_in_the_way_of_one_file_concerns_only_it(
+def test_an_obstacle_to_one_file_concerns_only_that_file(
     storage: DirectoryStorage, root: Path, way: str, file: str
 ) -> None:
-    """A directory of the file's name, or a file of its directory's, is that item's error; others go on."""
+    """A directory at the file's path, or a file at its directory's, is a PathError; other files are published."""
     (root / way).parent.mkdir(exist_ok=True)
     (root / way).write_bytes(b"mine")
     with pytest.raises(PathError) as caught:
@@ -153,14 +154,14 @@ def test_what_is_in_the_way_of_one_file_concerns_only_it(
 
 
 def test_a_name_too_long_for_the_disk_concerns_only_its_file(storage: DirectoryStorage, root: Path) -> None:
-    """The file system's limit on names is one item's error."""
+    """A name above the file system's limit is a PathError."""
     with pytest.raises(PathError, match="File name too long"):
         put(storage, "x" * 300, GIF)
     assert list(files_below(root)) == []
 
 
-def test_a_destination_that_cannot_be_is_told_before_anything(tmp_path: Path) -> None:
-    """A file where the directory should be is one clear error, and stays what it is."""
+def test_a_destination_that_cannot_exist_is_one_error(tmp_path: Path) -> None:
+    """A file at the directory's path makes `open` raise one StorageError with the path, and is not changed."""
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(StorageError) as caught:
         DirectoryStorage(tmp_path / "file" / "flags").open()
@@ -169,13 +170,13 @@ def test_a_destination_that_cannot_be_is_told_before_anything(tmp_path: Path) ->
 
 
 def test_the_probe_leaves_nothing(storage: DirectoryStorage, root: Path) -> None:
-    """That the destination can be written is shown by a file that is gone again."""
+    """The file that proves the directory to be writable is removed again."""
     storage.open()
     assert list(files_below(root)) == []
 
 
-def test_a_destination_that_goes_away_is_a_storage_error(storage: DirectoryStorage, root: Path) -> None:
-    """A body that outgrows memory when its directory is gone says so, with the path."""
+def test_a_destination_that_vanishes_is_a_storage_error(storage: DirectoryStorage, root: Path) -> None:
+    """A body that outgrows memory when its directory is gone raises a StorageError with the cause."""
     (root / ".flagjob" / "tmp").rmdir()
     with closing(storage.new_body()) as body, pytest.raises(StorageError) as caught:
         body.write(LARGE)
@@ -185,8 +186,8 @@ def test_a_destination_that_goes_away_is_a_storage_error(storage: DirectoryStora
 
 @row(41)
 @pytest.mark.parametrize("data", [numbered_gif(1, 60_000), LARGE], ids=["in memory", "on disk"])
-def test_a_disk_that_takes_no_more_costs_no_old_file(storage: DirectoryStorage, root: Path, data: bytes) -> None:
-    """A write that fails is a storage error; the older file stays as it was, and no part of the new one."""
+def test_a_full_disk_costs_no_old_file(storage: DirectoryStorage, root: Path, data: bytes) -> None:
+    """A write that fails is a StorageError; the older file stays as it was, and no part of the new one is left."""
     put(storage, "br.gif", GIF)
     with files_limited_to(50_000), pytest.raises(StorageError) as caught:
         put(storage, "br.gif", data)
@@ -196,10 +197,10 @@ def test_a_disk_that_takes_no_more_costs_no_old_file(storage: DirectoryStorage, 
 
 
 def test_names_are_made_durable_in_batches(storage: DirectoryStorage, root: Path) -> None:
-    """However many directories a run writes to, only so many wait for their sync, and sync empties them."""
+    """At most 1,000 directories wait for their sync, however many a run writes to, and `sync` leaves none."""
     for number in range(1001):
         put(storage, f"{number}/x.gif", GIF)
-    waiting = len(storage._unsynced)  # noqa: SLF001  (what a power cut would show)
+    waiting = len(storage._unsynced)  # noqa: SLF001  (only a power cut would show it)
     storage.sync()
     assert 0 < waiting < 10
     assert storage._unsynced == set()  # noqa: SLF001
@@ -210,7 +211,8 @@ def test_a_directory_that_is_added_during_a_sync_is_synced(
     storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A name that a worker publishes while another thread syncs is durable after that sync or the next one."""
-    adding, synced = Event(), Event()
+    adding = Event()
+    synced = Event()
 
     class SlowSet(set[Path]):
         def add(self, element: Path, /) -> None:
@@ -230,8 +232,8 @@ def test_a_directory_that_is_added_during_a_sync_is_synced(
     assert "7 is synced" in calls
 
 
-def test_a_directory_that_vanished_before_its_sync_is_told(storage: DirectoryStorage, root: Path) -> None:
-    """If names cannot be made durable, the run must know."""
+def test_a_directory_that_vanished_before_its_sync_is_an_error(storage: DirectoryStorage, root: Path) -> None:
+    """`sync` raises a StorageError if it cannot make names durable."""
     put(storage, "7/x.gif", GIF)
     (root / "7" / "x.gif").unlink()
     (root / "7").rmdir()
@@ -239,23 +241,25 @@ def test_a_directory_that_vanished_before_its_sync_is_told(storage: DirectorySto
         storage.sync()
 
 
-def stored(storage: DirectoryStorage, data: bytes = GIF) -> Stored:
+def publish_gif(storage: DirectoryStorage, data: bytes = GIF) -> Stored:
     with closing(storage.new_body()) as body:
         body.write(data)
         version = storage.publish(body, "br.gif", "image/gif")
     return Stored("br.gif", len(data), sha256(data).hexdigest(), "image/gif", version=version)
 
 
-def test_a_file_is_there_as_it_was_stored(storage: DirectoryStorage) -> None:
-    """Size and mtime are what publishing said they would be."""
-    assert storage.is_intact(stored(storage))
+def test_a_published_file_is_intact(storage: DirectoryStorage) -> None:
+    """A file has the size and the version that `publish` returned."""
+    assert storage.is_intact(publish_gif(storage))
 
 
 @pytest.mark.parametrize("change", ["gone", "longer", "touched", "a link", "a directory"])
-def test_a_file_that_somebody_changed_is_not(storage: DirectoryStorage, root: Path, change: str) -> None:
-    """A file that is gone, of another size, written again or no file at all is not what was stored."""
-    known, path = stored(storage), root / "br.gif"
-    data, when = path.read_bytes(), path.stat().st_mtime_ns
+def test_a_changed_file_is_not_intact(storage: DirectoryStorage, root: Path, change: str) -> None:
+    """A file is not intact if it is missing, has another size or mtime, or is not a regular file."""
+    known = publish_gif(storage)
+    path = root / "br.gif"
+    data = path.read_bytes()
+    when = path.stat().st_mtime_ns
     path.unlink()
     if change == "longer":
         path.write_bytes(data + b"x")
@@ -277,18 +281,17 @@ def age(path: Path) -> None:
 
 
 @row(43)
-def test_drafts_of_dead_runs_are_swept_and_those_of_living_ones_are_not(root: Path, storage: DirectoryStorage) -> None:
-    """At its start a run removes what a killed one left; what another one writes right now stays."""
+def test_temporary_files_of_dead_runs_only_are_swept(root: Path, storage: DirectoryStorage) -> None:
+    """Opening removes an old temporary file without a lock, not a young or a locked one."""
     tmp = root / ".flagjob" / "tmp"
-    for name in ("dead", "new"):
+    for name in ("dead", "young"):
         (tmp / name).write_bytes(b"x")
     age(tmp / "dead")
     with closing(storage.new_body()) as living:
         living.write(LARGE)
-        living.rewind()  # its bytes are in the kernel
-        (draft,) = set(tmp.iterdir()) - {tmp / "dead", tmp / "new"}
-        age(draft)
+        (locked,) = set(tmp.iterdir()) - {tmp / "dead", tmp / "young"}
+        age(locked)
         DirectoryStorage(root).open()
-        assert set(tmp.iterdir()) == {draft, tmp / "new"}
+        assert set(tmp.iterdir()) == {locked, tmp / "young"}
         storage.publish(living, "br.gif", None)
     assert (root / "br.gif").read_bytes() == LARGE

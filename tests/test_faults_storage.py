@@ -18,12 +18,13 @@ from job.cancellation import Cancellation
 from job.errors import Reason
 from job.storage import DirectoryStorage
 
-OLD, LARGE = numbered_gif(1), numbered_gif(2, 500_000)
+OLD = numbered_gif(1)
+LARGE = numbered_gif(2, 500_000)
 
 
 @row(41)
-def test_a_disk_that_takes_no_more_ends_the_run(tmp_path: Path) -> None:
-    """Where no file may grow further: exit 5, one clear error, the old file whole, no temporary, no more requests."""
+def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
+    """Where no file may grow further: exit 5, one error, the old file whole, no temporary file, no more requests."""
     line = line_of("the disk is full")
     tmp_path.joinpath("cn.gif").write_bytes(OLD)
     with ScriptedServer({"/cn.gif": Answer(body=LARGE)}) as server, limited(resource.RLIMIT_FSIZE, 300_000):
@@ -37,8 +38,8 @@ def test_a_disk_that_takes_no_more_ends_the_run(tmp_path: Path) -> None:
 
 @row(42)
 @pytest.mark.parametrize("dest", ["/proc/flagjob", "/dev/null", "file", "file/below"])
-def test_a_destination_that_cannot_be_written_is_told_first(tmp_path: Path, dest: str) -> None:
-    """Exit 5, one error, a line for each code; the origin hears nothing."""
+def test_a_destination_that_is_not_writable_ends_the_run_before_a_request(tmp_path: Path, dest: str) -> None:
+    """Exit 5, one error, a result for each code, and no connection to the origin."""
     line = line_of("the destination cannot be written")
     tmp_path.joinpath("file").write_bytes(OLD)
     with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server:
@@ -67,7 +68,8 @@ sys.stdin.read()
 def test_a_run_after_one_that_was_killed_completes(tmp_path: Path) -> None:
     """After SIGKILL in mid-file the old file is whole; the next run removes the temporary file and completes."""
     tmp_path.joinpath("cn.gif").write_bytes(OLD)
-    command, pipe = [sys.executable, "-c", WRITER, str(tmp_path)], subprocess.PIPE
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe) as writer:
         assert writer.stdout
         writer.stdout.readline()
@@ -82,8 +84,9 @@ def test_a_run_after_one_that_was_killed_completes(tmp_path: Path) -> None:
 
 @row(44)
 def test_a_link_is_replaced_and_a_directory_is_one_items_error(tmp_path: Path) -> None:
-    """What the link points to is left alone; what is in the directory's place is not removed."""
-    link, directory = line_of("a symbolic link"), line_of("a directory in the way")
+    """The target of the link is left alone, and the directory is not removed; other items succeed."""
+    link = line_of("a symbolic link")
+    directory = line_of("a directory in the way")
     (tmp_path / "mine").write_bytes(OLD)
     dest = tmp_path / "dest"
     (dest / "br.gif").mkdir(parents=True)
@@ -98,8 +101,8 @@ def test_a_link_is_replaced_and_a_directory_is_one_items_error(tmp_path: Path) -
 
 
 @row(45)
-def test_others_can_read_what_was_written(tmp_path: Path) -> None:
-    """A file has the mode that the umask leaves, and no copy from another file system is needed to name it."""
+def test_files_have_the_mode_that_the_umask_leaves_on_the_same_file_system(tmp_path: Path) -> None:
+    """A file has mode 0666 less the umask, and its temporary file is on its file system, so that a rename is enough."""
     storage = DirectoryStorage(tmp_path)
     storage.open()
     body = storage.new_body()
@@ -118,8 +121,8 @@ def test_others_can_read_what_was_written(tmp_path: Path) -> None:
 
 
 @row(46)
-def test_a_lack_of_descriptors_is_not_the_networks_fault(tmp_path: Path) -> None:
-    """When there is none for the next connection, nothing is tried again: exit 5, and a line for each item."""
+def test_a_lack_of_descriptors_is_a_storage_error(tmp_path: Path) -> None:
+    """Without a descriptor for the next connection there is no retry: exit 5, and a result for each item."""
     line = line_of("no descriptors left")
 
     def exhausting(_: Request) -> Step:
@@ -137,8 +140,9 @@ def test_a_lack_of_descriptors_is_not_the_networks_fault(tmp_path: Path) -> None
 
 @row(46)
 def test_a_lack_of_threads_loses_no_item(tmp_path: Path) -> None:
-    """Where the system gives no more threads the run ends before it begins: exit 5, and a line for each item."""
-    line, before = line_of("fewer threads than workers"), threading.stack_size()
+    """Where no thread can be started the run ends before its first request: exit 5, and a result for each item."""
+    line = line_of("fewer threads than workers")
+    before = threading.stack_size()
 
     def exhaust(text: bytes) -> None:
         if b'"run_started"' in text:

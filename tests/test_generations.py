@@ -42,7 +42,7 @@ def names(root: Path) -> list[str]:
 
 
 def test_a_generation_appears_as_a_whole(tmp_path: Path) -> None:
-    """Until it is committed readers see nothing of it; then they see all of it."""
+    """Readers see nothing of a generation before `commit`, and all of it afterwards."""
     storage = GenerationStorage(tmp_path, 3)
     storage.open()
     put(storage, "br.gif", GIF)
@@ -52,8 +52,8 @@ def test_a_generation_appears_as_a_whole(tmp_path: Path) -> None:
     assert current_files(tmp_path) == {"br.gif": GIF, "7/66/42.png": PNG}
 
 
-def test_what_is_unchanged_is_the_same_file(tmp_path: Path) -> None:
-    """A new generation costs links, not copies: same inode, and known as it was stored."""
+def test_an_unchanged_file_is_a_hard_link(tmp_path: Path) -> None:
+    """A new generation begins with hard links to the files of the current one: same inode, and intact."""
     storage = GenerationStorage(tmp_path, 3)
     storage.open()
     stored = put(storage, "br.gif", GIF)
@@ -69,7 +69,7 @@ def test_what_is_unchanged_is_the_same_file(tmp_path: Path) -> None:
 
 
 def test_a_file_of_an_older_generation_is_never_written_to(tmp_path: Path) -> None:
-    """A file that changes is another file; the older generation keeps its own, and what was remembered then."""
+    """A changed file has an inode of its own; the older generation keeps its file and its manifest."""
     publish(tmp_path, {"br.gif": GIF})
     old = (tmp_path / "current").resolve()
     (old / ".flagjob" / "manifest.jsonl").write_bytes(b"old\n")
@@ -84,8 +84,8 @@ def test_a_file_of_an_older_generation_is_never_written_to(tmp_path: Path) -> No
     assert current_files(tmp_path) == {".flagjob/manifest.jsonl": b"old\nnew\n", "br.gif": PNG}
 
 
-def test_an_abandoned_generation_was_never_there(tmp_path: Path) -> None:
-    """Readers go on with the old set, and nothing is left of the new one."""
+def test_an_abandoned_generation_leaves_nothing(tmp_path: Path) -> None:
+    """Readers keep the old generation, and nothing is left of the new one."""
     publish(tmp_path, {"br.gif": GIF})
     before = names(tmp_path)
     storage = GenerationStorage(tmp_path, 3)
@@ -97,7 +97,7 @@ def test_an_abandoned_generation_was_never_there(tmp_path: Path) -> None:
 
 
 def test_only_so_many_generations_are_kept(tmp_path: Path) -> None:
-    """The newest stay for a rollback, older ones go; the current one always stays."""
+    """The newest generations stay for a rollback and older ones are removed; the current one always stays."""
     for number in range(5):
         publish(tmp_path, {"br.gif": GIF + bytes([number])}, keep=2)
     assert len(names(tmp_path)) == 2
@@ -109,7 +109,7 @@ def test_only_so_many_generations_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_rollback_shows_the_generation_before(tmp_path: Path) -> None:
-    """One step back at a time, as long as there is one."""
+    """Each rollback goes back one generation, until there is none before."""
     for data in (GIF, PNG):
         publish(tmp_path, {"br.gif": data})
     generations = Generations(tmp_path)
@@ -119,8 +119,8 @@ def test_a_rollback_shows_the_generation_before(tmp_path: Path) -> None:
         generations.roll_back()
 
 
-def test_a_rollback_does_not_show_again_what_was_rolled_back(tmp_path: Path) -> None:
-    """The set before is the one from which the current one was made, not the one that readers were taken away from."""
+def test_a_rollback_skips_a_generation_that_was_rolled_back(tmp_path: Path) -> None:
+    """A rollback shows the generation from which the current one was made, not the next older one."""
     for data in (GIF, PNG):
         publish(tmp_path, {"br.gif": data})
     generations = Generations(tmp_path)
@@ -130,15 +130,15 @@ def test_a_rollback_does_not_show_again_what_was_rolled_back(tmp_path: Path) -> 
     assert current_files(tmp_path) == {"br.gif": GIF}
 
 
-@pytest.mark.parametrize("lost", ["the set", "its name"])
-def test_a_rollback_beyond_what_is_kept_is_one_step(tmp_path: Path, lost: str) -> None:
-    """Where the set before was pruned, or nobody knows which it was, the newest of the older ones is shown."""
+@pytest.mark.parametrize("lost", ["the parent", "its name"])
+def test_a_rollback_without_the_parent_shows_the_next_older_one(tmp_path: Path, lost: str) -> None:
+    """If the parent was pruned or its name is lost, a rollback shows the newest of the older generations."""
     for data in (GIF, PNG):
         publish(tmp_path, {"br.gif": data})
     generations = Generations(tmp_path)
     good = generations.roll_back()
     publish(tmp_path, {"cn.gif": PNG})
-    if lost == "the set":
+    if lost == "the parent":
         rmtree(good)
     else:
         (tmp_path / "current" / ".flagjob" / "before").unlink()
@@ -147,9 +147,10 @@ def test_a_rollback_beyond_what_is_kept_is_one_step(tmp_path: Path, lost: str) -
 
 
 def test_the_current_generation_is_never_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not under a relative destination, nor where another run has prepared a newer one."""
+    """Pruning keeps it below a relative destination, and if another run has prepared a newer one."""
     monkeypatch.chdir(tmp_path)
-    first, second = GenerationStorage(Path("out"), 1), GenerationStorage(Path("out"), 1)
+    first = GenerationStorage(Path("out"), 1)
+    second = GenerationStorage(Path("out"), 1)
     for storage, data in ((first, GIF), (second, PNG)):
         storage.open()
         put(storage, "br.gif", data)
@@ -158,16 +159,16 @@ def test_the_current_generation_is_never_pruned(tmp_path: Path, monkeypatch: pyt
     assert current_files(Path("out")) == {"br.gif": GIF}
 
 
-def test_a_link_that_leads_to_itself_shows_nothing(tmp_path: Path) -> None:
-    """It is replaced by the first set."""
+def test_a_link_to_itself_is_no_generation(tmp_path: Path) -> None:
+    """A link that leads to itself is replaced by one to the first generation."""
     (tmp_path / "current").symlink_to("current")
     assert Generations(tmp_path).current is None
     publish(tmp_path, {"br.gif": GIF})
     assert current_files(tmp_path) == {"br.gif": GIF}
 
 
-def test_a_generation_that_cannot_be_shown_is_not_left(tmp_path: Path) -> None:
-    """A directory in the link's place costs no room at each run, and no rollback may lead to what nobody saw."""
+def test_a_generation_that_cannot_be_shown_is_removed(tmp_path: Path) -> None:
+    """If a directory is at the link's path, `abandon` removes the generation, so that no rollback leads to it."""
     (tmp_path / "current" / "mine").mkdir(parents=True)
     storage = GenerationStorage(tmp_path, 3)
     storage.open()
@@ -178,8 +179,8 @@ def test_a_generation_that_cannot_be_shown_is_not_left(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_set_that_readers_see_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the disk fails the moment after; no disk here fails when it should, so the call is made to."""
+def test_a_generation_that_readers_see_is_not_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`abandon` keeps a published generation when the disk fails right after the flip (`fsync` is made to fail)."""
     storage = GenerationStorage(tmp_path, 3)
     storage.open()
     put(storage, "br.gif", GIF)
@@ -195,8 +196,8 @@ def test_a_set_that_readers_see_stays(tmp_path: Path, monkeypatch: pytest.Monkey
     assert current_files(tmp_path) == {"br.gif": GIF}
 
 
-def test_a_file_system_without_hard_links_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not for each file; there is none to try it on, so the call is made to fail as there."""
+def test_a_file_system_without_hard_links_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where hard links are not permitted there is one error, not one for each file (`os.link` is made to fail)."""
     publish(tmp_path, {f"{number}.gif": GIF for number in range(50)})
 
     def refuse(*_: object) -> None:
@@ -208,29 +209,29 @@ def test_a_file_system_without_hard_links_is_told_once(tmp_path: Path, monkeypat
     assert len(str(caught.value)) < 1000
 
 
-def test_a_set_is_shown_when_all_of_it_is_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its directories, then its own name, then the link: a power cut finds the one set or the other."""
+def test_a_generation_is_durable_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its directories are synced, then its own name, then the link: a power cut leaves one generation or the other."""
     publish(tmp_path, {"br.gif": GIF})
     calls = disk_calls(monkeypatch, tmp_path)
     publish(tmp_path, {"7/66/42.png": PNG})
     (name,) = {path.name for path in Generations(tmp_path).list_published()[1:]}
     prepared = f"generations/.new-{name}"
-    shown_at = calls.index("current is named")
+    flipped_at = calls.index("current is named")
     for before in (f"{prepared}/7/66 is synced", f"{prepared}/7 is synced", f"{prepared} is synced"):
-        assert calls.index(before) < calls.index(f"generations/{name} is named") < shown_at
-    assert calls[shown_at - 1 : shown_at + 2] == ["generations is synced", "current is named", ". is synced"]
+        assert calls.index(before) < calls.index(f"generations/{name} is named") < flipped_at
+    assert calls[flipped_at - 1 : flipped_at + 2] == ["generations is synced", "current is named", ". is synced"]
 
 
-def test_without_any_generation_there_is_nothing_to_roll_back_to(tmp_path: Path) -> None:
-    """An empty destination has no current set."""
+def test_without_a_generation_a_rollback_fails(tmp_path: Path) -> None:
+    """An empty destination has no current generation, and a rollback raises a StorageError."""
     generations = Generations(tmp_path)
     assert (generations.current, generations.list_published()) == (None, [])
     with pytest.raises(StorageError, match="no generation before"):
         generations.roll_back()
 
 
-def test_what_a_dead_run_prepared_is_swept_and_a_living_ones_is_not(tmp_path: Path) -> None:
-    """A killed run's half generation goes at the next start; another run's that is under way stays."""
+def test_prepared_generations_of_dead_runs_only_are_swept(tmp_path: Path) -> None:
+    """A new run removes the generation that a killed run has prepared, not that of a living one."""
     (tmp_path / "generations" / ".new-dead").mkdir(parents=True)
     living = GenerationStorage(tmp_path, 3)
     living.open()
@@ -242,8 +243,8 @@ def test_what_a_dead_run_prepared_is_swept_and_a_living_ones_is_not(tmp_path: Pa
     assert current_files(tmp_path) == {"br.gif": GIF}
 
 
-def test_runs_that_begin_at_once_leave_each_other_alone(tmp_path: Path) -> None:
-    """What one has made and not locked yet is never swept by another as a dead one's."""
+def test_runs_that_begin_at_once_do_not_sweep_each_other(tmp_path: Path) -> None:
+    """No run removes a generation that another one has made and not locked yet."""
 
     def begin_and_abandon(_: int) -> None:
         storage = GenerationStorage(tmp_path, 3)
@@ -256,8 +257,8 @@ def test_runs_that_begin_at_once_leave_each_other_alone(tmp_path: Path) -> None:
     assert names(tmp_path) == []
 
 
-def test_a_link_that_was_never_flipped_is_swept(tmp_path: Path) -> None:
-    """A run that was killed in mid-flip leaves a link: it goes when it is old, not while it may be in use."""
+def test_an_old_prepared_link_is_swept(tmp_path: Path) -> None:
+    """The link of a run that was killed in mid-flip is removed when it is old, not while it may be in use."""
     publish(tmp_path, {"br.gif": GIF})
     old, new = (tmp_path / "generations" / f".new-{name}" for name in ("old", "new"))
     for link in (old, new):
@@ -267,22 +268,22 @@ def test_a_link_that_was_never_flipped_is_swept(tmp_path: Path) -> None:
     assert (old.is_symlink(), new.is_symlink()) == (False, True)
 
 
-def test_what_is_pruned_is_never_half_there_under_its_name(tmp_path: Path) -> None:
-    """A generation that cannot be removed as a whole, or whose run is killed meanwhile, is none to roll back to."""
+def test_a_pruned_generation_is_never_half_visible(tmp_path: Path) -> None:
+    """A generation is hidden before it is removed: if it cannot be hidden, all of it stays until the next prune."""
     publish(tmp_path, {"br.gif": GIF})
     (first,) = Generations(tmp_path).list_published()
-    held = first.with_name(f".new-{first.name}")  # in the way, as a file: the rename fails, and nothing is removed
-    held.write_bytes(b"x")
+    obstacle = first.with_name(f".new-{first.name}")  # a file at the hidden name: the rename fails
+    obstacle.write_bytes(b"x")
     publish(tmp_path, {"br.gif": PNG}, keep=1)
     assert (first / "br.gif").read_bytes() == GIF
-    held.unlink()
+    obstacle.unlink()
     Generations(tmp_path).prune(1)
     assert names(tmp_path) == [Generations(tmp_path).list_published()[0].name]
     assert current_files(tmp_path) == {"br.gif": PNG}
 
 
-def test_a_destination_that_cannot_be_written_is_told(tmp_path: Path) -> None:
-    """One clear message, before anything."""
+def test_a_destination_that_is_not_writable_is_one_error(tmp_path: Path) -> None:
+    """A file at the path of the generations makes `open` raise a StorageError that names it."""
     (tmp_path / "generations").write_bytes(b"mine")
     with pytest.raises(StorageError, match="generations"):
         GenerationStorage(tmp_path, 3).open()
