@@ -1,4 +1,4 @@
-"""A body that is never written to disk, for tests of what comes before storage."""
+"""A body that is never written to disk, for tests without storage."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from job.body import Body
 
 
 class MemoryBody(Body):
-    """A body that stays in memory while it is small, and remembers whether it was closed."""
+    """A body that stays in memory, whatever its size, and records whether it was closed."""
 
     def __init__(self, data: bytes = b"") -> None:
         super().__init__(Path("/nonexistent"))
@@ -17,7 +17,7 @@ class MemoryBody(Body):
 
     @property
     def data(self) -> bytes:
-        """Everything that was written."""
+        """All bytes that were written."""
         self.rewind()
         return self.read()
 
@@ -25,5 +25,5 @@ class MemoryBody(Body):
         """Stay in memory."""
 
     def close(self) -> None:
-        """Note it, and keep what was written."""
+        """Record the call, and keep the bytes."""
         self.closed = True

@@ -1,4 +1,4 @@
-"""What a run asks of a disk, in order: nothing else shows what a power cut would take back."""
+"""The fsync and rename calls of a run, in order: they decide what a power cut takes back."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 
 def disk_calls(patch: pytest.MonkeyPatch, root: Path) -> list[str]:
-    """Give the list that from now on tells of each file or directory below `root` that is synced, or gets its name."""
+    """Return a list to which each fsync and rename below `root` is appended from now on, as text."""
     calls: list[str] = []
 
     def relative(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Limits of this process, lowered for a while: a real kernel that refuses, as a full disk or a poor machine does."""
+"""Resource limits of this process, lowered for a while: the kernel then refuses as with a full disk."""
 
 import resource
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 
 @contextmanager
 def limited(which: int, soft: int) -> Iterator[None]:
-    """Lower a limit (`resource.RLIMIT_...`) of this process, and raise it again."""
+    """Lower a limit (`resource.RLIMIT_...`) of this process in a `with` block."""
     before = resource.getrlimit(which)
     resource.setrlimit(which, (soft, before[1]))
     try:
@@ -17,5 +17,5 @@ def limited(which: int, soft: int) -> Iterator[None]:
 
 
 def files_limited_to(size: int) -> AbstractContextManager[None]:
-    """Let the kernel refuse to let a file grow beyond `size` bytes, as a full disk does."""
+    """Make the kernel refuse to extend a file beyond `size` bytes, as a full disk does, in a `with` block."""
     return limited(resource.RLIMIT_FSIZE, size)

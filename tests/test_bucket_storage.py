@@ -1,4 +1,4 @@
-"""A bucket as destination: an object is there whole, and what goes wrong is one clear error within its time."""
+"""BucketStorage and its client: objects are whole, and every failure is one clear error within its time-out."""
 
 import os
 import socket
@@ -44,7 +44,7 @@ MEDIUM = numbered_gif(1, 300_000)
 LARGE = numbered_gif(2, 5_000_000)
 SHORT = BucketTimeouts(connect_seconds=1, request_seconds=1, retries=1, retry_seconds=1)
 IN_TIME = pytest.mark.timeout(20)
-"""Against hanging, where the usual settings would take more than half a minute."""
+"""Ends a test that hangs; with the default time-outs a failure would take more than half a minute."""
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +55,7 @@ def seaweed() -> Iterator[Seaweed]:
 
 @pytest.fixture
 def variable(monkeypatch: pytest.MonkeyPatch) -> SetVariable:
-    """Give what sets a variable, since the environment is where users put credentials; there are none at first."""
+    """Return a function that sets an environment variable; those of the clouds are removed first."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "AZURE_", "GOOGLE_"))]:
         monkeypatch.delenv(name)
     set_variable = monkeypatch.setenv
@@ -65,7 +65,7 @@ def variable(monkeypatch: pytest.MonkeyPatch) -> SetVariable:
 
 @pytest.fixture
 def url(seaweed: Seaweed, variable: SetVariable) -> str:
-    """Give a prefix of the test's own, for an account that may do all."""
+    """Return a prefix of the test's own, and set the credentials of an account with all rights."""
     for name, value in {**WRITER, "AWS_REGION": "us-east-1", "AWS_ENDPOINT_URL": seaweed.endpoint}.items():
         variable(name, value)
     return f"s3://{BUCKET}/{token_hex(8)}"
@@ -99,7 +99,7 @@ def put(storage: BucketStorage, file: str, data: bytes, media_type: str | None =
 
 
 def outside(url: str) -> S3Store:
-    """Give another client's view of a prefix."""
+    """Return another client of a prefix."""
     return S3Store.from_url(url, client_options={"allow_http": True})
 
 
@@ -107,12 +107,14 @@ def paths(url: str) -> list[str]:
     return sorted(item["path"] for page in outside(url).list() for item in page)
 
 
-# What is there
+# Publishing
 
 
 @pytest.mark.parametrize("data", [GIF, MEDIUM, LARGE], ids=["in memory", "on disk", "of several chunks"])
-def test_what_is_published_is_what_was_written(storage: BucketStorage, url: str, scratch: Path, data: bytes) -> None:
-    """A body becomes an object of the same bytes, with its type and digest, and nothing else is left anywhere."""
+def test_a_published_object_has_the_bytes_of_its_body(
+    storage: BucketStorage, url: str, scratch: Path, data: bytes
+) -> None:
+    """A body becomes an object of the same bytes, with its media type and digest, and no temporary file is left."""
     put(storage, "br.gif", data)
     found = outside(url).get("br.gif")
     assert bytes(found.bytes()) == data
@@ -121,8 +123,8 @@ def test_what_is_published_is_what_was_written(storage: BucketStorage, url: str,
     assert list(scratch.iterdir()) == []
 
 
-def test_what_is_not_published_leaves_nothing(storage: BucketStorage, url: str, scratch: Path) -> None:
-    """A body that is closed before it was published was never there."""
+def test_a_body_that_is_not_published_leaves_nothing(storage: BucketStorage, url: str, scratch: Path) -> None:
+    """A body that is closed before it is published leaves neither an object nor a file."""
     with closing(storage.new_body()) as body:
         body.write(MEDIUM)
     assert paths(url) == []
@@ -130,7 +132,7 @@ def test_what_is_not_published_leaves_nothing(storage: BucketStorage, url: str, 
 
 
 def test_ids_keep_their_path(storage: BucketStorage, url: str) -> None:
-    """Segments, and characters that a URL would have to escape, are in the key as they are in the id."""
+    """An object's key is the path of the file, also with `/` and with characters that a URL escapes."""
     files = ["7/66/42.png", "acme.com.png", "a@b.png", "a-b_c.png"]
     for file in files:
         put(storage, file, GIF)
@@ -138,15 +140,15 @@ def test_ids_keep_their_path(storage: BucketStorage, url: str) -> None:
 
 
 def test_the_bucket_itself_can_be_the_destination(storage: BucketStorage, url: str, scratch: Path) -> None:
-    """A URL without a prefix is the whole bucket, and a last slash makes no difference."""
+    """A URL without a prefix is the whole bucket, with a last slash or without."""
     put(storage, "br.gif", GIF)
     whole = open_storage(f"s3://{BUCKET}/", scratch)
     assert whole.is_intact(put(whole, f"{token_hex(8)}.gif", GIF))
     assert bytes(outside(f"s3://{BUCKET}").get(f"{url.rsplit('/', 1)[1]}/br.gif").bytes()) == GIF
 
 
-def test_a_reader_never_sees_a_part(storage: BucketStorage, url: str) -> None:
-    """Whoever reads while an object is replaced gets one whole version or the other."""
+def test_a_reader_never_sees_part_of_an_object(storage: BucketStorage, url: str) -> None:
+    """A reader gets one whole version or the other while an object is replaced."""
     versions = [numbered_gif(number, 400_000) for number in range(2)]
     put(storage, "br.gif", versions[0])
     seen: set[bytes] = set()
@@ -171,7 +173,7 @@ def test_a_reader_never_sees_a_part(storage: BucketStorage, url: str) -> None:
 
 
 def test_two_pods_on_one_prefix_end_with_whole_objects(url: str, scratch: Path) -> None:
-    """Two stores that write the same keys at once disturb each other in nothing: the last version stays."""
+    """Two runs that write the same keys at once leave whole objects: of each the last version stays."""
     stores = [open_storage(url, scratch / str(number)) for number in range(2)]
     versions = {numbered_gif(number, 100_000) for number in range(40)}
     work = [(stores[at % 2], f"{at % 4}.gif", data) for at, data in enumerate(sorted(versions))]
@@ -182,31 +184,31 @@ def test_two_pods_on_one_prefix_end_with_whole_objects(url: str, scratch: Path) 
 
 
 def test_opening_leaves_nothing(storage: BucketStorage, url: str) -> None:
-    """That the bucket can be written is shown by an object that is gone again."""
+    """The object that proves the bucket to be writable is deleted again."""
     storage.sync()
     assert paths(url) == []
 
 
-def test_opening_takes_away_what_a_killed_run_left(url: str, scratch: Path) -> None:
-    """An object that was to show that the bucket can be written, of a run that ended in between."""
+def test_opening_deletes_the_probe_of_a_killed_run(url: str, scratch: Path) -> None:
+    """The probe of a run that was killed before it deleted it is deleted by the next run."""
     client(url).put(".flagjob/probe-1", b"flagjob\n")
     open_storage(url, scratch)
     assert paths(url) == []
 
 
-# What was there
+# Intact objects
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "of several chunks"])
-def test_an_object_is_there_as_it_was_stored(storage: BucketStorage, url: str, scratch: Path, data: bytes) -> None:
-    """The next run, as well as this one, knows the object by the size and ETag that publishing gave."""
+def test_a_published_object_is_intact(storage: BucketStorage, url: str, scratch: Path, data: bytes) -> None:
+    """An object is intact by its size and its ETag, in the run that published it and in the next one."""
     known = put(storage, "7/br.gif", data)
     assert storage.is_intact(known)
     assert open_storage(url, scratch).is_intact(known)
 
 
-def test_what_somebody_changed_is_not_there_as_it_was_stored(storage: BucketStorage, url: str, scratch: Path) -> None:
-    """An object that is gone or has other bytes, and one whose version nobody knows, is not what was stored."""
+def test_a_changed_object_is_not_intact(storage: BucketStorage, url: str, scratch: Path) -> None:
+    """An object that is gone, has other bytes or has no recorded version is not intact."""
     gone = put(storage, "gone.gif", GIF)
     changed = put(storage, "changed.gif", GIF)
     other = numbered_gif(1, len(GIF) + 100)
@@ -220,7 +222,7 @@ def test_what_somebody_changed_is_not_there_as_it_was_stored(storage: BucketStor
 
 
 def test_listing_goes_on_over_pages(storage: BucketStorage, url: str, scratch: Path) -> None:
-    """More objects than a server lists at once are all known."""
+    """All objects are listed when there are more than a server lists at once."""
     with ThreadPoolExecutor(16) as pool:
         known = list(pool.map(lambda number: put(storage, f"{number}.gif", GIF), range(1010)))
     after = open_storage(url, scratch)
@@ -228,7 +230,7 @@ def test_listing_goes_on_over_pages(storage: BucketStorage, url: str, scratch: P
 
 
 def test_a_listing_takes_eight_bytes_an_object() -> None:
-    """Memory stays bounded: what a million objects take is less than 16 MB."""
+    """A listing takes less than 16 bytes an object, with everything that Python adds."""
     etags = [token_hex(16) for _ in range(10)]
     names = [f"{number}.gif" for number in range(50_000)]
     tracemalloc.start()
@@ -262,7 +264,7 @@ def test_an_object_is_found_while_another_one_is_added(monkeypatch: pytest.Monke
         assert listing.contains("br.gif", 2, "etag")
 
 
-# What goes wrong
+# Failures
 
 
 @pytest.mark.parametrize(
@@ -274,29 +276,29 @@ def test_an_object_is_found_while_another_one_is_added(monkeypatch: pytest.Monke
     ],
     ids=["account", "secret", "rights"],
 )
-def test_wrong_credentials_are_told_at_once(
+def test_wrong_credentials_are_one_error(
     url: str, scratch: Path, variable: SetVariable, change: dict[str, str], said: str
 ) -> None:
-    """Before anything is fetched one message names the object and the cause, and no secret."""
+    """`open` raises one error with the object and the cause, and without a secret."""
     for name, value in change.items():
         variable(name, value)
     with pytest.raises(StorageError) as caught:
         open_storage(url, scratch)
-    what, _, why = str(caught.value).partition(": ")
-    assert why == f"cannot be written: {said}"
-    assert what.startswith(f"{url}/.flagjob/probe-")
+    subject, _, problem = str(caught.value).partition(": ")
+    assert problem == f"cannot be written: {said}"
+    assert subject.startswith(f"{url}/.flagjob/probe-")
     assert "sesame" not in str(caught.value)
 
 
 @pytest.mark.usefixtures("url")
-def test_a_missing_bucket_is_told_at_once(scratch: Path) -> None:
-    """A bucket that is not there is not made, and its name stands in the message."""
+def test_a_missing_bucket_is_an_error(scratch: Path) -> None:
+    """A missing bucket is not created; the error names it."""
     with pytest.raises(StorageError, match=r"^s3://nowhere/x/.*: cannot be written: 404 Not Found \(NoSuchBucket\)$"):
         open_storage("s3://nowhere/x", scratch)
 
 
-def test_an_endpoint_that_refuses_is_told_at_once(url: str, scratch: Path, variable: SetVariable) -> None:
-    """A port where nobody listens is one clear error."""
+def test_a_refused_connection_is_an_error(url: str, scratch: Path, variable: SetVariable) -> None:
+    """A port without a listener is one error."""
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{nobody.getsockname()[1]}")
@@ -305,8 +307,8 @@ def test_an_endpoint_that_refuses_is_told_at_once(url: str, scratch: Path, varia
 
 
 @IN_TIME
-def test_an_endpoint_that_says_nothing_is_told_in_time(url: str, scratch: Path, variable: SetVariable) -> None:
-    """A server that accepts and falls silent costs the time-out that was given, not the client's own 45 seconds."""
+def test_a_silent_endpoint_is_an_error_in_time(url: str, scratch: Path, variable: SetVariable) -> None:
+    """A server that accepts a connection and stays silent costs the configured time-out, not obstore's 45 seconds."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
@@ -315,10 +317,10 @@ def test_an_endpoint_that_says_nothing_is_told_in_time(url: str, scratch: Path, 
 
 @IN_TIME
 @pytest.mark.usefixtures("url")
-def test_an_endpoint_that_takes_no_connection_is_told_in_time(variable: SetVariable) -> None:
-    """Packets that are dropped cost the time-out of a connect, however long an answer may take."""
+def test_dropped_packets_are_an_error_in_time(variable: SetVariable) -> None:
+    """An endpoint that drops packets costs the time-out of a connection, whatever that of a request is."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full, ExitStack() as callers:
-        for _ in range(2):  # one is waited for, and one more waits: the kernel drops the next
+        for _ in range(2):  # they fill the backlog, so the kernel drops the next SYN
             caller = callers.enter_context(socket.socket())
             caller.settimeout(0)
             caller.connect_ex(full.getsockname())
@@ -331,7 +333,7 @@ def test_an_endpoint_that_takes_no_connection_is_told_in_time(variable: SetVaria
 @IN_TIME
 @pytest.mark.usefixtures("url")
 def test_retries_end_in_time(variable: SetVariable) -> None:
-    """However many there may be, none begins after their time."""
+    """No retry begins after `retry_seconds`, however many are left."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
         timeouts = BucketTimeouts(request_seconds=0.3, retries=20, retry_seconds=0.5)
@@ -340,8 +342,8 @@ def test_retries_end_in_time(variable: SetVariable) -> None:
 
 
 @pytest.mark.usefixtures("url")
-def test_a_server_that_is_busy_is_asked_again(variable: SetVariable) -> None:
-    """A 503 costs a retry, and only when there is none left the run."""
+def test_a_503_is_retried(variable: SetVariable) -> None:
+    """A 503 is retried; it is an error when no retry is left."""
     answers = [Answer(503), Answer(200, {"ETag": '"1"'}), Answer(503), Answer(503), Answer(200, {"ETag": '"1"'})]
     with ScriptedServer({f"/{BUCKET}/br.gif": answers}) as server:
         variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
@@ -352,17 +354,17 @@ def test_a_server_that_is_busy_is_asked_again(variable: SetVariable) -> None:
 
 
 @IN_TIME
-def test_a_server_that_falls_silent_ends_the_run(
+def test_a_server_that_falls_silent_is_an_error_in_time(
     seaweed: Seaweed, url: str, scratch: Path, variable: SetVariable
 ) -> None:
-    """In mid-run, too, silence is an error in time; when the server is back, so is the storage."""
+    """In mid-run, too, silence is an error in time; when the server is back, the storage works again."""
     with seaweed.gateway() as gateway:
         variable("AWS_ENDPOINT_URL", gateway.url)
         storage = open_storage(url, scratch)
-        hasty = client(url, SHORT)
+        impatient = client(url, SHORT)
         gateway.pause()
         with pytest.raises(StorageError, match=f"^{url}/br.gif: cannot be written: no answer in time$"):
-            hasty.put("br.gif", GIF)
+            impatient.put("br.gif", GIF)
         gateway.resume()
         put(storage, "cn.gif", GIF)
     variable("AWS_ENDPOINT_URL", seaweed.endpoint)
@@ -370,8 +372,10 @@ def test_a_server_that_falls_silent_ends_the_run(
 
 
 @IN_TIME
-def test_a_server_that_dies_ends_the_run(seaweed: Seaweed, url: str, scratch: Path, variable: SetVariable) -> None:
-    """When the server is killed under eight workers each gets its storage error, and what was published is whole."""
+def test_a_server_that_dies_is_an_error_for_each_worker(
+    seaweed: Seaweed, url: str, scratch: Path, variable: SetVariable
+) -> None:
+    """When the server is killed under eight workers each gets a StorageError, and every object is whole."""
     data = MEDIUM
     ten = Event()
     with seaweed.gateway() as gateway, ThreadPoolExecutor(8) as pool:
@@ -406,10 +410,8 @@ def test_a_server_that_dies_ends_the_run(seaweed: Seaweed, url: str, scratch: Pa
     ],
     ids=["too long", "empty segment"],
 )
-def test_a_key_that_the_bucket_refuses_concerns_only_its_object(
-    storage: BucketStorage, url: str, file: str, said: str
-) -> None:
-    """An illegal key is that item's error; others go on."""
+def test_a_refused_key_concerns_only_its_object(storage: BucketStorage, url: str, file: str, said: str) -> None:
+    """An illegal key is a PathError; other objects are published."""
     with pytest.raises(PathError) as caught:
         put(storage, file, GIF)
     put(storage, "cn.gif", GIF)
@@ -418,7 +420,7 @@ def test_a_key_that_the_bucket_refuses_concerns_only_its_object(
 
 
 def test_an_older_object_survives_a_failure(storage: BucketStorage, url: str, variable: SetVariable) -> None:
-    """What cannot be replaced stays as it was."""
+    """An object that cannot be replaced stays as it was."""
     put(storage, "br.gif", GIF)
     for name, value in READER.items():
         variable(name, value)
@@ -427,22 +429,22 @@ def test_an_older_object_survives_a_failure(storage: BucketStorage, url: str, va
     assert bytes(outside(url).get("br.gif").bytes()) == GIF
 
 
-def test_a_client_that_gives_up_is_a_storage_error(storage: BucketStorage, url: str) -> None:
-    """The client's own panic, which is no Exception in Python, ends the run as any other failure does."""
+def test_a_panic_of_the_client_is_a_storage_error(storage: BucketStorage, url: str) -> None:
+    """A panic in obstore, which is a BaseException, becomes a StorageError as any other failure does."""
     with pytest.raises(StorageError, match=f"^{url}/br.gif: cannot be written: .*InvalidHeaderValue"):
         put(storage, "br.gif", GIF, "image/gif\n")
 
 
-def test_a_scratch_directory_that_cannot_be_is_told(url: str, tmp_path: Path) -> None:
-    """A file where the directory for large bodies should be is one clear error."""
+def test_a_scratch_directory_that_cannot_exist_is_one_error(url: str, tmp_path: Path) -> None:
+    """A file at the path of the directory for large bodies makes `open` raise one StorageError."""
     (tmp_path / "file").write_bytes(b"mine")
     with pytest.raises(StorageError) as caught:
         open_storage(url, tmp_path / "file" / "scratch")
     assert str(caught.value) == f"{tmp_path}/file/scratch: Not a directory"
 
 
-def test_an_account_that_is_missing_is_told(variable: SetVariable, scratch: Path) -> None:
-    """What the client misses before any request is in the message."""
+def test_a_missing_account_is_an_error(variable: SetVariable, scratch: Path) -> None:
+    """A setting that obstore misses before any request is named in the error."""
     variable("AZURE_STORAGE_ACCOUNT_KEY", "c2VzYW1l")
     with pytest.raises(StorageError) as caught:
         open_storage("az://flags/x", scratch)
@@ -466,7 +468,7 @@ KINDS = {
 
 
 def test_every_error_of_the_client_is_mapped() -> None:
-    """Each exception of obstore, and the three of Python's that it raises, ends the run or one item, as listed."""
+    """Each exception of obstore, and each that it raises of Python's, becomes the StorageError or PathError listed."""
     names = {name for name, value in vars(obstore.exceptions).items() if isinstance(value, type)}
     assert names == set(KINDS)
     errors = {getattr(obstore.exceptions, name): kind for name, kind in KINDS.items()}
@@ -482,8 +484,8 @@ def test_every_error_of_the_client_is_mapped() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, KeyError])
-def test_what_is_not_the_clients_passes_through(error: type[BaseException]) -> None:
-    """An interrupt, or a bug of ours, is not called a storage error."""
+def test_other_exceptions_pass(error: type[BaseException]) -> None:
+    """An interrupt or a bug of ours does not become a StorageError."""
     with pytest.raises(error), map_client_errors("s3://flags/br.gif", "written"):
         raise error
 
@@ -513,7 +515,7 @@ def test_what_is_not_the_clients_passes_through(error: type[BaseException]) -> N
     ],
 )
 def test_a_cause_is_short_and_holds_no_secret(text: str, said: str) -> None:
-    """From what the client writes, pages long, comes the one thing to know."""
+    """The cause is taken from obstore's pages of text: at most 300 characters, and no query or quoted value."""
     assert error_cause(text) == said
 
 
@@ -534,16 +536,16 @@ def test_a_cause_is_short_and_holds_no_secret(text: str, said: str) -> None:
         ("s3://me:sesame@flags/a", ""),
     ],
 )
-def test_a_url_that_is_none_is_a_usage_error(wrong: str, shown: str, scratch: Path) -> None:
-    """What cannot be a bucket is told before anything happens, and a password in it is not repeated."""
+def test_an_invalid_url_is_a_usage_error(wrong: str, shown: str, scratch: Path) -> None:
+    """A URL that is no bucket's is a UsageError with the right syntax; a password in it is not repeated."""
     with pytest.raises(UsageError) as caught:
         BucketStorage(wrong, scratch)
     right = "must be s3://bucket/prefix, gs://bucket/prefix or az://container/prefix, of letters, digits and . _ = -"
     assert str(caught.value) == f"FLAGJOB_DEST{shown}: {right}"
 
 
-def test_a_secret_with_a_line_break_is_told_by_name(variable: SetVariable, scratch: Path) -> None:
-    """The line break that `echo` leaves in a secret is found before the client trips over it; others' do not matter."""
+def test_a_secret_with_a_line_break_is_a_usage_error(variable: SetVariable, scratch: Path) -> None:
+    """Each variable of this cloud whose value has a line break is named; those of other clouds do not matter."""
     for name in ("AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "GOOGLE_BEARER_TOKEN", "GOOGLE_SERVICE_ACCOUNT_KEY"):
         variable(name, "sesame\n")
     variable("AWS_REGION", "us-east-1")
@@ -558,7 +560,7 @@ def test_a_secret_with_a_line_break_is_told_by_name(variable: SetVariable, scrat
 
 
 def test_without_obstore_a_bucket_is_a_usage_error() -> None:
-    """Where the extra is not installed, the message says what to install."""
+    """Where the extra is not installed, the error names the command that installs it."""
     code = """
 import sys
 sys.meta_path.insert(0, type("Hidden", (), {"find_spec": staticmethod(lambda name, *_: None)}))
@@ -574,16 +576,16 @@ BucketStorage("s3://flags/a", Path("scratch"))
 
 
 def test_a_run_into_a_directory_does_not_load_the_client() -> None:
-    """Start-up is everybody's time: obstore is imported when a bucket is opened, not before."""
+    """A bucket's client imports obstore when it is made, not when the storage package is imported."""
     code = "import sys, job.storage; print([name for name in sys.modules if name.startswith('obstore')])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
-# The other clouds, as far as their protocol differs
+# Other clouds, where their protocol differs
 
 
 def test_azure_lists_etags_as_publishing_gave_them(variable: SetVariable) -> None:
-    """Azure quotes an ETag in its header and not in its listing; both are the same version."""
+    """An ETag that Azure quotes in a header and not in a listing is one version."""
     listing = (
         '<?xml version="1.0"?><EnumerationResults><Blobs><Blob><Name>p/br.gif</Name><Properties>'
         "<Last-Modified>Sun, 22 Nov 2026 13:57:56 GMT</Last-Modified><Etag>0x8DC</Etag>"
@@ -608,7 +610,7 @@ def test_azure_lists_etags_as_publishing_gave_them(variable: SetVariable) -> Non
 
 
 def test_google_gets_type_and_digest(variable: SetVariable) -> None:
-    """A put carries them as Google Cloud Storage wants them."""
+    """A put sends media type, digest and user agent in the headers of Google Cloud Storage."""
     with ScriptedServer({"/b/p%2Fbr%2Egif": Answer(200, {"ETag": '"77"'})}) as server:
         variable("GOOGLE_BASE_URL", server.url().removesuffix("/"))
         variable("GOOGLE_BEARER_TOKEN", "sesame")
@@ -618,8 +620,8 @@ def test_google_gets_type_and_digest(variable: SetVariable) -> None:
     assert headers["user-agent"] == f"flagjob/{__version__}"
 
 
-def test_a_type_that_is_not_known_is_not_claimed(variable: SetVariable) -> None:
-    """Without a media type an object carries the client's general one, and without a digest none."""
+def test_without_a_media_type_the_general_one_is_sent(variable: SetVariable) -> None:
+    """Without a media type an object has application/octet-stream, and without a digest no digest."""
     with ScriptedServer({"/b/p%2Fbr%2Egif": Answer(200, {"ETag": '"77"'})}) as server:
         variable("GOOGLE_BASE_URL", server.url().removesuffix("/"))
         variable("GOOGLE_BEARER_TOKEN", "sesame")
@@ -629,8 +631,8 @@ def test_a_type_that_is_not_known_is_not_claimed(variable: SetVariable) -> None:
     assert "x-goog-meta-sha256" not in headers
 
 
-def test_parts_that_are_gone_do_not_keep_others_from_being_deleted(variable: SetVariable) -> None:
-    """Google answers 404 for an object that another pod has deleted already; the rest is deleted all the same."""
+def test_missing_objects_do_not_stop_a_deletion(variable: SetVariable) -> None:
+    """Google answers 404 for an object that another pod has deleted; the others are deleted nonetheless."""
     script = {"/b/p%2F1": Answer(404), "/b/p%2F2": Answer(204), "/b/p%2F3": Answer(404)}
     with ScriptedServer(script) as server:
         variable("GOOGLE_BASE_URL", server.url().removesuffix("/"))
@@ -640,8 +642,8 @@ def test_parts_that_are_gone_do_not_keep_others_from_being_deleted(variable: Set
 
 
 @pytest.mark.usefixtures("url")
-def test_a_private_authority_can_be_trusted(variable: SetVariable, tmp_path: Path) -> None:
-    """A server whose certificate nobody vouches for is refused; with its authority at hand it is taken."""
+def test_a_ca_bundle_is_trusted(variable: SetVariable, tmp_path: Path) -> None:
+    """A certificate of an unknown authority is refused, and accepted with that authority in the CA bundle."""
     authority = trustme.CA()
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -654,11 +656,11 @@ def test_a_private_authority_can_be_trusted(variable: SetVariable, tmp_path: Pat
         assert BucketClient(location_of(f"s3://{BUCKET}"), DEFAULT_TIMEOUTS, bundle).put("br.gif", GIF) == "1"
 
 
-# What flagjob keeps there for itself
+# State objects
 
 
-def test_parts_come_back(storage: BucketStorage) -> None:
-    """A part holds what was written last, whatever its length."""
+def test_a_state_object_is_read_as_it_was_written(storage: BucketStorage) -> None:
+    """A state object has the bytes that were written last, whatever their number."""
     storage.state.write("manifest/1", b"first")
     storage.state.write("manifest/1", LARGE)
     storage.state.write("manifest/2", b"")
@@ -666,8 +668,8 @@ def test_parts_come_back(storage: BucketStorage) -> None:
     assert b"".join(storage.state.read("manifest/2")) == b""
 
 
-def test_parts_are_listed_by_segments(storage: BucketStorage) -> None:
-    """Names come in order: those below the segments that were asked for, and none of the mirror's objects."""
+def test_state_objects_are_listed_by_directory(storage: BucketStorage) -> None:
+    """Names are listed in order: those in the directory, not those with a longer name, and no item's objects."""
     for name in ("manifest/b", "manifest/a/1", "manifest-3-of-8/c", "changes"):
         storage.state.write(name, b"x")
     put(storage, "manifest/z.gif", GIF)
@@ -676,8 +678,8 @@ def test_parts_are_listed_by_segments(storage: BucketStorage) -> None:
 
 
 @pytest.mark.usefixtures("url")
-def test_parts_are_in_order_whatever_the_listing(variable: SetVariable) -> None:
-    """No cloud need list by name; parts are merged in their order all the same."""
+def test_state_objects_are_sorted_by_name(variable: SetVariable) -> None:
+    """Names are sorted, although a cloud may list them in any order."""
     about = "<LastModified>2026-11-22T13:57:56Z</LastModified><ETag>1</ETag><Size>1</Size>"
     items = "".join(f"<Contents><Key>.flagjob/m/{name}</Key>{about}</Contents>" for name in "bca")
     listing = f"<ListBucketResult>{items}</ListBucketResult>"
@@ -686,8 +688,8 @@ def test_parts_are_in_order_whatever_the_listing(variable: SetVariable) -> None:
         assert StateObjects(client(f"s3://{BUCKET}")).list_names("m") == ["m/a", "m/b", "m/c"]
 
 
-def test_parts_can_be_deleted_twice(storage: BucketStorage) -> None:
-    """One that another pod has deleted is as good as deleted, and reads as empty."""
+def test_a_state_object_can_be_deleted_twice(storage: BucketStorage) -> None:
+    """Deleting a missing object is no error, and reading one yields nothing."""
     for name in ("manifest/1", "manifest/2"):
         storage.state.write(name, b"x")
     storage.state.delete(["manifest/1", "manifest/3"])
@@ -699,8 +701,8 @@ def test_parts_can_be_deleted_twice(storage: BucketStorage) -> None:
 
 @IN_TIME
 @pytest.mark.usefixtures("url")
-def test_a_part_that_breaks_off_is_an_error(variable: SetVariable) -> None:
-    """Half a part is never taken for a whole one."""
+def test_a_truncated_object_is_an_error(variable: SetVariable) -> None:
+    """A response that ends early is an error, not a shorter object."""
     head = (
         'HTTP/1.1 200 OK\r\nETag: "1"\r\nLast-Modified: Sun, 22 Nov 2026 13:57:56 GMT\r\nContent-Length: 1000\r\n\r\n'
     )
