@@ -9,6 +9,7 @@ from pathlib import Path
 from secrets import token_hex
 
 import pytest
+from disk_calls import disk_calls
 from images import GIF, PNG
 from obstore.store import S3Store
 from seaweed import BUCKET, WRITER, Seaweed
@@ -26,6 +27,7 @@ from job.inputs import Inputs
 from job.model import Result, Status, Stored, WorkItem
 from job.settings import load
 from job.shard import Shard
+from job.storage.bucket import StateObjects
 from job.template import UrlTemplate
 
 pytestmark = pytest.mark.s3
@@ -118,6 +120,15 @@ def test_a_directory_shows_each_file_and_records_it(tmp_path: Path) -> None:
     assert destination.close(publish=False)
     assert intact_codes(open_destination(DirectoryDestination(tmp_path, ALL)), ["br", "cn"]) == ["br"]
     assert (tmp_path / "SHA256SUMS").read_text() == f"{sha256(GIF).hexdigest()}  br.gif\n"
+
+
+def test_files_are_durable_before_their_checksums(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The names of files are synced before SHA256SUMS is replaced: it never lists a file that a power cut took back."""
+    destination = open_destination(DirectoryDestination(tmp_path, ALL))
+    put(destination, "br")
+    calls = disk_calls(monkeypatch, tmp_path)
+    destination.close(publish=True)
+    assert calls.index(". is synced") < calls.index("SHA256SUMS is named")
 
 
 # Generations
@@ -312,6 +323,14 @@ def test_another_number_of_shards_inherits(prefix: DestinationPrefix) -> None:
     ]
 
 
+def test_other_objects_beside_the_segments_are_ignored(prefix: DestinationPrefix) -> None:
+    """An object under the manifest's directory that is no segment by its name is neither read nor deleted."""
+    prefix.outside.put(".flagjob/manifest/notes/1", b"mine")
+    prefix.fill({"br": GIF})
+    assert intact_codes(open_destination(prefix.bucket()), ["br"]) == ["br"]
+    assert prefix.read(".flagjob/manifest/notes/1") == b"mine"
+
+
 def test_a_bucket_of_another_origin_is_refused(prefix: DestinationPrefix) -> None:
     """A run from another origin is refused, and the bucket is not changed."""
     prefix.fill({"br": GIF})
@@ -328,6 +347,21 @@ def test_a_new_origin_is_accepted_once(prefix: DestinationPrefix) -> None:
     open_destination(prefix.bucket(other), accept_new_origin=True)
     assert len(prefix.segments()) == 1
     assert intact_codes(open_destination(prefix.bucket(other)), ["br"]) == ["br"]
+
+
+def test_a_compaction_that_fails_deletes_nothing(prefix: DestinationPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments are deleted only after those that replace them were written, so that a crash loses no entry."""
+    prefix.fill({"br": GIF})
+    before = prefix.segments()
+    destination = prefix.bucket(ManifestScope("https://example.com"))
+
+    def refuse(_state: StateObjects, name: str, _data: bytes) -> None:
+        raise StorageError(name)
+
+    monkeypatch.setattr(StateObjects, "write", refuse)
+    with pytest.raises(StorageError, match="manifest/0-of-1/"):
+        destination.open(accept_new_origin=True)
+    assert prefix.segments() == before
 
 
 def test_many_segments_are_compacted(prefix: DestinationPrefix) -> None:
