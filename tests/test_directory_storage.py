@@ -175,6 +175,14 @@ def test_the_probe_leaves_nothing(storage: DirectoryStorage, root: Path) -> None
     assert list(files_below(root)) == []
 
 
+def test_too_little_free_space_is_an_error(root: Path) -> None:
+    """`open` raises a StorageError if the file system has less free space than the run may need."""
+    pattern = r"bytes are free, 1152921504606846976 may be needed \(FLAGJOB_WORKERS x FLAGJOB_MAX_BYTES\)$"
+    with pytest.raises(StorageError, match=pattern):
+        DirectoryStorage(root, required_free_bytes=1 << 60).open()
+    assert list(files_below(root)) == []
+
+
 def test_a_destination_that_vanishes_is_a_storage_error(storage: DirectoryStorage, root: Path) -> None:
     """A body that outgrows memory when its directory is gone raises a StorageError with the cause."""
     (root / ".flagjob" / "tmp").rmdir()

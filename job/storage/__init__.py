@@ -26,7 +26,7 @@ class Storage(Protocol):
         ...
 
     def publish(self, body: Body, file: str, media_type: str | None) -> str:
-        """Give a body its name, whole or not at all, and return the file's version."""
+        """Store a body under its name, whole or not at all, and return the file's version."""
         ...
 
     def is_intact(self, stored: Stored) -> bool:

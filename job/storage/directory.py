@@ -74,7 +74,7 @@ class DirectoryStorage:
         return Body(self._temporary / token_hex(8))
 
     def publish(self, body: Body, file: str, media_type: str | None) -> str:
-        """Give a body its name and return the file's version: it appears whole or, with StorageError, not at all.
+        """Store a body under its name and return the version: the file appears whole or, with StorageError, not at all.
 
         An older file, or a symbolic link, of that name is replaced; the link's target is left alone.
         The media type is not stored: web servers derive it from the suffix.
