@@ -40,7 +40,7 @@ def _told(command: str, words: Sequence[str]) -> int:
     try:
         return _COMMANDS[command](words)
     except UsageError as error:
-        _log_for_failures().usage(error.faults)
+        _log_for_failures().log_usage_errors(error.faults)
         return ExitCode.USAGE
     except LogError:
         raise
@@ -51,11 +51,11 @@ def _told(command: str, words: Sequence[str]) -> int:
 def _unforeseen(error: Exception, log: RunLog) -> int:
     """Tell of a machine that failed, or has no room for another thread or byte; all else is a bug."""
     if isinstance(error, OSError):  # a list of codes that cannot be read, say
-        log.storage_failed(f"this machine failed: {error}")
+        log.log_storage_error(f"this machine failed: {error}")
     elif isinstance(error, MemoryError) or "can't start new thread" in str(error):  # Python has no OSError for these
-        log.storage_failed(f"this machine is short of something: {error!r}")
+        log.log_storage_error(f"this machine is short of something: {error!r}")
     else:
-        log.bug(error)
+        log.log_bug(error)
         return ExitCode.BUG
     return ExitCode.STORAGE
 

@@ -53,19 +53,19 @@ def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delet
         raise UsageError(Fault("FLAGJOB_DEST", str(root), "holds nothing of flagjob's: there is nothing to verify"))
 
     def log_finding(finding: Finding, file: str) -> None:
-        log.finding(file, finding, is_failure=finding in _FAILURES)
+        log.log_file(file, finding, is_failure=finding in _FAILURES)
 
     verification = Verification(root, log_finding, delete and not settings.dry_run, cancellation.check)
     try:
         is_intact = _verify_and_forget(verification)
     except StorageError as error:
-        log.storage_failed(str(error))
+        log.log_storage_error(str(error))
         return ExitCode.STORAGE
     except Cancelled:
         exit_code = _SIGNAL_EXIT_CODE + (cancellation.signal or 0)
     else:
         exit_code = int(ExitCode.OK if is_intact else ExitCode.PERMANENT)
-    log.verified(exit_code, {finding.value: count for finding, count in verification.counts.items()})
+    log.log_verify_finished(exit_code, {finding.value: count for finding, count in verification.counts.items()})
     return exit_code
 
 
@@ -76,7 +76,7 @@ def roll_back(settings: Settings, log: RunLog) -> int:
     try:
         generation = Generations(_destination(settings)).roll_back()
     except StorageError as error:
-        log.storage_failed(str(error))
+        log.log_storage_error(str(error))
         return ExitCode.STORAGE
     log.info("rolled_back", generation=generation.name)
     return ExitCode.OK

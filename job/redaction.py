@@ -1,45 +1,83 @@
-"""What of a setting's text may be printed."""
+"""Redaction of secrets: masks passwords, tokens and URL queries in settings' texts and in rendered log lines."""
 
+import json
 import re
+from collections.abc import Callable, Collection
 
 MASK = "***"
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)")
 """A field line (RFC 9110, 5.1 and 5.5)."""
-_BEGINS_AS_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_LONGEST = 200
+_URL_START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_MAX_CHARACTERS = 200
 """A list of codes may have a million characters; a log line must not."""
+_USER_IN_LINE = re.compile(rb"://[^/@\s\"\\]+@")
+_QUERY_IN_LINE = re.compile(rb"(://[^\s\"\\?]*)\?[^\s\"\\]*")
+_NO_MATCH = rb"(?!)"
+_MIN_SECRET_CHARACTERS = 6
 
 
 def printable(text: str) -> str:
-    """Show the bytes that were no UTF-8, which Python keeps as surrogates (PEP 383), with backslashes."""
+    r"""Return text with each byte that was not UTF-8 as `\xNN`; Python keeps such bytes as surrogates (PEP 383)."""
     return re.sub("[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
 
 
 def plain(text: str) -> str:
-    """Show all of a text that is no secret, or the first 200 characters of it."""
+    """Return a text that is not secret, cut after 200 characters."""
     shown = printable(text)
-    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]}..."
+    if len(shown) <= _MAX_CHARACTERS:
+        return shown
+    return f"{shown[:_MAX_CHARACTERS]}..."
 
 
 def url(text: str) -> str:
-    """Mask user, password, query and fragment of a URL, also of a malformed one, or all of what is none.
+    """Return a URL with its user, password, query and fragment masked; mask a text that is not a URL completely.
 
-    An `@` in the path hides what is before it, too: there is no telling it from one after a password with a slash.
+    Malformed URLs are masked, too. An `@` in the path hides everything before it, because it could also be the `@`
+    that follows a password with a slash in it.
     """
-    if not _BEGINS_AS_URL.match(text):
+    if not _URL_START.match(text):
         return MASK
-    shown = re.sub(r"//.*@", f"//{MASK}@", text, flags=re.DOTALL)
-    return plain(re.sub(r"([?#]).*", rf"\1{MASK}", shown, flags=re.DOTALL))
+    without_user = re.sub(r"//.*@", f"//{MASK}@", text, flags=re.DOTALL)
+    without_query = re.sub(r"([?#]).*", rf"\1{MASK}", without_user, flags=re.DOTALL)
+    return plain(without_query)
 
 
 def destination(text: str) -> str:
-    """Show a directory, or of a URL what is no secret: people put keys of a bucket before its name."""
+    """Return a directory as it is, and a bucket's URL with its secrets masked: access keys may precede the name."""
     return url(text) if "://" in text else plain(text)
 
 
 def path(text: str) -> str:
-    """Mask what was given where a secret file's path belongs, but seems to be the secret itself.
+    """Return a secret file's path, masked if the text seems to be the secret itself.
 
-    A URL begins as a header does; of `Bearer ...` the blank tells.
+    A URL starts like a header field; `Bearer ...` is recognised by its blank.
     """
-    return MASK if HEADER.match(text) or " " in text else plain(text)
+    if HEADER.match(text) or " " in text:
+        return MASK
+    return plain(text)
+
+
+def line_redactor(secrets: Collection[str]) -> Callable[[bytes], bytes]:
+    """Return a function that masks secrets in a rendered log line. Thread-safe: it only holds compiled patterns.
+
+    It masks each given secret, also in the escaped form that JSON gives it, and user, password and query of every URL.
+    Secrets of less than 6 characters and numbers are not masked: the same characters also occur by chance, and in
+    JSON's own syntax.
+    """
+    forms: set[bytes] = set()
+    for secret in secrets:
+        if len(secret) >= _MIN_SECRET_CHARACTERS and not secret.isdigit():
+            forms.add(secret.encode())
+            forms.add(json.dumps(secret, ensure_ascii=False)[1:-1].encode())
+    # The longest form comes first, or a secret that begins with another secret would keep its end.
+    longest_first = sorted(forms, key=len, reverse=True)
+    known_secret = re.compile(b"|".join(map(re.escape, longest_first)) or _NO_MATCH)
+    replacement = MASK.encode()
+
+    def redact(line: bytes) -> bytes:
+        if b"://" in line:
+            line = _USER_IN_LINE.sub(b"://" + replacement + b"@", line)
+            line = _QUERY_IN_LINE.sub(rb"\1?" + replacement, line)
+        return known_secret.sub(replacement, line)
+
+    return redact

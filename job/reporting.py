@@ -78,7 +78,7 @@ class Reporting:
         address = self._settings.metrics_address
         if address:
             self._guarded(str(address), lambda: self._serve(address))
-        self.log.started(
+        self.log.log_run_started(
             version=__version__,
             revision=self.metrics.revision,
             codes=inputs.known,
@@ -117,14 +117,14 @@ class Reporting:
         """Tell how an item ended."""
         self.metrics.result(result)
         if result.status in self._shown:
-            self.log.result(result)
+            self.log.log_result(result)
         if self._bar:
             self._bar.tell()
 
     def retry(self, code: str, retry: RetryEvent) -> None:
         """Tell that an item is tried again."""
         self.metrics.retry(retry)
-        self.log.retry(code, retry)
+        self.log.log_retry(code, retry)
 
     def news(self, host: str) -> ThrottleEvents:
         """Return who is told of what happens at the gate: the log; an origin that is given up ends the run."""
@@ -151,7 +151,7 @@ class Reporting:
 
     def bug(self, code: str, error: Exception) -> None:
         """Tell of an exception that nobody foresaw."""
-        self.log.bug(error, code=code)
+        self.log.log_bug(error, code=code)
 
     def finished(self, summary: Summary) -> None:
         """Tell how the run ended: metrics and messages first, the last line of the log last."""
@@ -161,7 +161,7 @@ class Reporting:
         if message:
             self._guarded(message, lambda: Path(message).write_bytes(termination_message(summary, text)))
         self._push()
-        self.log.finished(summary, text)
+        self.log.log_run_finished(summary, text)
         if not self._for_people and progress.is_terminal(sys.stderr):
             sys.stderr.write(f"{text}\n")
 

@@ -86,11 +86,11 @@ class Run:
     def _list_items(self, items: Iterator[Item]) -> int:
         """Log the settings and what each item would be; send no request."""
         log = self._reporting.log
-        log.plan("settings", **self._settings.changed)
+        log.log_plan("settings", **self._settings.changed)
         for item in items:
             url = item.url if isinstance(item, WorkItem) else None
             file = item.file if isinstance(item, WorkItem) else None
-            log.plan("item", code=item.code, url=url, file=file)
+            log.log_plan("item", code=item.code, url=url, file=file)
         return 128 + self._cancellation.signal if self._cancellation.signal else ExitCode.OK
 
     def _open(self, destination: Destination) -> None:
@@ -196,7 +196,7 @@ class Run:
         self._cancellation.request(Reason.STORAGE)
         if not self._is_storage_failure_reported:
             self._is_storage_failure_reported = True
-            self._reporting.log.storage_failed(problem)
+            self._reporting.log.log_storage_error(problem)
 
     def _exit_code(self, changes: Mapping[Change, int]) -> int:
         settings = self._settings
@@ -240,8 +240,8 @@ class _Wiring:
             as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
             on_shortage=on_shortage,
             on_drain=self._report_interruption,
-            on_scheduled=self.reporting.log.scheduled,
-            on_done=self.reporting.log.done,
+            on_scheduled=self.reporting.log.log_scheduled,
+            on_done=self.reporting.log.log_done,
         )
 
     def _downloader(self, destination: Destination, client: Client) -> Downloader:

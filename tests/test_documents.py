@@ -43,7 +43,7 @@ SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *sorte
 GIF, HTML = b"GIF89a-of-a-kind", b"<!DOCTYPE html>"
 SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("events.schema.json").read_text("utf-8")))
 RUN_FIELDS = {"timestamp", "level", "event", "run_id", "shard", "shards"}
-LOGGING = {"debug", "info", "warning", "error", "log", "plan", "write"}
+LOGGING = {"debug", "info", "warning", "error", "log", "log_plan", "write"}
 """What methods of logs, and the one variable for such a method, are called."""
 
 

@@ -1,4 +1,4 @@
-"""The log: one line an event, for machines or for people, and secrets for nobody."""
+"""The log: one line for each event, as JSON or for a console, without any secret."""
 
 import io
 import json
@@ -43,8 +43,8 @@ def event(write: Callable[[RunLog], object], **settings: Any) -> dict[str, Any]:
 
 
 def test_a_result_line_has_the_facts_of_its_result() -> None:
-    """One JSON object, with time, level and event first, then the run's fields, then the result's."""
-    found = event(lambda log: log.result(OK), fields={"run_id": "r1"})
+    """It is one JSON object: time, level and event first, then the run's fields, then the result's."""
+    found = event(lambda log: log.log_result(OK), fields={"run_id": "r1"})
     assert list(found)[:4] == ["timestamp", "level", "event", "run_id"]
     assert (found["level"], found["event"], found["run_id"]) == ("info", "result", "r1")
     assert found["data"] == {"path": "br.gif", "bytes": 359, "sha256": "7101", "content_type": "image/gif"}
@@ -54,7 +54,7 @@ def test_a_result_line_has_the_facts_of_its_result() -> None:
 
 
 def test_times_are_utc_with_microseconds() -> None:
-    """ISO 8601, so that lines sort and every reader understands them."""
+    """Times are ISO 8601, so that lines sort and every reader understands them."""
     stamp = event(lambda log: log.info("x"))["timestamp"]
     assert (len(stamp), stamp[10], stamp[-1]) == (27, "T", "Z")
 
@@ -64,37 +64,37 @@ def test_times_are_utc_with_microseconds() -> None:
     [("ok", "info"), ("unchanged", "info"), ("not_found", "warning"), ("error", "error"), ("cancelled", "warning")],
 )
 def test_the_level_of_a_result_follows_its_status(status: str, level: str) -> None:
-    """What an operator should look at stands out."""
-    assert event(lambda log: log.result(Result(Status(status), None, "BR")))["level"] == level
+    """An operator can filter by level for results that need attention."""
+    assert event(lambda log: log.log_result(Result(Status(status), None, "BR")))["level"] == level
 
 
 def test_a_retry_line_says_what_failed_and_how_long_it_waits() -> None:
-    """Attempt, of how many, the wait, the reason and the status."""
-    found = event(lambda log: log.retry("IN", RetryEvent(1, 4, 0.81234, HttpError(503, "busy"))))
+    """A retry line has the attempt, the maximum of attempts, the wait, the reason and the HTTP status."""
+    found = event(lambda log: log.log_retry("IN", RetryEvent(1, 4, 0.81234, HttpError(503, "busy"))))
     facts = {"code": "IN", "attempt": 1, "max_attempts": 4, "wait_s": 0.812, "reason": "http_503", "http_status": 503}
     assert facts.items() <= found.items()
     assert (found["event"], found["level"]) == ("retry", "warning")
 
 
 def test_the_first_and_last_line_appear_at_every_level() -> None:
-    """Even with level error a run says that it began and how it ended; nothing else below that."""
+    """At level error a run still logs its start, its end and a dry run's plan, and nothing else below error."""
 
     def write(log: RunLog) -> None:
-        log.started(codes=20)
+        log.log_run_started(codes=20)
         log.info("builtin_origin")
-        log.result(OK)
-        log.plan("item", code="BR")
+        log.log_result(OK)
+        log.log_plan("item", code="BR")
         log.warning("sink_failed")
         log.error("storage_error")
-        log.finished(SUMMARY, "20 flags downloaded.")
+        log.log_run_finished(SUMMARY, "20 flags downloaded.")
 
     events = [json.loads(line)["event"] for line in lines(write, level="error")]
     assert events == ["run_started", "item", "storage_error", "run_finished"]
 
 
 def test_the_summary_adds_up() -> None:
-    """The last line and the termination message have the same facts, in under 2 kB."""
-    (line,) = lines(lambda log: log.finished(SUMMARY, "20 flags downloaded."))
+    """The last line and the termination message have the same fields, in less than 2 kB."""
+    (line,) = lines(lambda log: log.log_run_finished(SUMMARY, "20 flags downloaded."))
     message = json.loads(termination_message(SUMMARY, "20 flags downloaded."))
     assert message.items() <= json.loads(line).items()
     assert sum(message["counts"].values()) == message["codes"] == 20
@@ -103,7 +103,7 @@ def test_the_summary_adds_up() -> None:
 
 
 def test_a_time_has_all_its_digits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also in the one microsecond of a million that is 0, which no test can wait for: readers rely on one form."""
+    """A time whose microseconds are 0 is written with six zeros: readers rely on one format."""
     monkeypatch.setattr("structlog.processors.datetime.datetime", _OnTheSecond)
     assert event(lambda log: log.info("builtin_origin"))["timestamp"] == "2026-11-22T04:17:00.000000Z"
 
@@ -115,32 +115,32 @@ class _OnTheSecond(datetime):
 
 
 def test_a_part_of_a_secret_is_not_shown_either(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lines for people are masked before they are cut to the terminal."""
+    """Console lines are redacted before they are cut to the terminal's width."""
     monkeypatch.setenv("COLUMNS", "40")
     said = [f"no way by http://user:{'pass' * 20}@proxy/", f"no Bearer {'token' * 20}"]
 
     def write(log: RunLog) -> None:
         for text in said:
-            log.result(Result(Status.ERROR, None, "BR", error=text))
+            log.log_result(Result(Status.ERROR, None, "BR", error=text))
 
     by_proxy, by_token = lines(write, for_people=True, secrets=("token" * 20,))
     assert (by_proxy, by_token) == ("*** Error for BR: no way by http://***@…", "*** Error for BR: no Bearer ***")
 
 
 def test_a_failed_run_ends_with_an_error() -> None:
-    """The level of the last line follows the exit code."""
+    """The level of the last line is error if the exit code is not 0."""
     failed = Summary(COUNTS, 0, 0, 1.0, exit_code=3, outcome="retryable")
-    assert event(lambda log: log.finished(failed, ""))["level"] == "error"
+    assert event(lambda log: log.log_run_finished(failed, ""))["level"] == "error"
 
 
 def test_futures_are_shown_without_their_addresses() -> None:
-    """At debug the states of a future are logged as the book prints them."""
+    """At level debug the states of a future are logged as the book prints them."""
 
     def write(log: RunLog) -> None:
         future: Future[Result] = Future()
-        log.scheduled(InvalidItem("BR"), future)
+        log.log_scheduled(InvalidItem("BR"), future)
         future.set_result(OK)
-        log.done(InvalidItem("BR"), future)
+        log.log_done(InvalidItem("BR"), future)
 
     first, second = map(json.loads, lines(write, level="debug"))
     assert (first["event"], first["future"]) == ("scheduled", "Future state=pending")
@@ -149,8 +149,8 @@ def test_futures_are_shown_without_their_addresses() -> None:
 
 
 def test_faults_of_the_input_get_a_line_each() -> None:
-    """The setting, its value, and what would be right."""
-    found = event(lambda log: log.usage([Fault("FLAGJOB_WORKERS", "many", "must be a whole number")]))
+    """Each line has the setting, its value, and what a valid value would be."""
+    found = event(lambda log: log.log_usage_errors([Fault("FLAGJOB_WORKERS", "many", "must be a whole number")]))
     assert (found["setting"], found["value"], found["problem"]) == ("FLAGJOB_WORKERS", "many", "must be a whole number")
     assert (found["level"], found["message"]) == ("error", "FLAGJOB_WORKERS 'many': must be a whole number")
 
@@ -166,48 +166,61 @@ def test_faults_of_the_input_get_a_line_each() -> None:
         "with url: /in.gif?sig=hunter2hunter2 (Caused by ...)",
     ],
 )
-def test_secrets_are_masked_wherever_they_hide(text: str, *, console: bool) -> None:
-    """User, password and query of any URL, and every text that is known to be secret."""
+def test_secrets_are_redacted_everywhere(text: str, *, console: bool) -> None:
+    """User, password and query of every URL are masked, and every text that is known to be secret."""
     (line,) = lines(lambda log: log.warning("sink_failed", target=text), secrets=["hunter2hunter2"], for_people=console)
     assert "hunter2" not in line
     assert "***" in line
 
 
-def test_secrets_that_json_escapes_are_masked() -> None:
+def test_secrets_that_json_escapes_are_redacted() -> None:
     """A quote or a backslash in a password does not let it through."""
     known = 'pass"word\\1'
     (line,) = lines(lambda log: log.warning("x", text=f"<{known}>"), secrets=[known])
     assert json.loads(line)["text"] == "<***>"
 
 
+@pytest.mark.parametrize("character", ["\\", '"', "\x7f", "\u2028", "\u00e9", *map(chr, range(0x20))])
+def test_every_character_of_a_secret_is_redacted(character: str) -> None:
+    """A secret is found in its JSON form whatever character it contains."""
+    known = f"before{character}after"
+    assert event(lambda log: log.info("x", text=f"<{known}>"), secrets=[known])["text"] == "<***>"
+
+
+def test_a_secret_that_begins_with_another_secret_is_redacted_completely() -> None:
+    """The longer secret is replaced first, so its end does not remain."""
+    found = event(lambda log: log.info("x", text="<hunter2-and-more>"), secrets=["hunter2", "hunter2-and-more"])
+    assert found["text"] == "<***>"
+
+
 def test_short_and_numeric_secrets_leave_the_json_whole() -> None:
-    """Masking 320 or true wherever they stand would break the line."""
+    """Texts such as 320320 or true are not masked, because that would break the line."""
     found = event(lambda log: log.info("x", bytes=320320, flag=True), secrets=["320320", "true", ""])
     assert (found["bytes"], found["flag"]) == (320320, True)
 
 
 def test_a_code_is_shown_as_it_came() -> None:
-    """A hostile code is told from others, query, quotes and control characters included."""
+    """A hostile code is logged unchanged, with query, quotes and control characters."""
     code = 'cn?x=1\x00\n\u2028"é'
-    assert event(lambda log: log.result(Result(Status.ERROR, None, code)))["code"] == code
+    assert event(lambda log: log.log_result(Result(Status.ERROR, None, code)))["code"] == code
 
 
 @pytest.mark.parametrize("for_people", [False, True])
 def test_text_that_is_no_utf_8_costs_no_line(*, for_people: bool) -> None:
-    """A path of the file system's own encoding is shown with backslashes, not with a traceback."""
+    """A path that is not valid UTF-8 is logged with backslashes; the line is not lost."""
     (line,) = lines(lambda log: log.warning("sink_failed", target="/\udcff.prom", number=1), for_people=for_people)
     assert line.endswith("target=/?.prom number=1" if for_people else r'"target":"/\\udcff.prom","number":1}')
 
 
 def test_json_stays_strict() -> None:
-    """NaN is no JSON: it becomes null; a value that JSON does not know becomes text."""
+    """NaN, which JSON lacks, becomes null; a value of another type becomes text."""
     found = event(lambda log: log.info("x", number=math.nan, kind=Status))
     assert found["number"] is None
     assert found["kind"] == "<enum 'Status'>"
 
 
 def test_a_traceback_shows_no_local_variables() -> None:
-    """They may hold secrets; the frames are enough to find the bug."""
+    """Local variables may hold secrets, so a traceback has only its frames."""
 
     def fail(password: str) -> float:
         return len(password) / 0
@@ -215,7 +228,7 @@ def test_a_traceback_shows_no_local_variables() -> None:
     def write(log: RunLog) -> None:
         with pytest.raises(ZeroDivisionError) as caught:
             fail("correct horse")
-        log.bug(caught.value, code="BR")
+        log.log_bug(caught.value, code="BR")
 
     (line,) = lines(write)
     found = json.loads(line)
@@ -223,8 +236,8 @@ def test_a_traceback_shows_no_local_variables() -> None:
     assert "correct horse" not in line
 
 
-def test_a_log_that_nobody_takes_is_told_from_other_failures() -> None:
-    """A closed stream and a broken pipe are a LogError, whatever class the system's error has."""
+def test_a_stream_that_cannot_be_written_is_a_log_error() -> None:
+    """Writing to a closed stream raises LogError, not the ValueError of the stream."""
     closed = io.BytesIO()
     log = RunLog(closed)
     closed.close()
@@ -233,7 +246,7 @@ def test_a_log_that_nobody_takes_is_told_from_other_failures() -> None:
 
 
 def test_lines_of_many_threads_do_not_mix() -> None:
-    """Long lines written by ten threads at once stay whole."""
+    """Long lines that ten threads write at the same time stay complete."""
     stream, ready = io.BytesIO(), threading.Barrier(10)
     log = RunLog(stream)
 
@@ -248,25 +261,64 @@ def test_lines_of_many_threads_do_not_mix() -> None:
     assert sorted(numbers) == sorted(list(range(10)) * 50)
 
 
-def test_people_read_the_seeds_words() -> None:
-    """On a terminal a result is a word or two, and a problem says what it is."""
+class ExclusiveStream(io.BytesIO):
+    """A stream that counts the writes which begin while another thread is still in a write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.overlaps = 0
+        self._is_free = threading.Lock()
+
+    def write(self, data: Any, /) -> int:
+        """Write slowly enough for another thread to come in."""
+        if not self._is_free.acquire(blocking=False):
+            self.overlaps += 1
+            return 0
+        try:
+            threading.Event().wait(0.001)
+            return super().write(data)
+        finally:
+            self._is_free.release()
+
+
+def test_lines_of_all_levels_share_one_lock() -> None:
+    """A line that is written at every level waits for the lines of other threads, which the level may drop."""
+    stream = ExclusiveStream()
+    ready = threading.Barrier(4)
+    log = RunLog(stream)
+
+    def write(number: int) -> None:
+        ready.wait(10)
+        for _ in range(20):
+            if number % 2:
+                log.info("x")
+            else:
+                log.log_plan("item")
+
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(write, range(4)))
+    assert (stream.overlaps, len(stream.getvalue().splitlines())) == (0, 80)
+
+
+def test_console_lines_use_the_words_of_the_book() -> None:
+    """On a console a result is a word or two, and an error shows its message."""
 
     def write(log: RunLog) -> None:
-        log.started(codes=20, server="local", url="http://localhost/{cc}.gif", first="BD", last="VN", workers=1)
+        log.log_run_started(codes=20, server="local", url="http://localhost/{cc}.gif", first="BD", last="VN", workers=1)
         log.info("builtin_origin", hint="...")
         log.info("request", method="GET", path="/br.gif", status=503, fault="error")
         log.info("request", method="GET", path="/br.gif", status=200, fault=None)
         log.info("serving", url="http://localhost/{cc}.gif")
-        log.result(OK)
-        log.result(Result(Status.NOT_FOUND, None, "ZZ"))
-        log.result(FAILED)
-        log.result(Result(Status.ERROR, None, "c\x1bn", reason="invalid_code"))
-        log.retry("IN", RetryEvent(1, 4, 0.8, HttpError(503, "HTTP error 503 - Busy")))
-        log.scheduled(InvalidItem("BR"), Future())
-        log.done(InvalidItem("BR"), Future())
-        log.usage([Fault("--workers", "many", "must be a whole number")])
+        log.log_result(OK)
+        log.log_result(Result(Status.NOT_FOUND, None, "ZZ"))
+        log.log_result(FAILED)
+        log.log_result(Result(Status.ERROR, None, "c\x1bn", reason="invalid_code"))
+        log.log_retry("IN", RetryEvent(1, 4, 0.8, HttpError(503, "HTTP error 503 - Busy")))
+        log.log_scheduled(InvalidItem("BR"), Future())
+        log.log_done(InvalidItem("BR"), Future())
+        log.log_usage_errors([Fault("--workers", "many", "must be a whole number")])
         log.warning("sink_failed", target="/metrics", error="gone")
-        log.finished(SUMMARY, "20 flags downloaded.\nElapsed time: 1.23s")
+        log.log_run_finished(SUMMARY, "20 flags downloaded.\nElapsed time: 1.23s")
 
     assert lines(write, for_people=True, level="debug") == [
         "LOCAL site: http://localhost/{cc}.gif",
@@ -290,24 +342,26 @@ def test_people_read_the_seeds_words() -> None:
     ]
 
 
-def test_people_are_told_when_the_number_is_unknown() -> None:
-    """A file does not say how many codes it holds before its end."""
-    found = lines(lambda log: log.started(codes=None, server=None, url="u", workers=30), for_people=True)
+def test_an_unknown_number_of_codes_is_left_out() -> None:
+    """The first report has no number if the codes come from a file, whose length is unknown before its end."""
+    found = lines(lambda log: log.log_run_started(codes=None, server=None, url="u", workers=30), for_people=True)
     assert found == ["Site: u", "Searching for flags", "30 concurrent connections will be used."]
 
 
-def test_lines_for_people_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is wider than the terminal is cut, not wrapped, but for what says what would be right."""
-    monkeypatch.setenv("COLUMNS", "40")  # how a terminal's width is told without a terminal
+def test_console_lines_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that is wider than the terminal is cut, unless it ends with advice to the user."""
+    monkeypatch.setenv("COLUMNS", "40")  # sets the width without a terminal
     failed = Result(Status.ERROR, None, "IN", error="x" * 100)
-    (line,) = lines(lambda log: log.result(failed), for_people=True)
-    (whole,) = lines(lambda log: log.usage([Fault("--workers", "many", "must be " + "x" * 100)]), for_people=True)
+    (line,) = lines(lambda log: log.log_result(failed), for_people=True)
+    (whole,) = lines(
+        lambda log: log.log_usage_errors([Fault("--workers", "many", "must be " + "x" * 100)]), for_people=True
+    )
     assert (len(line), line[-1]) == (40, "…")
     assert whole.endswith("x" * 100)
 
 
-def test_people_read_why_a_run_waits_or_ends() -> None:
-    """What concerns the whole run is said in words, and never cut."""
+def test_console_lines_say_why_a_run_waits_or_ends() -> None:
+    """Lines about the whole run are in words, and are not cut."""
     host, error = "http://localhost:8080", "ConnectionError: " + "no " * 99
 
     def write(log: RunLog) -> None:

@@ -1,0 +1,344 @@
+"""Structured log: renders a run's events as JSON or as console lines, and writes them through structlog."""
+
+import logging
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, BinaryIO, cast
+
+import orjson
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
+
+from job.errors import Fault, LogError, map_exceptions
+from job.model import Item, Lines, Result, Status, Summary
+from job.redaction import line_redactor
+from job.resilience import RetryEvent
+
+_MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+_RESULT_LEVELS = {
+    Status.OK: logging.INFO,
+    Status.UNCHANGED: logging.INFO,
+    Status.NOT_FOUND: logging.WARNING,
+    Status.CANCELLED: logging.WARNING,
+    Status.ERROR: logging.ERROR,
+}
+_UNCUT_EVENTS = {
+    "usage_error",
+    "storage_error",
+    "host_paused",
+    "origin_down",
+    "uniform_refusal",
+    "retry_budget_spent",
+}
+"""These console lines may wrap: they end with the advice to the user."""
+
+
+class RunLog:
+    """The log of one run. A method `log_x` writes the event x; `info`, `warning` and `error` write any event.
+
+    Thread-safe: each line is one write under structlog's lock for the stream. Lines below `level` are dropped,
+    `secrets` are masked in every line, and `fields` are added to every line. Every method raises LogError if the stream
+    cannot be written: a reader that has gone away must not go unnoticed.
+    """
+
+    def __init__(
+        self,
+        stream: Lines,
+        *,
+        level: str = "info",
+        for_people: bool = False,
+        secrets: Collection[str] = (),
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
+        redact = line_redactor(secrets)
+        traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+        processors: list[Processor] = [
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),  # "iso" leaves .000000 out
+            structlog.processors.ExceptionRenderer(traceback),
+            _console_renderer(redact) if for_people else _json_renderer(redact),
+        ]
+        # Workers and the main thread write through both loggers. structlog has one lock for each stream, so both must
+        # get the same stream object: with two objects a line of one could end within a line of the other.
+        checked = _CheckedStream(stream)
+        common_fields = fields or {}
+
+        def logger(minimum: int) -> FilteringBoundLogger:
+            wrapper = structlog.make_filtering_bound_logger(minimum)
+            lazy = structlog.wrap_logger(structlog.BytesLogger(cast("BinaryIO", checked)), processors, wrapper, dict)
+            bound: FilteringBoundLogger = lazy.bind(**common_fields)
+            return bound
+
+        self._log = logger(logging.getLevelNamesMapping()[level.upper()])
+        self._always = logger(logging.DEBUG)
+
+    def info(self, event: str, **fields: object) -> None:
+        """Write an event that is good to know."""
+        self._log.info(event, **fields)
+
+    def warning(self, event: str, **fields: object) -> None:
+        """Write an event that the operator should know, and that changes no result."""
+        self._log.warning(event, **fields)
+
+    def error(self, event: str, **fields: object) -> None:
+        """Write an event that makes the run fail."""
+        self._log.error(event, **fields)
+
+    def log_usage_errors(self, faults: Iterable[Fault]) -> None:
+        """Write one line for each fault of the input, at every level."""
+        for fault in faults:
+            self._always.error(
+                "usage_error", setting=fault.setting, value=fault.value, problem=fault.problem, message=str(fault)
+            )
+
+    def log_plan(self, event: str, **fields: object) -> None:
+        """Write what a run would do, for a dry run, at every level."""
+        self._always.info(event, **fields)
+
+    def log_run_started(self, **fields: object) -> None:
+        """Write what the run is about to do, at every level."""
+        self._always.info("run_started", **fields)
+
+    def log_scheduled(self, item: Item, future: object) -> None:
+        """Write that an item was submitted to the pool, with the state of its future."""
+        self._log.debug("scheduled", code=item.code, future=_future_state(future))
+
+    def log_done(self, item: Item, future: object) -> None:
+        """Write the state in which an item's future ended."""
+        self._log.debug("done", code=item.code, future=_future_state(future))
+
+    def log_result(self, result: Result) -> None:
+        """Write how an item ended; the level follows its status."""
+        stored = result.data
+        data = None
+        if stored is not None:
+            data = {
+                "path": stored.path,
+                "bytes": stored.bytes,
+                "sha256": stored.sha256,
+                "content_type": stored.content_type,
+            }
+        fields: dict[str, object] = {
+            "code": result.code,
+            "status": result.status,
+            "data": data,
+            "http_status": result.http_status,
+            "attempts": result.attempts,
+            "duration_s": round(result.duration_seconds, 6),
+            "reason": result.reason,
+            "url": result.url,
+        }
+        if result.error:
+            fields["error"] = result.error
+        self._log.log(_RESULT_LEVELS[result.status], "result", **fields)
+
+    def log_retry(self, code: str, retry: RetryEvent) -> None:
+        """Write that an attempt failed and how long the item waits for the next one.
+
+        The level is debug if the failure is ignored, because the line of the origin's pause has said the same.
+        """
+        self._log.log(
+            logging.DEBUG if retry.ignored else logging.WARNING,
+            "retry",
+            code=code,
+            attempt=retry.attempt,
+            max_attempts=retry.max_attempts,
+            wait_s=round(retry.wait_seconds, 3),
+            reason=retry.error.failure.reason,
+            http_status=retry.error.failure.http_status,
+            error=str(retry.error),
+        )
+
+    def log_storage_error(self, problem: str) -> None:
+        """Write why the destination, or this machine, failed."""
+        self._log.error("storage_error", problem=problem)
+
+    def log_bug(self, error: BaseException, **fields: object) -> None:
+        """Write an exception that the program did not expect, with its traceback but without local variables."""
+        self._log.error("bug", exc_info=error, **fields)
+
+    def log_file(self, file: str, finding: str, *, is_failure: bool) -> None:
+        """Write what `flagjob verify` found about a file."""
+        write = self._log.error if is_failure else self._log.warning
+        write("file", file=file, finding=finding)
+
+    def log_verify_finished(self, exit_code: int, counts: Mapping[str, int]) -> None:
+        """Write the last line of `flagjob verify`, at every level: the number of files by finding."""
+        write = self._always.info if exit_code == 0 else self._always.error
+        write("verify_finished", exit_code=exit_code, counts=counts)
+
+    def log_run_finished(self, summary: Summary, text: str) -> None:
+        """Write the last line of a run, at every level; `text` is the summary in words."""
+        write = self._always.info if summary.exit_code == 0 else self._always.error
+        write("run_finished", **_summary_fields(summary, text))
+
+
+def termination_message(summary: Summary, text: str) -> bytes:
+    """Return a run's summary as one JSON object for `kubectl describe`, well under the 4 KiB that Kubernetes keeps."""
+    return orjson.dumps(_summary_fields(summary, text))
+
+
+class _CheckedStream:
+    """A stream that raises LogError if it cannot be written. As thread-safe as the stream below it."""
+
+    def __init__(self, stream: Lines) -> None:
+        self._stream = stream
+
+    def write(self, data: bytes, /) -> int:
+        with map_exceptions(_WRITE_ERRORS):
+            return self._stream.write(data)
+
+    def flush(self) -> None:
+        with map_exceptions(_WRITE_ERRORS):
+            self._stream.flush()
+
+
+def _system_error(error: OSError) -> LogError:
+    return LogError(f"standard output cannot be written: {error.strerror or error}")
+
+
+def _closed_stream_error(error: ValueError) -> LogError:
+    return LogError(f"standard output cannot be written: {error}")
+
+
+_WRITE_ERRORS: Mapping[type[BaseException], Callable[[Any], LogError]] = {
+    OSError: _system_error,
+    ValueError: _closed_stream_error,
+}
+
+
+def _summary_fields(summary: Summary, text: str) -> dict[str, object]:
+    return {
+        "outcome": summary.outcome,
+        "exit_code": summary.exit_code,
+        "codes": summary.items,
+        "counts": {status.value: count for status, count in summary.counts.items()},
+        **summary.changes,
+        "published": summary.published,
+        "bytes": summary.received_bytes,
+        "retries": summary.retries,
+        "duration_s": round(summary.duration_seconds, 3),
+        "summary": text,
+    }
+
+
+def _future_state(future: object) -> str:
+    """Return a future's repr without its memory address and angle brackets."""
+    return _MEMORY_ADDRESS.sub("", repr(future).strip("<>"))
+
+
+def _json_renderer(redact: Callable[[bytes], bytes]) -> Processor:
+    """Return a processor that renders one strict JSON object (NaN becomes null), with time and level first."""
+
+    def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+        first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
+        fields = {**first, **event}
+        try:
+            return redact(orjson.dumps(fields, default=str))
+        except TypeError:  # text that is not UTF-8 (PEP 383), such as a path: its bytes are shown with backslashes
+            encodable = {name: _encodable(value) for name, value in fields.items()}
+            return redact(orjson.dumps(encodable, default=str))
+
+    return render
+
+
+def _encodable(value: object) -> object:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
+
+
+def _console_renderer(redact: Callable[[bytes], bytes]) -> Processor:
+    """Return a processor that renders an event in the book's words, on lines that fit the terminal."""
+
+    def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+        text = _CONSOLE_TEXTS.get(event["event"], _default_text)(event)
+        printable = "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
+        # Secrets are masked before lines are cut: a cut secret would not be recognised, and a part of it would show.
+        lines = redact(printable.encode()).decode().split("\n")
+        if event["event"] not in _UNCUT_EVENTS:
+            width = shutil.get_terminal_size().columns
+            lines = [_cut(line, width) for line in lines]
+        return "\n".join(lines).encode()
+
+    return render
+
+
+def _cut(line: str, width: int) -> str:
+    if len(line) <= width:
+        return line
+    return line[: width - 1] + "…"
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _default_text(event: Mapping[str, Any]) -> str:
+    hidden = {"event", "timestamp", "level", "run_id", "shard", "shards", "exception"}
+    fields = [f"{name}={value}" for name, value in event.items() if name not in hidden]
+    return " ".join([event["event"].replace("_", " "), *fields])
+
+
+def _result_text(event: Mapping[str, Any]) -> str:
+    if event["status"] == "error":
+        return f"*** Error for {event['code']}: {event.get('error') or event['reason']}"
+    return f"{event['code']} {event['status'].replace('_', ' ')}"
+
+
+def _retry_text(event: Mapping[str, Any]) -> str:
+    return f"{event['code']} again in {event['wait_s']:.1f}s: {event['error']}"
+
+
+def _run_started_text(event: Mapping[str, Any]) -> str:
+    """Return the book's initial report: server, codes, number of concurrent connections."""
+    label = f"{event['server'].upper()} site" if event["server"] else "Site"
+    searched = "flags"
+    if event["codes"] is not None:
+        searched = f"{_counted(event['codes'], 'flag')}: from {event['first']} to {event['last']}"
+    connections = _counted(event["workers"], "concurrent connection")
+    return f"{label}: {event['url']}\nSearching for {searched}\n{connections} will be used."
+
+
+def _host_paused_text(event: Mapping[str, Any]) -> str:
+    return f"Waiting for {event['host']}, {event['until_s']:.1f}s at most: {event['error']}"
+
+
+def _repeated_failure_text(event: Mapping[str, Any]) -> str:
+    return f"*** {event['reason']} for each of {_counted(event['outcomes'], 'item')}, the run ends: {event['hint']}"
+
+
+def _interrupted_text(event: Mapping[str, Any]) -> str:
+    cause = event["signal"] or "The time is up"
+    return f"{cause}: {_counted(event['in_flight'], 'download')} may still end."
+
+
+def _request_text(event: Mapping[str, Any]) -> str:
+    fault = f" ({event['fault']})" if event["fault"] else ""
+    return f"{event['method']} {event['path']} {event['status']}{fault}"
+
+
+_CONSOLE_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "builtin_origin": lambda _: "These are the built-in origin's flags; FLAGJOB_URL names a real one.",
+    "done": lambda event: f"<{event['future']}> for {event['code']}",
+    "file": lambda event: f"{event['file']}: {event['finding']}",
+    "host_paused": _host_paused_text,
+    "host_resumed": lambda event: f"Going on with {event['requests_per_s']:g} requests a second at first.",
+    "interrupted": _interrupted_text,
+    "origin_back": lambda event: f"{event['host']} is back.",
+    "origin_down": lambda event: f"*** {event['host']} is down, the run ends: {event['error']}",
+    "request": _request_text,
+    "result": _result_text,
+    "retry": _retry_text,
+    "retry_budget_spent": lambda event: f"No retries are left: {event['hint']}",
+    "rolled_back": lambda event: f"Readers see {event['generation']} now.",
+    "run_finished": lambda event: str(event["summary"]),
+    "run_started": _run_started_text,
+    "scheduled": lambda event: f"Scheduled for {event['code']}: <{event['future']}>",
+    "serving": lambda event: f"Serving {event['url']}",
+    "uniform_refusal": _repeated_failure_text,
+    "usage_error": lambda event: f"flagjob: {event['message']}",
+    "verify_finished": lambda event: ", ".join(f"{count} {name}" for name, count in event["counts"].items()),
+}
+"""How each event reads on a console; an event without an entry is shown as its name and its fields."""
