@@ -74,7 +74,7 @@ class Reporting:
 
     def started(self, inputs: Inputs, workers: int, pending: Callable[[], int]) -> None:
         """Say what the run is about to do; begin to serve its metrics."""
-        self.metrics.started(time.time(), workers, pending)
+        self.metrics.record_start(time.time(), workers, pending)
         address = self._settings.metrics_address
         if address:
             self._guarded(str(address), lambda: self._serve(address))
@@ -115,7 +115,7 @@ class Reporting:
 
     def result(self, result: Result) -> None:
         """Tell how an item ended."""
-        self.metrics.result(result)
+        self.metrics.count_results([result])
         if result.status in self._shown:
             self.log.log_result(result)
         if self._bar:
@@ -123,7 +123,7 @@ class Reporting:
 
     def retry(self, code: str, retry: RetryEvent) -> None:
         """Tell that an item is tried again."""
-        self.metrics.retry(retry)
+        self.metrics.count_retry(retry)
         self.log.log_retry(code, retry)
 
     def news(self, host: str) -> ThrottleEvents:
@@ -170,12 +170,12 @@ class Reporting:
 
     def _give_out(self, summary: Summary) -> None:
         """Make the metrics final, for whoever scrapes them and in the textfile."""
-        self.metrics.finished(summary, time.time())
+        self.metrics.record_end(summary, time.time())
         textfile = self._settings.metrics_file
         if self._endpoint:
-            self._endpoint.finish()
+            self._endpoint.mark_final()
         if textfile:
-            self._guarded(textfile, lambda: self.metrics.write(Path(textfile)))
+            self._guarded(textfile, lambda: self.metrics.write_textfile(Path(textfile)))
 
     def _push(self) -> None:
         """Push the final metrics, in what is left of the grace after a signal or the deadline."""
@@ -189,7 +189,7 @@ class Reporting:
         settings, until = self._settings, time.monotonic() + _PUSH_SECONDS
         shard = settings.shard_index if settings.shard_count > 1 else None
         push = Push(self.metrics.registry, gateway, shard, settings.ca_bundle)
-        problem = push.within(lambda: min(until - time.monotonic(), self._grace_left()))
+        problem = push.push_within(lambda: min(until - time.monotonic(), self._grace_left()))
         self.abandoned += push.is_alive()
         return problem
 

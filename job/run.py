@@ -231,7 +231,7 @@ class _Wiring:
         stack.callback(client.close)
         downloader = self._downloader(destination, client)
         return Pool(
-            task=self.reporting.metrics.tracked(downloader.download),
+            task=self.reporting.metrics.track_active(downloader.download),
             cancelled=downloader.cancelled,
             workers=self._workers,
             cancellation=self.cancellation,
@@ -252,7 +252,7 @@ class _Wiring:
         policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
         accepted = settings.accept or validation.accepted_types(self.inputs.template.suffix)
         validated = Validated(client, accepted, settings.sums)
-        measured = Measured(validated, reporting.metrics.attempt)
+        measured = Measured(validated, reporting.metrics.count_attempt)
         throttled = Throttled(
             measured,
             throttle,

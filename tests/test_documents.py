@@ -285,7 +285,7 @@ def test_exit_codes_of_reasons() -> None:
 def families() -> list[Metric]:
     """Give the metrics of a run that ended well."""
     metrics = Metrics("0", "r")
-    metrics.finished(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 0, "ok"), 0.0)
+    metrics.record_end(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 0, "ok"), 0.0)
     return list(metrics.registry.collect())
 
 

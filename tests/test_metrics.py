@@ -1,4 +1,4 @@
-"""The metrics: every series from the start, counted once, and out by each way."""
+"""The metrics: each series exists from the start, counts once, and is served and written as documented."""
 
 import socket
 import struct
@@ -40,10 +40,10 @@ def summary(exit_code: int) -> Summary:
 
 
 def test_every_series_is_there_from_the_start() -> None:
-    """Each label value of each counter is 0 before anything happened; success has no time yet."""
+    """Each label value of each counter is 0 before anything happens; there is no time of success yet."""
     found = samples(make())
     assert {labels for name, labels in found if name == "flagjob_downloads_total"} == {(s.value,) for s in Status}
-    assert {labels for name, labels in found if name == "flagjob_http_requests_total"} == {(o,) for o in Outcome}
+    assert {labels for name, labels in found if name == "flagjob_http_requests_total"} == {(o.value,) for o in Outcome}
     assert {labels[0] for name, labels in found if name == "flagjob_retries_total"} == RETRIED
     assert {labels[0] for name, labels in found if name == "flagjob_retry_wait_seconds_total"} == RETRIED
     names = {name for name, _ in found}
@@ -53,23 +53,23 @@ def test_every_series_is_there_from_the_start() -> None:
 
 
 def test_a_run_has_about_sixty_series() -> None:
-    """Few enough to keep for years."""
+    """The number of series is small enough for years of retention."""
     assert 50 <= len(samples(make())) <= 75
 
 
 def test_build_info_says_what_runs() -> None:
-    """Version and revision stand in labels, with the value 1."""
+    """Version and revision are labels of a metric whose value is 1."""
     found = {key: value for key, value in samples(make()).items() if key[0] == "flagjob_build_info"}
     ((_, labels), value) = next(iter(found.items()))
     assert (labels[:2], value) == (("1.2.3", "abc"), 1.0)
 
 
 def test_attempts_are_counted_by_outcome() -> None:
-    """One attempt, one outcome, its time and the bytes that came."""
+    """An attempt is counted once, under its outcome, with its duration and the received bytes."""
     metrics = make()
-    metrics.attempt(Outcome.OK, 0.02, 359)
-    metrics.attempt(Outcome.SERVER_ERROR, 0.3, 0)
-    metrics.attempt(Outcome.TIMEOUT, 31, 0)
+    metrics.count_attempt(Outcome.OK, 0.02, 359)
+    metrics.count_attempt(Outcome.SERVER_ERROR, 0.3, 0)
+    metrics.count_attempt(Outcome.TIMEOUT, 31, 0)
     found = samples(metrics)
     assert found["flagjob_http_requests_total", ("2xx",)] == 1
     assert found["flagjob_http_requests_total", ("5xx",)] == 1
@@ -94,11 +94,11 @@ def test_attempts_are_counted_by_outcome() -> None:
     ],
 )
 def test_retries_are_counted_by_group(reason: str, group: str) -> None:
-    """What is tried again, and how long it waits, falls into five groups."""
+    """Retries and their waits are counted in five groups."""
     metrics = make()
     status = reason.removeprefix("http_")
     error = HttpError(int(status), "x") if status.isdigit() else NetworkError(Reason(reason), "x")
-    metrics.retry(RetryEvent(1, 4, 1.5, error))
+    metrics.count_retry(RetryEvent(1, 4, 1.5, error))
     found = samples(metrics)
     assert found["flagjob_retries_total", (group,)] == 1
     assert found["flagjob_retry_wait_seconds_total", (group,)] == 1.5
@@ -106,11 +106,15 @@ def test_retries_are_counted_by_group(reason: str, group: str) -> None:
 
 
 def test_items_are_counted_by_status() -> None:
-    """One item, one status, its time; what nobody asked for has none, and makes no run look fast."""
+    """An item is counted once, under its status; without an attempt its duration is not observed."""
     metrics = make()
-    metrics.result(Result(Status.OK, None, "BR", attempts=1, duration_seconds=0.2))
-    metrics.result(Result(Status.NOT_FOUND, None, "ZZ", attempts=1, duration_seconds=3))
-    metrics.result(Result(Status.CANCELLED, None, "XX"))
+    metrics.count_results(
+        [
+            Result(Status.OK, None, "BR", attempts=1, duration_seconds=0.2),
+            Result(Status.NOT_FOUND, None, "ZZ", attempts=1, duration_seconds=3),
+        ]
+    )
+    metrics.count_results([Result(Status.CANCELLED, None, "XX")])
     found = samples(metrics)
     assert found["flagjob_downloads_total", ("ok",)] == found["flagjob_downloads_total", ("not_found",)] == 1
     assert found["flagjob_downloads_total", ("cancelled",)] == 1
@@ -119,8 +123,8 @@ def test_items_are_counted_by_status() -> None:
     assert found["flagjob_download_duration_seconds_sum", ()] == pytest.approx(3.2)
 
 
-def test_downloads_under_way_are_active() -> None:
-    """The gauge is up while the task runs, also when it fails, and down after it."""
+def test_running_downloads_are_active() -> None:
+    """The gauge is 1 while the task runs and 0 afterwards, even if the task fails."""
     metrics = make()
     seen = []
 
@@ -129,24 +133,24 @@ def test_downloads_under_way_are_active() -> None:
         raise ZeroDivisionError(item)
 
     with pytest.raises(ZeroDivisionError):
-        metrics.tracked(task)(InvalidItem("BR"))
+        metrics.track_active(task)(InvalidItem("BR"))
     assert (seen, samples(metrics)["flagjob_active_downloads", ()]) == ([1.0], 0.0)
 
 
-def test_pending_is_asked_for_when_it_is_read() -> None:
-    """Nobody has to keep the gauge up to date."""
+def test_pending_is_read_at_each_scrape() -> None:
+    """The gauge has the current value without any update."""
     metrics, waiting = make(), [3]
-    metrics.started(1000.0, 30, lambda: waiting[0])
+    metrics.record_start(1000.0, 30, lambda: waiting[0])
     first = samples(metrics)["flagjob_pending_downloads", ()]
     waiting[0] = 7
     assert (first, samples(metrics)["flagjob_pending_downloads", ()]) == (3, 7)
 
 
 def test_only_a_success_leaves_its_time() -> None:
-    """A failed run says when it ended and how, but not that it succeeded."""
+    """A failed run records its end and its exit code, but no time of success."""
     failed, good = make(), make()
-    failed.finished(summary(3), 2000.0)
-    good.finished(summary(0), 2000.0)
+    failed.record_end(summary(3), 2000.0)
+    good.record_end(summary(0), 2000.0)
     assert ("flagjob_last_success_timestamp_seconds", ()) not in samples(failed)
     assert samples(failed)["flagjob_last_run_exit_code", ()] == 3
     assert samples(failed)["flagjob_last_run_timestamp_seconds", ()] == 2000
@@ -156,14 +160,14 @@ def test_only_a_success_leaves_its_time() -> None:
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
-    """Give an endpoint on a free port of the loopback address."""
+    """Yield an endpoint on a free port of the loopback address."""
     made = make().serve("127.0.0.1", 0)
     yield made
     made.close()
 
 
 def scrape(endpoint: Endpoint, path: str = "/metrics", method: str = "GET") -> bytes:
-    """Give what the endpoint answers."""
+    """Return the body of the endpoint's response."""
     with closing(HTTPConnection("127.0.0.1", endpoint.port)) as connection:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -172,15 +176,15 @@ def scrape(endpoint: Endpoint, path: str = "/metrics", method: str = "GET") -> b
         return body
 
 
-def awaited(endpoint: Endpoint) -> bool:
-    """Tell whether the final metrics were scraped already."""
+def is_scraped(endpoint: Endpoint) -> bool:
+    """Return whether the final metrics have been scraped."""
     return endpoint.linger(0, lambda: False)
 
 
 def test_the_endpoint_serves_the_run_and_the_process() -> None:
-    """A scrape has our series and the process's own; when it is closed the port is free."""
+    """A scrape has the run's series and the process's own; after `close` the port is free."""
     metrics = make()
-    metrics.started(0, 30, lambda: 0)
+    metrics.record_start(0, 30, lambda: 0)
     with closing(metrics.serve("127.0.0.1", 0)) as endpoint:
         families = {family.name: family for family in text_string_to_metric_families(scrape(endpoint).decode())}
     assert families["flagjob_workers"].samples[0].value == 30
@@ -189,31 +193,31 @@ def test_the_endpoint_serves_the_run_and_the_process() -> None:
 
 
 def test_an_empty_host_is_every_address() -> None:
-    """`:9464` answers wherever this machine is asked."""
+    """An address without a host, such as `:9464`, is bound on every IPv4 address."""
     with closing(make().serve("", 0)) as endpoint:
         assert b"flagjob_workers" in scrape(endpoint)
 
 
-def test_a_taken_port_is_told() -> None:
-    """Whoever serves may say so; nothing else happens."""
+def test_a_port_in_use_is_an_error() -> None:
+    """Serving on a port that is in use raises OSError."""
     metrics = make()
     with closing(metrics.serve("127.0.0.1", 0)) as first, pytest.raises(OSError, match="Address already in use"):
         metrics.serve("127.0.0.1", first.port)
 
 
-def test_an_address_of_the_newer_kind_is_taken_for_one() -> None:
-    """An IPv6 address is bound as such: that of documentation is nobody's, and not merely unknown."""
+def test_an_ipv6_address_is_bound_as_one() -> None:
+    """An IPv6 address is not looked up as a name: binding the documentation address fails, but not in DNS."""
     with pytest.raises(OSError) as caught:
         make().serve("2001:db8::1", 0)
     assert not isinstance(caught.value, socket.gaierror)
 
 
-def test_a_scrape_after_the_end_is_awaited(endpoint: Endpoint) -> None:
-    """Lingering ends when the final metrics were scraped, whoever scraped them before."""
+def test_linger_waits_for_a_scrape_after_the_end(endpoint: Endpoint) -> None:
+    """The wait ends when the final metrics are scraped; an earlier scrape does not count."""
     scrape(endpoint)
-    before = awaited(endpoint)
-    endpoint.finish()
-    after = awaited(endpoint)
+    before = is_scraped(endpoint)
+    endpoint.mark_final()
+    after = is_scraped(endpoint)
     with ThreadPoolExecutor(1) as executor:
         lingering = executor.submit(endpoint.linger, 600, lambda: False)
         scrape(endpoint)
@@ -224,17 +228,18 @@ def test_a_scrape_after_the_end_is_awaited(endpoint: Endpoint) -> None:
     ("path", "method"), [("/", "GET"), ("/favicon.ico", "GET"), ("/metrics/", "GET"), ("/metrics", "OPTIONS")]
 )
 def test_only_scrapes_count(endpoint: Endpoint, path: str, method: str) -> None:
-    """Who merely looks whether somebody is there has not scraped."""
-    endpoint.finish()
+    """A request of another path or method does not count as a scrape."""
+    endpoint.mark_final()
     scrape(endpoint, path, method)
-    assert awaited(endpoint) is False
+    assert is_scraped(endpoint) is False
 
 
-class Slow(Collector):
-    """A collector that takes its time, and has much to tell then."""
+class SlowCollector(Collector):
+    """A collector that blocks until it is released, and then returns 16 MiB."""
 
     def __init__(self) -> None:
-        self.asked, self.release = threading.Event(), threading.Event()
+        self.asked = threading.Event()
+        self.release = threading.Event()
 
     def collect(self) -> Iterator[Metric]:
         """Wait to be released."""
@@ -244,28 +249,28 @@ class Slow(Collector):
 
 
 def test_a_scrape_that_began_before_the_end_does_not_count() -> None:
-    """What it brings may be older than the end, however late it comes."""
-    metrics, slow = make(), Slow()
+    """A scrape that began before `mark_final` may hold older values, even if it is sent later."""
+    metrics, slow = make(), SlowCollector()
     with closing(metrics.serve("127.0.0.1", 0)) as endpoint, ThreadPoolExecutor(1) as executor:
-        metrics.registry.register(slow)  # which asks it once
+        metrics.registry.register(slow)  # calls `collect` once
         slow.asked.clear()
         early = executor.submit(scrape, endpoint)
         slow.asked.wait(TIMEOUT)
-        endpoint.finish()
+        endpoint.mark_final()
         slow.release.set()
         assert b"much" in early.result(TIMEOUT)
-        assert awaited(endpoint) is False
+        assert is_scraped(endpoint) is False
         scrape(endpoint)
         assert endpoint.linger(600, lambda: False) is True
 
 
 def test_a_scraper_that_leaves_does_not_count(capfd: pytest.CaptureFixture[str]) -> None:
-    """Only what was written to its last byte was scraped; standard error stays for people."""
-    metrics, slow = make(), Slow()
+    """A scrape counts only if its last byte was sent; standard error stays empty."""
+    metrics, slow = make(), SlowCollector()
     slow.release.set()
     metrics.registry.register(slow)
     with closing(metrics.serve("127.0.0.1", 0)) as endpoint:
-        endpoint.finish()
+        endpoint.mark_final()
         with socket.create_connection(("127.0.0.1", endpoint.port)) as client:
             client.sendall(b"GET /metrics HTTP/1.1\r\n")
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -276,50 +281,50 @@ def test_a_scraper_that_leaves_does_not_count(capfd: pytest.CaptureFixture[str])
         gone = threading.Event()
         while any(thread.name.startswith("Thread") for thread in threading.enumerate()):
             gone.wait(0.01)
-        assert awaited(endpoint) is False
+        assert is_scraped(endpoint) is False
     assert capfd.readouterr() == ("", "")
 
 
-class Broken(Collector):
+class BrokenCollector(Collector):
     """A collector that fails."""
 
     def collect(self) -> Iterator[Metric]:
-        """Fail where there is something to collect."""
+        """Fail when the values are collected."""
         raise ZeroDivisionError
 
 
 def test_scrapes_leave_standard_error_alone(capfd: pytest.CaptureFixture[str]) -> None:
-    """A good one is no news, and a failed one is the scraper's; it does not count."""
+    """Neither a successful nor a failed scrape writes to standard error, and a failed one does not count."""
     metrics, registry = make(), CollectorRegistry(auto_describe=False)
-    registry.register(Broken())
+    registry.register(BrokenCollector())
     with closing(metrics.serve("127.0.0.1", 0)) as good, closing(Endpoint(registry, "127.0.0.1", 0)) as bad:
-        bad.finish()
+        bad.mark_final()
         assert b"flagjob_workers" in scrape(good)
         assert scrape(bad).startswith(b"A server error occurred")
-        assert awaited(bad) is False
+        assert is_scraped(bad) is False
     assert capfd.readouterr() == ("", "")
 
 
 def test_lingering_ends_in_time(endpoint: Endpoint) -> None:
-    """Where nobody scrapes, the bound ends it, or who is called away; before the end there is nothing to wait for."""
+    """Without a scrape, the time limit or an interruption ends the wait; before the end there is no wait at all."""
     calls: list[bool] = []
 
-    def called_away() -> bool:
+    def is_interrupted() -> bool:
         calls.append(True)
         return len(calls) == 3
 
-    assert endpoint.linger(600, called_away) is False
+    assert endpoint.linger(600, is_interrupted) is False
     assert calls == []
-    endpoint.finish()
-    assert (endpoint.linger(0.01, lambda: False), endpoint.linger(600, called_away)) == (False, False)
+    endpoint.mark_final()
+    assert (endpoint.linger(0.01, lambda: False), endpoint.linger(600, is_interrupted)) == (False, False)
     assert len(calls) == 3
 
 
 def test_the_textfile_is_what_node_exporter_reads(tmp_path: Path) -> None:
-    """The same series, without the process's own, and no temporary file left."""
+    """The textfile has the run's series without the process's own, and no temporary file remains."""
     metrics = make()
-    metrics.result(Result(Status.OK, None, "BR"))
-    metrics.write(tmp_path / "flagjob.prom")
+    metrics.count_results([Result(Status.OK, None, "BR")])
+    metrics.write_textfile(tmp_path / "flagjob.prom")
     text = (tmp_path / "flagjob.prom").read_text()
     assert 'flagjob_downloads_total{status="ok"} 1.0' in text
     assert "process_" not in text

@@ -41,7 +41,7 @@ EXPRESSIONS = {name: alert["expr"] for name, alert in ALERTS.items()} | recorded
 def ours() -> set[str]:
     """Give the name of every series that a run has, scraped or pushed."""
     run = Metrics("1.2.3", "abc")
-    run.finished(Summary(dict.fromkeys(Status, 0), 0, 0, 2.5, 0, "x"), 1.0)
+    run.record_end(Summary(dict.fromkeys(Status, 0), 0, 0, 2.5, 0, "x"), 1.0)
     process = CollectorRegistry()
     ProcessCollector(registry=process)
     families = [*run.registry.collect(), *process.collect()]

@@ -1,4 +1,4 @@
-"""The push at the end of a run: to whom, what, and that it never costs more than its time."""
+"""The push at the end of a run: its target, its content, its failures and its time limit."""
 
 import base64
 import signal
@@ -31,32 +31,32 @@ HEAD = b"HTTP/1.1 200 OK\r\nX-Drops: "
 
 
 def push(url: str, shard: int | None = None, user: str = "", password: str = "", ca_bundle: str | None = None) -> Push:
-    """Make a push of new metrics."""
+    """Return a push of new metrics."""
     return Push(Metrics("1.2.3", "abc").registry, Pushgateway(url, user, password), shard, ca_bundle)
 
 
-def at_most(seconds: float) -> Callable[[], float]:
-    """Count down from now."""
+def countdown(seconds: float) -> Callable[[], float]:
+    """Return a function that returns the seconds left of this time, from now on."""
     until = monotonic() + seconds
     return lambda: until - monotonic()
 
 
 def families(request: Request) -> dict[str, Metric]:
-    """Give the metrics of a push, as Prometheus' own parser reads them."""
+    """Return the metrics of a push, as Prometheus' own parser reads them."""
     return {family.name: family for family in text_string_to_metric_families(request.body.decode())}
 
 
 def value(request: Request, name: str) -> float:
-    """Give the one sample of a pushed metric."""
+    """Return the value of a pushed metric that has one sample."""
     (sample,) = families(request)[name].samples
     return float(sample.value)
 
 
 @pytest.mark.parametrize(("shard", "group"), [(None, GROUP), (0, f"{GROUP}/shard/0"), (7, f"{GROUP}/shard/7")])
-def test_what_is_pushed_and_where(shard: int | None, group: str) -> None:
-    """Every series by POST, into the group of the job or of its shard, below the gateway's own prefix."""
+def test_all_series_are_pushed_into_their_group(shard: int | None, group: str) -> None:
+    """Every series is sent by POST to the group of the job or of its shard, below the gateway's path."""
     with ScriptedServer({f"/prefix{group}": Answer(202)}) as server:
-        assert push(server.url("/prefix"), shard).within(at_most(TIMEOUT)) is None
+        assert push(server.url("/prefix"), shard).push_within(countdown(TIMEOUT)) is None
     (request,) = server.requests
     expected = {family.name for family in Metrics("1.2.3", "abc").registry.collect()}
     assert (request.method, set(families(request))) == ("POST", expected)
@@ -66,10 +66,10 @@ def test_what_is_pushed_and_where(shard: int | None, group: str) -> None:
 
 
 @pytest.mark.parametrize(("user", "password"), [("me", SECRET), ("", SECRET), ("me", ""), ("m\u00e9", "p\u00e4ss")])
-def test_who_pushes(user: str, password: str) -> None:
-    """User and password of the URL are sent as basic authentication, and nowhere else."""
+def test_credentials_are_sent_as_basic_authentication(user: str, password: str) -> None:
+    """User and password of the URL are sent as basic authentication, and not in the request's target."""
     with ScriptedServer({GROUP: Answer()}) as server:
-        assert push(server.url("").rstrip("/"), user=user, password=password).within(at_most(TIMEOUT)) is None
+        assert push(server.url("").rstrip("/"), user=user, password=password).push_within(countdown(TIMEOUT)) is None
     (request,) = server.requests
     scheme, _, token = request.headers["authorization"].partition(" ")
     assert (scheme, base64.b64decode(token).decode()) == ("Basic", f"{user}:{password}")
@@ -85,13 +85,19 @@ def test_who_pushes(user: str, password: str) -> None:
         (Answer(503, body=b" "), "Service Unavailable"),
         (Raw(b"HTTP/1.1 400 Bad Request\r\nTransfer-Encoding: chunked\r\n\r\nzz"), "Bad Request"),
         (Answer(307, {"Location": "/elsewhere"}), "a redirect to /elsewhere, which is not followed"),
+        (Answer(301, {"Location": "/elsewhere"}), "a redirect to /elsewhere, which is not followed"),
         (Answer(302, {"Location": "/elsewhere"}), "a redirect to /elsewhere, which is not followed"),
+        (Answer(303, {"Location": "/elsewhere"}), "a redirect to /elsewhere, which is not followed"),
+        (Answer(308, {"Location": "/elsewhere"}), "a redirect to /elsewhere, which is not followed"),
+        (Answer(302, {"Location": "file:///etc/passwd"}), "a redirect to file:///etc/passwd, which is not followed"),
+        (Answer(302, {"Location": "http://["}), "a redirect to http://[, which is not followed"),
+        (Answer(302), "Found"),
     ],
 )
-def test_a_gateway_that_refuses(step: Step, problem: str) -> None:
-    """Whatever is no success is told with its status and what the gateway says; no redirect is followed."""
+def test_an_error_response_is_the_problem(step: Step, problem: str) -> None:
+    """The problem has the HTTP status and the gateway's message; no redirect is followed."""
     with ScriptedServer({GROUP: step}) as server:
-        found = push(server.url("")).within(at_most(TIMEOUT)) or ""
+        found = push(server.url("")).push_within(countdown(TIMEOUT)) or ""
     status = step.status if isinstance(step, Answer) else 400
     assert found.replace(", a", ": a") == f"HTTP {status}: {problem}"
     assert [request.target for request in server.requests] == [GROUP]
@@ -105,77 +111,77 @@ def test_a_gateway_that_refuses(step: Step, problem: str) -> None:
         (Raw(b"hello\r\n\r\n"), "hello"),
     ],
 )
-def test_a_gateway_that_is_none(step: Step, problem: str) -> None:
-    """What does not speak HTTP is told."""
+def test_a_response_that_is_not_http_is_the_problem(step: Step, problem: str) -> None:
+    """A server that does not speak HTTP is described as the problem."""
     with ScriptedServer({GROUP: step}) as server:
-        assert problem in (push(server.url("")).within(at_most(TIMEOUT)) or "")
+        assert problem in (push(server.url("")).push_within(countdown(TIMEOUT)) or "")
 
 
-def test_nobody_is_there() -> None:
-    """A gateway that is down is told at once."""
+def test_a_refused_connection_is_the_problem() -> None:
+    """A gateway that is down is reported at once."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    assert push(f"http://127.0.0.1:{port}").within(at_most(TIMEOUT)) == "[Errno 111] Connection refused"
+    assert push(f"http://127.0.0.1:{port}").push_within(countdown(TIMEOUT)) == "[Errno 111] Connection refused"
 
 
 @pytest.mark.parametrize("step", [Stall(), Stall(HEAD), Drip(HEAD), Drip()])
-def test_a_gateway_that_takes_its_time(step: Step) -> None:
-    """Silence and single bytes are given up when the time is over, though the bytes go on."""
+def test_a_slow_gateway_is_abandoned_at_the_time_limit(step: Step) -> None:
+    """The push ends at its time limit, also if the gateway goes on sending single bytes."""
     with ScriptedServer({GROUP: step}) as server:
         late = push(server.url(""))
-        assert late.within(at_most(0.2)) == "no answer within 0.2 s"
+        assert late.push_within(countdown(0.2)) == "no answer within 0.2 s"
         assert late.is_alive()
         server.wait_for(1)
     late.join(TIMEOUT)
 
 
-def test_a_silent_gateway_is_left_alone() -> None:
-    """The thread that waits for it ends, too, a moment later."""
+def test_the_thread_of_an_abandoned_push_ends() -> None:
+    """The thread that waits for a silent gateway ends a moment later; a push runs only once."""
     with ScriptedServer({GROUP: Stall()}) as server:
         late = push(server.url(""))
-        late.within(at_most(0.1))
+        late.push_within(countdown(0.1))
         late.join(TIMEOUT)
-        assert (late.is_alive(), late.within(at_most(0))) == (False, "threads can only be started once")
+        assert (late.is_alive(), late.push_within(countdown(0))) == (False, "threads can only be started once")
 
 
-def test_a_push_ends_when_there_is_no_more_time() -> None:
-    """A signal that comes while the gateway is waited for begins the grace, and that may be shorter."""
+def test_the_time_limit_may_shrink_during_the_push() -> None:
+    """A signal during the push starts the grace period, which may end earlier than the push's own limit."""
     times = iter([3600.0, 3600.0, 0.0])
     with ScriptedServer({GROUP: Stall()}) as server:
         late = push(server.url(""))
-        assert (late.within(lambda: next(times)) or "").startswith("no answer within 0.")
+        assert (late.push_within(lambda: next(times)) or "").startswith("no answer within 0.")
 
 
 def tls_for(authority: trustme.CA, name: str) -> ssl.SSLContext:
-    """Give a server's context with a certificate for a name."""
+    """Return a server's context with a certificate for a name."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(name).configure_cert(context)
     return context
 
 
 def test_a_trusted_gateway(tmp_path: Path) -> None:
-    """The authorities are those of the downloads."""
+    """The push trusts the certificate authorities that the downloads trust."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with ScriptedServer({GROUP: Answer()}, tls_for(authority, "127.0.0.1")) as server:
-        assert push(server.url(""), ca_bundle=str(tmp_path / "ca.pem")).within(at_most(TIMEOUT)) is None
+        assert push(server.url(""), ca_bundle=str(tmp_path / "ca.pem")).push_within(countdown(TIMEOUT)) is None
     assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(("name", "trusted"), [("127.0.0.1", False), ("gateway.test", True)])
 def test_a_gateway_that_cannot_be_trusted(tmp_path: Path, name: str, *, trusted: bool) -> None:
-    """An unknown authority and a certificate for another name get nothing, the password least of all."""
+    """A gateway with an unknown authority or a certificate for another name receives no request."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with ScriptedServer({GROUP: Answer()}, tls_for(authority, name)) as server:
         bundle = str(tmp_path / "ca.pem") if trusted else None
-        found = push(server.url(""), user="me", password=SECRET, ca_bundle=bundle).within(at_most(TIMEOUT))
+        found = push(server.url(""), user="me", password=SECRET, ca_bundle=bundle).push_within(countdown(TIMEOUT))
     assert "CERTIFICATE_VERIFY_FAILED" in (found or "")
     assert server.requests == []
 
 
 def test_the_end_of_a_good_run_is_pushed(tmp_path: Path) -> None:
-    """What is pushed is final: the items, the exit code and the time of the success; nothing of the process."""
+    """The push has the final values: items, exit code and time of success, and no series of the process."""
     with ScriptedServer({GROUP: Answer()}) as gateway:
         done = flagjob("BR", "CN", cwd=tmp_path, settings={"FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
     (request,) = gateway.requests
@@ -190,7 +196,7 @@ def test_the_end_of_a_good_run_is_pushed(tmp_path: Path) -> None:
 
 
 def test_a_run_that_failed_leaves_the_last_success_alone(tmp_path: Path) -> None:
-    """What is pushed by POST and not there stays in the gateway."""
+    """A failed run pushes no time of success, and by POST, so the gateway keeps the last one."""
     with ScriptedServer({f"{GROUP}/shard/1": Answer()}) as gateway:
         settings = {"FLAGJOB_SHARD_INDEX": "1", "FLAGJOB_SHARD_COUNT": "2", "FLAGJOB_CODES": "ZZ ZX ZY"}
         done = flagjob(cwd=tmp_path, settings={**settings, "FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
@@ -201,13 +207,13 @@ def test_a_run_that_failed_leaves_the_last_success_alone(tmp_path: Path) -> None
 
 
 def failed(done: Done) -> list[tuple[str, str]]:
-    """Give target and error of each push that failed; the summary must stand after them."""
+    """Return target and error of each push that failed; the summary must be the last line."""
     assert done.summary["exit_code"] == done.code
     return [(line["target"], line["error"]) for line in done.named("metrics_push_failed")]
 
 
 def test_a_push_that_fails_changes_nothing(tmp_path: Path) -> None:
-    """One warning without the password, and the exit code of the run."""
+    """A failed push is one warning, without the password; the exit code stays that of the run."""
     with ScriptedServer({GROUP: Answer(400, body=b"inconsistent")}) as gateway:
         url = gateway.url().replace("//", "//me:hunter2%2Fand%3Amore@")
         done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_PUSHGATEWAY_URL": url})
@@ -218,7 +224,7 @@ def test_a_push_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_gateway_cannot_hold_the_process(tmp_path: Path) -> None:
-    """One that answers a byte now and then, for ever, costs the run five seconds, and the process ends."""
+    """A gateway that sends a byte now and then, forever, costs the run five seconds, and the process ends."""
     with ScriptedServer({GROUP: Drip(HEAD)}) as gateway:
         done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
         assert failed(done) == [(gateway.url("").rstrip("/"), "no answer within 5.0 s")]
@@ -226,8 +232,8 @@ def test_a_gateway_cannot_hold_the_process(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("step", "abandoned"), [(Drip(HEAD), 1), (Answer(), 0)])
-def test_a_push_that_cannot_be_joined_is_counted(step: Step, abandoned: int) -> None:
-    """Who ends the process must know of a thread that may go on for ever."""
+def test_an_abandoned_push_is_counted(step: Step, abandoned: int) -> None:
+    """The command needs the number of threads that cannot be joined, to end the process without them."""
     cancellation = Cancellation()
     cancellation.request(Reason.SIGNAL, 15)
     with ScriptedServer({GROUP: step}) as gateway:
@@ -238,7 +244,7 @@ def test_a_push_that_cannot_be_joined_is_counted(step: Step, abandoned: int) -> 
 
 
 def interrupted(tmp_path: Path, gateway: ScriptedServer, grace: str) -> Done:
-    """Send SIGTERM to a run whose only item never ends."""
+    """Send SIGTERM to a run whose only item never ends, and return how it ended."""
     with ScriptedServer({"/br.gif": Stall()}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_PUSHGATEWAY_URL": gateway.url()}
         settings |= {"FLAGJOB_SHUTDOWN_GRACE": grace, "FLAGJOB_METRICS_ADDRESS": "127.0.0.1:0"}
@@ -250,7 +256,7 @@ def interrupted(tmp_path: Path, gateway: ScriptedServer, grace: str) -> Done:
 
 
 def test_an_interrupted_run_pushes_and_does_not_linger(tmp_path: Path) -> None:
-    """After SIGTERM the gateway learns of it; nobody is waited for."""
+    """After SIGTERM the metrics are still pushed, but the run does not wait for a scrape."""
     with ScriptedServer({GROUP: Answer()}) as gateway:
         done = interrupted(tmp_path, gateway, "2")
     (request,) = gateway.requests
@@ -259,7 +265,7 @@ def test_an_interrupted_run_pushes_and_does_not_linger(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_run_pushes_in_what_is_left_of_the_grace(tmp_path: Path) -> None:
-    """The drain may take half of it; the gateway gets the rest, and not five seconds."""
+    """The drain may use half of the grace period; the push gets the rest, and not five seconds."""
     with ScriptedServer({GROUP: Stall()}) as gateway:
         done = interrupted(tmp_path, gateway, "2")
     ((_, error),) = failed(done)
@@ -267,8 +273,8 @@ def test_an_interrupted_run_pushes_in_what_is_left_of_the_grace(tmp_path: Path) 
     assert (done.code, 0 < seconds <= 1) == (143, True)
 
 
-def test_a_grace_that_is_over_leaves_no_time_for_a_push(tmp_path: Path) -> None:
-    """Whoever ends the run is about to kill it."""
+def test_there_is_no_push_after_the_grace_period(tmp_path: Path) -> None:
+    """After the grace period the process may be killed at any time, so the push is skipped."""
     with ScriptedServer({GROUP: Answer()}) as gateway:
         done = interrupted(tmp_path, gateway, "0.1")
     assert (done.code, [error for _, error in failed(done)]) == (143, ["nothing was left of the grace"])
@@ -276,7 +282,7 @@ def test_a_grace_that_is_over_leaves_no_time_for_a_push(tmp_path: Path) -> None:
 
 
 def test_a_destination_that_cannot_be_written_is_pushed(tmp_path: Path) -> None:
-    """A run that could not begin has an exit code, too, for whoever watches."""
+    """A run that could not write its destination pushes its exit code, too."""
     (tmp_path / "file").touch()
     with ScriptedServer({GROUP: Answer()}) as gateway:
         settings = {"FLAGJOB_PUSHGATEWAY_URL": gateway.url(), "FLAGJOB_METRICS_FILE": "run.prom"}
@@ -288,15 +294,15 @@ def test_a_destination_that_cannot_be_written_is_pushed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("argv", [["--workers=0"], ["--dry-run"], ["--version"]])
-def test_what_is_no_run_is_not_pushed(tmp_path: Path, argv: list[str]) -> None:
-    """Wrong settings, a dry run and the like leave no trace."""
+def test_only_a_run_is_pushed(tmp_path: Path, argv: list[str]) -> None:
+    """Wrong settings, a dry run and --version push nothing."""
     with ScriptedServer({GROUP: Answer()}) as gateway:
         flagjob("BR", *argv, cwd=tmp_path, settings={"FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
     assert gateway.requests == []
 
 
-def test_a_proxy_counts_for_the_push(tmp_path: Path) -> None:
-    """The variables count as for the downloads: a gateway beyond the proxy is reached through it."""
+def test_the_push_uses_the_proxy(tmp_path: Path) -> None:
+    """The proxy variables apply to the push as they do to the downloads."""
     with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server, ScriptedServer({}) as proxy:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_PUSHGATEWAY_URL": "http://gateway.test/prefix"}
         settings |= {"http_proxy": proxy.url(), "no_proxy": "127.0.0.1"}
@@ -305,8 +311,8 @@ def test_a_proxy_counts_for_the_push(tmp_path: Path) -> None:
     assert (done.code, failed(done)) == (0, [("http://gateway.test/prefix", "HTTP 404: Not Found")])
 
 
-def test_a_proxy_of_another_kind_is_told(tmp_path: Path) -> None:
-    """A push does not go through a SOCKS proxy, nor around it."""
+def test_a_socks_proxy_is_the_problem(tmp_path: Path) -> None:
+    """A push supports no SOCKS proxy, and does not bypass it."""
     with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server, ScriptedServer({GROUP: Answer()}) as gateway:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif").replace("127.0.0.1", "localhost")}
         settings |= {"http_proxy": "socks5h://127.0.0.1:9", "no_proxy": "localhost"}

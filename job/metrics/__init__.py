@@ -1,4 +1,4 @@
-"""Counters in a registry of their own, and their ways out: a scraped endpoint, a push, a textfile."""
+"""Prometheus metrics of a run, and how they get out: an HTTP endpoint, a push to a Pushgateway, a textfile."""
 
 from job.metrics.counters import Metrics
 from job.metrics.endpoint import Endpoint

@@ -1,7 +1,8 @@
-"""What a run counts, and the textfile of it."""
+"""Counters, gauges and histograms of a run in a registry of their own, and the textfile for node_exporter."""
 
 import platform
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from pathlib import Path
 
 from prometheus_client import (
@@ -20,13 +21,20 @@ from job.resilience import RetryEvent
 
 _ITEM_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ATTEMPT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
-_RETRIED = ("429", "5xx", "timeout", "connection", "invalid")
+_RETRY_GROUPS = (
+    Outcome.TOO_MANY_REQUESTS,
+    Outcome.SERVER_ERROR,
+    Outcome.TIMEOUT,
+    Outcome.CONNECTION,
+    Outcome.INVALID,
+)
 
 
 class Metrics:
-    """What a run counts. Thread-safe, as prometheus_client's metrics are; times in seconds, sizes in bytes.
+    """The metrics of one run. Times are in seconds, sizes in bytes.
 
-    Every label value is there from the start, at 0: a series that appears late has no rate.
+    Thread-safe: prometheus_client guards each value with a lock. Every label value exists from the start, at 0, because
+    Prometheus computes no rate for the first sample of a series.
     """
 
     def __init__(self, version: str, revision: str, shards: int = 1) -> None:
@@ -35,8 +43,8 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._downloads = self._counters("downloads", "Items by how they ended.", "status", tuple(Status))
         self._requests = self._counters("http_requests", "Attempts by their outcome.", "outcome", tuple(Outcome))
-        self._retries = self._counters("retries", "Attempts that are tried again.", "reason", _RETRIED)
-        self._waits = self._counters("retry_wait_seconds", "Time between tries.", "reason", _RETRIED)
+        self._retries = self._counters("retries", "Attempts that are tried again.", "reason", _RETRY_GROUPS)
+        self._waits = self._counters("retry_wait_seconds", "Time between tries.", "reason", _RETRY_GROUPS)
         self._received = Counter("flagjob_received_bytes", "Bytes of bodies.", registry=self.registry)
         self._item_seconds = self._histogram("download", "Time an item took, retries included.", _ITEM_BUCKETS)
         self._attempt_seconds = self._histogram("http_request", "Time an attempt took.", _ATTEMPT_BUCKETS)
@@ -45,8 +53,8 @@ class Metrics:
         self._pending = self._gauge("pending_downloads", "Items that wait for a worker.")
         self.selected = self._gauge("selected_codes", "Items taken from the source so far.")
         self._gauge("shards", "Into how many shares the codes are divided.").set(shards)
-        self._started = self._gauge("last_run_start_timestamp_seconds", "When the run began.")
-        self._ended = self._gauge("last_run_timestamp_seconds", "When the run ended.")
+        self._start_time = self._gauge("last_run_start_timestamp_seconds", "When the run began.")
+        self._end_time = self._gauge("last_run_timestamp_seconds", "When the run ended.")
         self._duration = self._gauge("last_run_duration_seconds", "How long the run took.")
         self._exit_code = self._gauge("last_run_exit_code", "How the run ended.")
         build = Gauge("flagjob_build_info", "What runs.", ["version", "revision", "python"], registry=self.registry)
@@ -54,56 +62,61 @@ class Metrics:
 
     @property
     def received_bytes(self) -> int:
-        """How many bytes of bodies came so far."""
+        """Return the number of body bytes received so far."""
         return int(self.registry.get_sample_value("flagjob_received_bytes_total") or 0)
 
-    def tracked(self, task: Callable[[Item], Result]) -> Callable[[Item], Result]:
-        """Return a task that counts as under way while it runs."""
+    def track_active(self, task: Callable[[Item], Result]) -> Callable[[Item], Result]:
+        """Return a task that counts as an active download while it runs."""
 
-        def tracked(item: Item) -> Result:
+        def run_tracked(item: Item) -> Result:
             with self._active.track_inprogress():
                 return task(item)
 
-        return tracked
+        return run_tracked
 
-    def attempt(self, outcome: Outcome, seconds: float, received_bytes: int) -> None:
-        """Count one attempt."""
+    def count_attempt(self, outcome: Outcome, seconds: float, received_bytes: int) -> None:
+        """Count one attempt, with its duration and the size of the body that it received."""
         self._requests[outcome].inc()
         self._attempt_seconds.observe(seconds)
         self._received.inc(received_bytes)
 
-    def retry(self, retry: RetryEvent) -> None:
-        """Count one decision to try again."""
+    def count_retry(self, retry: RetryEvent) -> None:
+        """Count one retry, with the time that the item waits for it."""
         group = _retry_group(retry.error.failure)
         self._retries[group].inc()
         self._waits[group].inc(retry.wait_seconds)
 
-    def result(self, result: Result) -> None:
-        """Count one item."""
-        self._downloads[result.status].inc()
-        if result.attempts:  # what nobody asked for took no time
-            self._item_seconds.observe(result.duration_seconds)
+    def count_results(self, results: Sequence[Result]) -> None:
+        """Count items by status, with their durations; an item without any attempt has no duration."""
+        for result in results:
+            self._downloads[result.status].inc()
+            if result.attempts:
+                self._item_seconds.observe(result.duration_seconds)
 
-    def started(self, timestamp: float, workers: int, pending: Callable[[], int]) -> None:
-        """Note when the run began, in seconds of the Unix epoch, with how many workers, and who knows what waits."""
-        self._started.set(timestamp)
+    def record_start(self, timestamp: float, workers: int, pending: Callable[[], int]) -> None:
+        """Record the start of the run (Unix time, in seconds) and its number of workers.
+
+        `pending` returns the number of waiting items. A scrape calls it on the endpoint's threads, so it must only read
+        a value that another thread may change at the same time.
+        """
+        self._start_time.set(timestamp)
         self._workers.set(workers)
         self._pending.set_function(pending)
 
-    def finished(self, summary: Summary, timestamp: float) -> None:
-        """Note how and when the run ended; a run that failed leaves no time of success behind."""
-        self._ended.set(timestamp)
+    def record_end(self, summary: Summary, timestamp: float) -> None:
+        """Record the end of the run (Unix time, in seconds); only a successful run gets a time of success."""
+        self._end_time.set(timestamp)
         self._duration.set(summary.duration_seconds)
         self._exit_code.set(summary.exit_code)
         if summary.exit_code == 0:
             self._gauge("last_success_timestamp_seconds", "When the last successful run ended.").set(timestamp)
 
     def serve(self, host: str, port: int) -> Endpoint:
-        """Answer /metrics from now on; raises OSError where the address is taken or is not ours."""
+        """Start serving /metrics; raise OSError if the address is in use or does not belong to this machine."""
         return Endpoint(self.registry, host, port)
 
-    def write(self, path: Path) -> None:
-        """Write the textfile for node_exporter, atomically; raise OSError where that fails."""
+    def write_textfile(self, path: Path) -> None:
+        """Write the textfile for node_exporter atomically; raise OSError if that fails."""
         write_to_textfile(str(path), self.registry)
 
     def _counters(self, name: str, text: str, label: str, values: Sequence[str]) -> dict[str, Counter]:
@@ -117,7 +130,10 @@ class Metrics:
         return Gauge(f"flagjob_{name}", text, registry=self.registry)
 
 
-def _retry_group(failure: Failure) -> str:
-    """Return the group of a retry: 408 is a timeout, what remains of 4xx (425) is invalid."""
-    group = Outcome.TIMEOUT if failure.http_status == 408 else failure.outcome  # noqa: PLR2004
-    return group if group in _RETRIED else "invalid"
+def _retry_group(failure: Failure) -> Outcome:
+    """Return the class that a retry is counted by: 408 is a timeout, every other retried 4xx (425) is invalid."""
+    if failure.kind is None and failure.http_status == HTTPStatus.REQUEST_TIMEOUT:
+        return Outcome.TIMEOUT
+    if failure.outcome in _RETRY_GROUPS:
+        return failure.outcome
+    return Outcome.INVALID

@@ -1,4 +1,4 @@
-"""The scraped endpoint: a run's metrics at /metrics, and those of its process beside them."""
+"""Scrape endpoint: an HTTP server for Prometheus that serves the run's metrics and the process's own at /metrics."""
 
 import io
 import socket
@@ -13,101 +13,115 @@ from prometheus_client import CollectorRegistry, ProcessCollector, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
 
 _POLL_SECONDS = 0.05
-"""How soon the endpoint notices that the run is over, or that a signal came."""
-_SILENCE_SECONDS = 10.0
+"""How soon the endpoint notices that it is closed, or that a signal came."""
+_CLIENT_TIMEOUT_SECONDS = 10.0
 
 
 class Endpoint:
-    """Answers on threads of its own until it is closed. Its methods are for one thread.
+    """Serves a registry on threads of its own until `close`. Only one thread may call its methods.
 
-    An empty host is every IPv4 address. Raises OSError where the address is taken or is not ours.
+    An empty host is every IPv4 address. Raises OSError if the address is in use or does not belong to this machine.
     """
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
         scraped = CollectorRegistry()
         scraped.register(registry)
         ProcessCollector(registry=scraped)
-        self._answer = cast("WSGIApplication", make_wsgi_app(scraped))
-        self._final = False
-        self._scraped = Event()
-        self._server = _Server(host, port)
-        self._server.set_app(self._app)
+        self._metrics_app = cast("WSGIApplication", make_wsgi_app(scraped))
+        # Two values are shared with the server's threads. The main thread sets `_is_final`, a request's thread only
+        # reads it; a request's thread sets `_final_scrape`, the main thread waits for it.
+        self._is_final = False
+        self._final_scrape = Event()
+        self._server = _ScrapeServer(host, port)
+        self._server.set_app(self._respond)
         self._thread = Thread(target=self._server.serve_forever, args=(_POLL_SECONDS,), name="metrics", daemon=True)
         self._thread.start()
 
     @property
     def port(self) -> int:
-        """The port, which the system chose if none was asked for."""
+        """Return the port; the system chooses it if the given port was 0."""
         return self._server.server_port
 
-    def finish(self) -> None:
-        """Take the metrics for final: a scrape that begins from now on is one that `linger` waits for."""
-        self._final = True
+    def mark_final(self) -> None:
+        """Declare the metrics final: `linger` waits for a scrape that begins from now on."""
+        self._is_final = True
 
-    def linger(self, seconds: float, called_away: Callable[[], bool]) -> bool:
-        """Wait until the final metrics were scraped, written to their last byte; tell whether they were.
+    def linger(self, seconds: float, is_interrupted: Callable[[], bool]) -> bool:
+        """Wait until the final metrics were sent to the last byte; return whether they were.
 
-        The time is a bound, and `called_away`, which is asked all the while, ends it at once, too.
+        The wait ends after `seconds`, or within 50 ms after `is_interrupted` returns true. It ends at once if the
+        metrics are not final.
         """
-        until = monotonic() + seconds
-        while self._final and not called_away() and (left := until - monotonic()) > 0:
-            if self._scraped.wait(min(_POLL_SECONDS, left)):
+        ends_at = monotonic() + seconds
+        while self._is_final and not is_interrupted():
+            remaining = ends_at - monotonic()
+            if remaining <= 0 or self._final_scrape.wait(min(_POLL_SECONDS, remaining)):
                 break
-        return self._scraped.is_set()
+        return self._final_scrape.is_set()
 
     def close(self) -> None:
-        """Give the port back; an answer that is under way may still end."""
+        """Stop serving and free the port; a response that is being sent may still end."""
+        # `shutdown` waits until `serve_forever` has returned. Only then may the socket be closed: the server's thread
+        # would otherwise poll a file descriptor that another part of the process may have opened in the meantime.
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
 
-    def _app(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        counts = self._final and (environ["REQUEST_METHOD"], environ["PATH_INFO"]) == ("GET", "/metrics")
-        body = b"".join(self._answer(environ, start_response))
-        return _Body(body, self._scraped) if counts else [body]
+    def _respond(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        is_scrape = environ["REQUEST_METHOD"] == "GET" and environ["PATH_INFO"] == "/metrics"
+        # Read the flag before the values: a scrape that began before `mark_final` may hold older values although it is
+        # sent after it, so it must not end the wait.
+        is_final_scrape = is_scrape and self._is_final
+        body = b"".join(self._metrics_app(environ, start_response))
+        if is_final_scrape:
+            return _FinalBody(body, self._final_scrape)
+        return [body]
 
 
-class _Body:
-    """The body of an answer, in one piece, that tells when it was written: who asks for more has sent the first."""
+class _FinalBody:
+    """A response body in one piece that sets an event when it has been sent."""
 
-    def __init__(self, body: bytes, written: Event) -> None:
+    def __init__(self, body: bytes, is_sent: Event) -> None:
         self._body = body
-        self._written = written
+        self._is_sent = is_sent
 
     def __len__(self) -> int:
-        """Let wsgiref give it a Content-Length."""
+        """Return the number of pieces: with exactly 1, wsgiref adds a Content-Length."""
         return 1
 
     def __iter__(self) -> Iterator[bytes]:
         yield self._body
-        self._written.set()
+        # wsgiref asks for the next piece after it has sent the previous one completely. If the client has gone away,
+        # sending raises, and this line is not reached.
+        self._is_sent.set()
 
 
-class _Handler(WSGIRequestHandler):
-    """A handler that logs nothing, for standard error is for people, and does not wait for silent clients."""
+class _ScrapeHandler(WSGIRequestHandler):
+    """A request handler that logs nothing, because standard error is for people, and drops silent clients."""
 
-    timeout = _SILENCE_SECONDS
+    timeout = _CLIENT_TIMEOUT_SECONDS
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class's name)
-        """Say nothing."""
+        """Log nothing."""
 
     def get_stderr(self) -> TextIO:
-        """Give a place for tracebacks of clients that went away: who scrapes knows."""
+        """Return a stream that discards the traceback of a failed response: the scraper sees the failure."""
         return io.StringIO()
 
 
-class _Server(ThreadingWSGIServer):
+class _ScrapeServer(ThreadingWSGIServer):
     def __init__(self, host: str, port: int) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
+        super().__init__((host, port), _ScrapeHandler)
 
     def server_bind(self) -> None:
-        """Bind as the base class does, but ask no name server what this machine is called: that may take long."""
+        """Bind like the base class, but without its reverse DNS look-up of this machine's name, which may block."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.server_name = str(self.server_address[0])
+        self.server_port = int(self.server_address[1])
         self.setup_environ()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Say nothing."""
+        """Log nothing about a client that went away."""
