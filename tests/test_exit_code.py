@@ -1,4 +1,4 @@
-"""Which exit code a run has earned: each rule, and which of two comes first."""
+"""The exit code of a run: each rule, and the order of the rules."""
 
 import signal
 from collections.abc import Iterable
@@ -44,7 +44,7 @@ def totals(results: Iterable[Result]) -> Totals:
     return counted
 
 
-def verdict(
+def code_of(
     results: Iterable[Result],
     cause: tuple[Reason, int | None] | None = None,
     *,
@@ -106,11 +106,11 @@ UNIFORM = (Reason.UNIFORM_REFUSAL, None)
         ([OK, FORBIDDEN, MISSING], None, 4),
     ],
 )
-def test_the_first_rule_that_fits_decides(
+def test_the_first_matching_rule_is_the_exit_code(
     results: list[Result], cause: tuple[Reason, int | None] | None, code: int
 ) -> None:
-    """Signal, storage, origin, deadline, bug, what passes, what does not: in this order, else all is well."""
-    assert verdict(results, cause) == code
+    """The order is signal, storage, origin, deadline, bug, retryable errors, permanent errors; else the code is 0."""
+    assert code_of(results, cause) == code
 
 
 @pytest.mark.parametrize(
@@ -142,27 +142,27 @@ def test_the_first_rule_that_fits_decides(
         ([OK, *[GUESSED] * 18, MISSING], NOTHING, FIVE_PERCENT, 0),
     ],
 )
-def test_failures_within_their_budgets_are_forgiven(
+def test_failures_within_their_budgets_cost_nothing(
     results: list[Result], errors: Budget, not_found: Budget, code: int
 ) -> None:
-    """Each kind is held against its own budget, a number or a share of all items; the expected costs nothing."""
-    assert verdict(results, errors=errors, not_found=not_found) == code
+    """Errors and missing files have a budget each, a number or a percentage; expected missing files are free."""
+    assert code_of(results, errors=errors, not_found=not_found) == code
 
 
 @pytest.mark.parametrize(
     ("cause", "code"),
     [(Reason.UNIFORM_REFUSAL, 5), (Reason.DEADLINE, 5), (Reason.ORIGIN_DOWN, 5), (Reason.SIGNAL, 143)],
 )
-def test_a_disk_that_fails_at_the_end_is_told(cause: Reason, code: int) -> None:
-    """Whatever had ended the run before, unless a signal did: what was downloaded may not be there."""
+def test_a_storage_failure_at_the_end_counts(cause: Reason, code: int) -> None:
+    """A storage failure outranks every earlier cause but a signal: downloaded files may be missing."""
     cancellation = Cancellation()
     cancellation.request(cause, 15 if cause is Reason.SIGNAL else None)
     cancellation.request(Reason.STORAGE)
     assert exit_code(Totals(), cancellation, errors=NOTHING, not_found=NOTHING) == code
 
 
-def test_results_are_counted_by_what_they_mean() -> None:
-    """Every result falls under its status, and where it matters for the exit code."""
+def test_totals_count_each_result() -> None:
+    """Each result counts under its status, and in every total that the exit code depends on."""
     counted = totals(
         [OK, OK, UNCHANGED, MISSING, GUESSED, BUSY, REFUSED, FORBIDDEN, INVALID, BUG, NOT_BEGUN, BROKEN_OFF]
     )
@@ -178,7 +178,7 @@ def test_results_are_counted_by_what_they_mean() -> None:
 
 
 def test_nothing_is_counted_before_the_first_result() -> None:
-    """Every status is there from the start, with nothing in it, in every tally."""
+    """New totals have every status with 0, and share nothing with other totals."""
     totals([OK])
     assert Totals().counts == dict.fromkeys(Status, 0)
 
@@ -200,12 +200,12 @@ def test_nothing_is_counted_before_the_first_result() -> None:
     ],
 )
 def test_each_exit_code_has_a_name(code: int, name: str) -> None:
-    """Logs say in a word what the number means, for a signal that nobody foresaw, too."""
+    """Logs name every exit code, also that of an unexpected signal."""
     assert outcome_name(code) == name
 
 
-def test_exit_codes_are_the_ones_that_operators_know() -> None:
-    """The numbers in a podFailurePolicy keep their meaning."""
+def test_exit_codes_keep_their_numbers() -> None:
+    """A podFailurePolicy relies on these numbers."""
     assert {code.name: int(code) for code in ExitCode} == {
         "OK": 0,
         "BUG": 1,
@@ -220,46 +220,46 @@ def test_exit_codes_are_the_ones_that_operators_know() -> None:
     }
 
 
-def refused(*results: Result) -> list[str | None]:
-    """Give what is said after each result, three being enough."""
+def cutoffs(*results: Result) -> list[str | None]:
+    """Return what a cutoff with the threshold 3 returns for each result."""
     cutoff = RepeatedFailureCutoff(3)
     return [cutoff.add(result) for result in results]
 
 
 @pytest.mark.parametrize("result", [FORBIDDEN, MISSING, TOO_LARGE])
-def test_refusals_of_one_kind_are_told_when_there_are_enough(result: Result) -> None:
-    """A token that is refused three times, and nothing else happened; then with every further one."""
-    assert refused(*[result] * 4) == [None, None, result.reason, result.reason]
+def test_the_same_failure_is_reported_from_the_threshold_on(result: Result) -> None:
+    """The reason is returned for the third failure of one kind, and for every further one."""
+    assert cutoffs(*[result] * 4) == [None, None, result.reason, result.reason]
 
 
 @pytest.mark.parametrize("other", [OK, UNCHANGED, MISSING, BUSY, REFUSED, BAD_CERTIFICATE, BUG, FULL_DISK, BROKEN_OFF])
-def test_anything_else_ends_the_watch(other: Result) -> None:
-    """Where anything went another way the origin does not refuse everything, now or later."""
-    assert refused(FORBIDDEN, other, *[FORBIDDEN] * 9) == [None] * 11
-    assert refused(*[FORBIDDEN] * 3, other, *[FORBIDDEN] * 9)[3:] == [None] * 10
+def test_any_other_result_disables_the_cutoff(other: Result) -> None:
+    """One result of another kind proves that the origin does not refuse everything, now or later."""
+    assert cutoffs(FORBIDDEN, other, *[FORBIDDEN] * 9) == [None] * 11
+    assert cutoffs(*[FORBIDDEN] * 3, other, *[FORBIDDEN] * 9)[3:] == [None] * 10
 
 
-def test_what_was_never_asked_for_is_passed_over() -> None:
-    """Words in the list that are no codes say nothing of the origin."""
-    assert refused(INVALID, FORBIDDEN, INVALID, FORBIDDEN, INVALID, FORBIDDEN) == [None] * 5 + ["http_403"]
+def test_invalid_codes_do_not_count() -> None:
+    """Invalid codes in the list say nothing about the origin."""
+    assert cutoffs(INVALID, FORBIDDEN, INVALID, FORBIDDEN, INVALID, FORBIDDEN) == [None] * 5 + ["http_403"]
 
 
 @pytest.mark.parametrize("nothing", [GUESSED, NOT_BEGUN, KNOWN, BELIEVED_MISSING])
-def test_what_nobody_was_asked_or_expected_is_passed_over(nothing: Result) -> None:
-    """Files that are left alone, 404s that are believed or guessed: the watch goes on."""
-    assert refused(nothing, *[FORBIDDEN, nothing] * 3) == [None] * 5 + ["http_403", None]
+def test_unrequested_and_expected_results_do_not_count(nothing: Result) -> None:
+    """Items without a request, and missing items that were only generated, do not disable the cutoff."""
+    assert cutoffs(nothing, *[FORBIDDEN, nothing] * 3) == [None] * 5 + ["http_403", None]
 
 
-def test_a_guess_that_is_forbidden_is_refused() -> None:
-    """That ZZ does not exist is expected, that nobody may ask for it is not."""
-    assert refused(*[replace(FORBIDDEN, speculative=True)] * 3)[-1] == "http_403"
+def test_a_generated_code_that_is_forbidden_counts() -> None:
+    """A 404 for ZZ is expected, a 403 is not."""
+    assert cutoffs(*[replace(FORBIDDEN, speculative=True)] * 3)[-1] == "http_403"
 
 
-def test_404_and_410_are_the_same_refusal() -> None:
-    """An origin that says sometimes the one and sometimes the other refuses everything all the same."""
+def test_404_and_410_are_the_same_failure() -> None:
+    """An origin that answers some items with 404 and others with 410 refuses everything."""
     gone = replace(MISSING, reason="http_410", http_status=410)
-    assert refused(MISSING, gone, gone, MISSING) == [None, None, "http_404", "http_404"]
-    assert refused(MISSING, gone, FORBIDDEN, MISSING) == [None] * 4
+    assert cutoffs(MISSING, gone, gone, MISSING) == [None, None, "http_404", "http_404"]
+    assert cutoffs(MISSING, gone, FORBIDDEN, MISSING) == [None] * 4
 
 
 @pytest.mark.parametrize(
@@ -272,12 +272,12 @@ def test_404_and_410_are_the_same_refusal() -> None:
         (19, FIVE_PERCENT, EVERYTHING, True),
     ],
 )
-def test_a_share_is_one_of_all_items(items: int, errors: Budget, not_found: Budget, *, is_over: bool) -> None:
-    """One error and one missing file: whether that is too much depends on how many there are, not on how many ended."""
+def test_a_percentage_is_one_of_all_items(items: int, errors: Budget, not_found: Budget, *, is_over: bool) -> None:
+    """Whether one error and one missing file are too many depends on the number of all items, ended or not."""
     assert is_over_budget(totals([FORBIDDEN, MISSING, GUESSED]), items, errors=errors, not_found=not_found) is is_over
 
 
 @pytest.mark.parametrize("ours", [BUG, FULL_DISK])
-def test_what_is_our_own_fault_is_no_refusal(ours: Result) -> None:
-    """A bug at each item, or a disk that takes none, says nothing of the origin, however often."""
-    assert refused(*[ours] * 9) == [None] * 9
+def test_failures_of_flagjob_itself_disable_the_cutoff(ours: Result) -> None:
+    """Bugs and storage errors say nothing about the origin, however many there are."""
+    assert cutoffs(*[ours] * 9) == [None] * 9
