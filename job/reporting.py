@@ -1,14 +1,14 @@
-"""All that is told of a run, while it goes on and at its end: log, bar, termination message, metrics by each way."""
+"""Reporting of a run: hands its results to log, metrics and progress bar, and publishes how it ended everywhere."""
 
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from job import __version__, progress
 from job.cancellation import Cancellation
@@ -19,65 +19,71 @@ from job.metrics import Endpoint, Metrics, Push
 from job.model import Item, Result, Status, Summary
 from job.resilience import RetryEvent, ThrottleEvents
 from job.settings import LogFormat, LogResults, Pushgateway, Settings
-from job.settings.parsers import Address
 
-_LOGGED = {
+Consumer = Callable[[Sequence[Result]], None]
+"""Takes a batch of results, on the main thread."""
+
+_LOGGED_STATUSES = {
     LogResults.ALL: frozenset(Status),
     LogResults.CHANGED: frozenset(Status) - {Status.UNCHANGED},
     LogResults.PROBLEMS: frozenset({Status.NOT_FOUND, Status.ERROR, Status.CANCELLED}),
 }
-
 _PUSH_SECONDS = 5.0
-_FASTEST = 1e6
-"""More than any run can send: an infinite pace is no JSON."""
-_SPENT = "too much fails: the run's retries are spent, and until files come again an item ends at its first failure"
+_MAX_LOGGED_RATE = 1e6
+"""Requests per second; more than a run can send. JSON has no infinity, which is the rate without a limit."""
+_RETRY_BUDGET_HINT = (
+    "too much fails: the run's retries are spent, and until files come again an item ends at its first failure"
+)
 
 
 class Reporting:
-    """Where facts go. `retry`, `bug` and what `metrics` offers may be called by workers, all else by the main thread.
+    """Reports one run. Create it before the run, call `linger` after everything else is closed, and `close` last.
 
-    A sink that fails is told once and changes nothing else, but for the log: if nobody takes it, LogError comes out.
-    The `with` block is the run; after it the metrics are served for a while, if the settings say so.
+    `consumers` take each batch of results in order: metrics, log, progress bar. The run may append its own, for what it
+    records itself. A consumer of metrics or progress bar that fails is logged once and changes nothing else. The log is
+    not protected: LogError ends the run.
+
+    Workers may call `report_retry`, `report_bug`, the events of `throttle_events` and the methods of `metrics` and
+    `log`, which are thread-safe. Only the main thread may call everything else.
     """
 
     def __init__(self, settings: Settings, cancellation: Cancellation, stdout: BinaryIO, *, terminal: bool) -> None:
-        on_terminal = settings.log_format is LogFormat.AUTO and terminal
         self._settings = settings
         self._cancellation = cancellation
         self._endpoint: Endpoint | None = None
         self.abandoned = 0
-        """How many threads still push when nobody waits for them any more; joining them could take for ever."""
-        self._for_people = settings.log_format is LogFormat.CONSOLE or on_terminal
-        self._bar_wanted = not settings.verbose and progress.is_terminal(sys.stderr)
-        self._bar: progress.Bar | None = None
-        self._shown = _LOGGED[settings.log_results]
-        if self._bar_wanted and self._for_people and "log_results" not in settings.changed:
-            # the bar tells the rest, and the closing words how many were cancelled
-            self._shown = _LOGGED[LogResults.PROBLEMS] - {Status.CANCELLED}
+        """Number of threads that still push but are no longer waited for: joining them could block forever."""
+        is_for_people = settings.log_format is LogFormat.CONSOLE
+        if settings.log_format is LogFormat.AUTO:
+            is_for_people = terminal
+        self._is_for_people = is_for_people
+        self._has_bar = not settings.verbose and progress.is_terminal(sys.stderr)
+        self._logged_statuses = _LOGGED_STATUSES[settings.log_results]
+        if self._has_bar and is_for_people and "log_results" not in settings.changed:
+            # The bar counts the other results, and the last line has the number of cancelled ones.
+            self._logged_statuses = _LOGGED_STATUSES[LogResults.PROBLEMS] - {Status.CANCELLED}
         self.log = RunLog(
-            progress.Above(stdout) if self._bar_wanted and terminal else stdout,
+            progress.LinesAboveBar(stdout) if self._has_bar and terminal else stdout,
             level="debug" if settings.verbose else settings.log_level,
-            for_people=self._for_people,
+            for_people=is_for_people,
             secrets=settings.secrets,
             fields={"run_id": token_hex(8), "shard": settings.shard_index, "shards": settings.shard_count},
         )
         self.metrics = Metrics(__version__, os.environ.get("SOURCE_REVISION", "unknown"), settings.shard_count)
+        self.consumers: list[Consumer] = [self._protected("metrics", self.metrics.count_results), self._log_results]
 
-    def __enter__(self) -> Self:
-        return self
+    def report(self, results: Sequence[Result]) -> None:
+        """Hand a batch of results to every consumer; raise LogError if the log cannot be written."""
+        for consume in self.consumers:
+            consume(results)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if self._endpoint:
-            if kind is None:
-                self._endpoint.linger(self._settings.metrics_linger, lambda: self._cancellation.signalled)
-            self._endpoint.close()
-
-    def started(self, inputs: Inputs, workers: int, pending: Callable[[], int]) -> None:
-        """Say what the run is about to do; begin to serve its metrics."""
+    def report_start(self, inputs: Inputs, workers: int, pending: Callable[[], int]) -> None:
+        """Start serving the metrics, and log what the run is about to do."""
         self.metrics.record_start(time.time(), workers, pending)
         address = self._settings.metrics_address
         if address:
-            self._guarded(str(address), lambda: self._serve(address))
+            with self._warn_if_failed(str(address)):
+                self._endpoint = self.metrics.serve(address.host, address.port)
         self.log.log_run_started(
             version=__version__,
             revision=self.metrics.revision,
@@ -95,111 +101,159 @@ class Reporting:
             self.log.info("builtin_origin", hint=hint)
 
     @contextmanager
-    def bar(self, total: int | None) -> Iterator[None]:
-        """Show the bar on a terminal while results come."""
-        if not self._bar_wanted:
+    def progress_bar(self, total: int | None) -> Iterator[None]:
+        """Show a progress bar during the `with` block if standard error is a terminal."""
+        if not self._has_bar:
             yield
             return
-        self._bar = progress.Bar(total, sys.stderr)
+        bar = progress.Bar(total, sys.stderr)
+        consumer = self._protected("progress bar", bar.advance)
+        self.consumers.append(consumer)
         try:
             yield
         finally:
-            self._bar.close()
-            self._bar = None
+            self.consumers.remove(consumer)
+            bar.close()
 
-    def counted(self, items: Iterator[Item]) -> Iterator[Item]:
-        """Pass items on, and count them."""
+    def count_selected(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Yield the items, and count each in the metrics."""
         for item in items:
             self.metrics.selected.inc()
             yield item
 
-    def result(self, result: Result) -> None:
-        """Tell how an item ended."""
-        self.metrics.count_results([result])
-        if result.status in self._shown:
-            self.log.log_result(result)
-        if self._bar:
-            self._bar.tell()
-
-    def retry(self, code: str, retry: RetryEvent) -> None:
-        """Tell that an item is tried again."""
+    def report_retry(self, code: str, retry: RetryEvent) -> None:
+        """Count and log that an item is tried again."""
         self.metrics.count_retry(retry)
         self.log.log_retry(code, retry)
 
-    def news(self, host: str) -> ThrottleEvents:
-        """Return who is told of what happens at the gate: the log; an origin that is given up ends the run."""
+    def report_bug(self, code: str, error: Exception) -> None:
+        """Log an exception that the program did not expect."""
+        self.log.log_bug(error, code=code)
+
+    def throttle_events(self, host: str) -> ThrottleEvents:
+        """Return callbacks that log the throttle's events; a host that is given up ends the run.
+
+        Workers call them without the throttle's lock, so two events may be logged in another order than they occurred.
+        """
         log = self.log
 
-        def paused(error: AttemptError, seconds: float) -> None:
-            log.warning(
-                "host_paused", host=host, until_s=round(seconds, 3), reason=error.failure.reason, error=str(error)
-            )
+        def log_pause(error: AttemptError, seconds: float) -> None:
+            reason = error.failure.reason
+            log.warning("host_paused", host=host, until_s=round(seconds, 3), reason=reason, error=str(error))
 
-        def down(error: AttemptError) -> None:
+        def log_resumption(requests_per_second: float) -> None:
+            rate = min(requests_per_second, _MAX_LOGGED_RATE)
+            log.info("host_resumed", host=host, requests_per_s=round(rate, 3))
+
+        def end_run(error: AttemptError) -> None:
             try:
                 log.error("origin_down", host=host, reason=error.failure.reason, error=str(error))
             finally:
                 self._cancellation.request(Reason.ORIGIN_DOWN)
 
         return ThrottleEvents(
-            paused=paused,
-            resumed=lambda pace: log.info("host_resumed", host=host, requests_per_s=round(min(pace, _FASTEST), 3)),
+            paused=log_pause,
+            resumed=log_resumption,
             recovered=lambda: log.info("origin_back", host=host),
-            gave_up=down,
-            budget_spent=lambda: log.warning("retry_budget_spent", host=host, hint=_SPENT),
+            gave_up=end_run,
+            budget_spent=lambda: log.warning("retry_budget_spent", host=host, hint=_RETRY_BUDGET_HINT),
         )
 
-    def bug(self, code: str, error: Exception) -> None:
-        """Tell of an exception that nobody foresaw."""
-        self.log.log_bug(error, code=code)
+    def report_end(self, summary: Summary) -> None:
+        """Publish how the run ended: metrics, termination message, push, and last the log's `run_finished`.
 
-    def finished(self, summary: Summary) -> None:
-        """Tell how the run ended: metrics and messages first, the last line of the log last."""
-        text = progress.closing(summary)
-        self._give_out(summary)
-        message = self._settings.termination_log
-        if message:
-            self._guarded(message, lambda: Path(message).write_bytes(termination_message(summary, text)))
-        self._push()
-        self.log.log_run_finished(summary, text)
-        if not self._for_people and progress.is_terminal(sys.stderr):
-            sys.stderr.write(f"{text}\n")
-
-    def _serve(self, address: Address) -> None:
-        self._endpoint = self.metrics.serve(address.host, address.port)
-
-    def _give_out(self, summary: Summary) -> None:
-        """Make the metrics final, for whoever scrapes them and in the textfile."""
-        self.metrics.record_end(summary, time.time())
-        textfile = self._settings.metrics_file
-        if self._endpoint:
-            self._endpoint.mark_final()
-        if textfile:
-            self._guarded(textfile, lambda: self.metrics.write_textfile(Path(textfile)))
-
-    def _push(self) -> None:
-        """Push the final metrics, in what is left of the grace after a signal or the deadline."""
+        The log comes last, so that a reader of its last line finds everything else in place.
+        """
+        text = progress.summary_text(summary)
+        self._publish_final_metrics(summary)
+        termination_log = self._settings.termination_log
+        if termination_log:
+            with self._warn_if_failed(termination_log):
+                Path(termination_log).write_bytes(termination_message(summary, text))
         gateway = self._settings.pushgateway_url
         if gateway:
-            problem = self._pushed(gateway) if self._grace_left() > 0 else "nothing was left of the grace"
+            problem = self._push(gateway)
             if problem:
                 self.log.warning("metrics_push_failed", target=gateway.url, error=problem)
+        self.log.log_run_finished(summary, text)
+        if not self._is_for_people and progress.is_terminal(sys.stderr):
+            sys.stderr.write(f"{text}\n")
 
-    def _pushed(self, gateway: Pushgateway) -> str | None:
-        settings, until = self._settings, time.monotonic() + _PUSH_SECONDS
+    def linger(self) -> None:
+        """Wait until the final metrics are scraped, at most FLAGJOB_METRICS_LINGER; a signal ends the wait.
+
+        Call it as the last step of a run that succeeded to report its end, after everything else is closed: while the
+        process only waits, it must not hold a lock or a connection. Returns at once if no metrics are served.
+        """
+        if self._endpoint:
+            self._endpoint.linger(self._settings.metrics_linger, lambda: self._cancellation.signalled)
+
+    def close(self) -> None:
+        """Stop serving the metrics."""
+        if self._endpoint:
+            self._endpoint.close()
+
+    def _log_results(self, results: Sequence[Result]) -> None:
+        for result in results:
+            if result.status in self._logged_statuses:
+                self.log.log_result(result)
+
+    def _publish_final_metrics(self, summary: Summary) -> None:
+        self.metrics.record_end(summary, time.time())
+        # The endpoint may count a scrape as final only after the final values are recorded: its threads read both.
+        if self._endpoint:
+            self._endpoint.mark_final()
+        textfile = self._settings.metrics_file
+        if textfile:
+            with self._warn_if_failed(textfile):
+                self.metrics.write_textfile(Path(textfile))
+
+    def _push(self, gateway: Pushgateway) -> str | None:
+        """Push the final metrics within 5 s and the rest of the grace period; return the problem, if there is one."""
+        if self._grace_left() <= 0:
+            return "nothing was left of the grace"
+        settings = self._settings
         shard = settings.shard_index if settings.shard_count > 1 else None
         push = Push(self.metrics.registry, gateway, shard, settings.ca_bundle)
-        problem = push.push_within(lambda: min(until - time.monotonic(), self._grace_left()))
-        self.abandoned += push.is_alive()
+        ends_at = time.monotonic() + _PUSH_SECONDS
+        problem = push.push_within(lambda: min(ends_at - time.monotonic(), self._grace_left()))
+        if push.is_alive():
+            self.abandoned += 1
         return problem
 
     def _grace_left(self) -> float:
-        """Return how many seconds are left after a signal or the deadline, or that there is no end to them."""
+        """Return the seconds left after a signal or the deadline; infinity if neither has come."""
         began = self._cancellation.grace_began
-        return math.inf if began is None else began + self._settings.shutdown_grace - time.monotonic()
+        if began is None:
+            return math.inf
+        return began + self._settings.shutdown_grace - time.monotonic()
 
-    def _guarded(self, target: str, act: Callable[[], object]) -> None:
+    def _protected(self, name: str, consume: Consumer) -> Consumer:
+        """Return a consumer whose first failure is logged and ends its use."""
+        has_failed = False
+
+        def consume_until_failure(results: Sequence[Result]) -> None:
+            nonlocal has_failed
+            if has_failed:
+                return
+            try:
+                consume(results)
+            except Exception as error:  # noqa: BLE001  (a side effect of a run must not change its results)
+                has_failed = True
+                self.log.warning("sink_failed", target=name, error=_problem(error))
+
+        return consume_until_failure
+
+    @contextmanager
+    def _warn_if_failed(self, target: str) -> Iterator[None]:
+        """Log that a target of metrics or termination message failed, and go on after the `with` block."""
         try:
-            act()
-        except (OSError, RuntimeError) as error:  # RuntimeError: the system gives no thread to serve with
-            self.log.warning("sink_failed", target=target, error=getattr(error, "strerror", None) or str(error))
+            yield
+        except (OSError, RuntimeError) as error:  # RuntimeError: the system cannot start the endpoint's thread
+            self.log.warning("sink_failed", target=target, error=_problem(error))
+
+
+def _problem(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error)

@@ -67,14 +67,22 @@ class Run:
 
     def execute(self) -> int:
         """Do all of it and return the exit code; raise UsageError before anything was attempted."""
-        with self._reporting, self._stack:
-            self._start_deadline()
-            inputs = open_inputs(self._settings, self._cancellation, self._stack)
-            if self._settings.dry_run:
-                return self._list_items(inputs.items)
-            destination = destination_for(self._settings, inputs, self._stack)
-            self._open(destination)
-            return self._download_all(inputs, destination)
+        try:
+            with self._stack:
+                code = self._execute()
+            self._reporting.linger()  # last, so that a process that only waits holds nothing
+        finally:
+            self._reporting.close()
+        return code
+
+    def _execute(self) -> int:
+        self._start_deadline()
+        inputs = open_inputs(self._settings, self._cancellation, self._stack)
+        if self._settings.dry_run:
+            return self._list_items(inputs.items)
+        destination = destination_for(self._settings, inputs, self._stack)
+        self._open(destination)
+        return self._download_all(inputs, destination)
 
     def _start_deadline(self) -> None:
         """Cancel the run at its deadline, wherever the main thread may wait then."""
@@ -111,18 +119,18 @@ class Run:
         wiring = _Wiring(self._settings, self._cancellation, self._reporting, self._ends_at, inputs)
         pool = self._pool = wiring.pool(destination, self._stack, self._end_for_storage)
         cutoff = RepeatedFailureCutoff(max(_CUTOFF_ITEMS, 2 * pool.workers))
-        self._reporting.started(inputs, pool.workers, lambda: pool.pending)
-        items = self._reporting.counted(self._until_unreadable(inputs.items))
-        with self._reporting.bar(inputs.known), closing(pool.results(items)) as results:
+        self._reporting.report_start(inputs, pool.workers, lambda: pool.pending)
+        items = self._reporting.count_selected(self._until_unreadable(inputs.items))
+        with self._reporting.progress_bar(inputs.known), closing(pool.results(items)) as results:
             for result in results:
                 self._totals.add(result)
-                self._reporting.result(result)
+                self._reporting.report([result])
                 self._record(result, destination)
                 self._stop_if_all_fail(cutoff.add(result), inputs.known)
         is_published = self._close(destination)
         changes = destination.manifest.counts
         code = self._exit_code(changes)
-        self._reporting.finished(
+        self._reporting.report_end(
             Summary(
                 self._totals.counts,
                 self._reporting.metrics.received_bytes,
@@ -248,7 +256,7 @@ class _Wiring:
         """Return the downloader with its source: Retrying(Throttled(Measured(Validated(client))))."""
         settings = self.settings
         reporting = self.reporting
-        throttle = Throttle(self._throttle_limits(), reporting.news(self.inputs.template.origin))
+        throttle = Throttle(self._throttle_limits(), reporting.throttle_events(self.inputs.template.origin))
         policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
         accepted = settings.accept or validation.accepted_types(self.inputs.template.suffix)
         validated = Validated(client, accepted, settings.sums)
@@ -258,14 +266,14 @@ class _Wiring:
             throttle,
             policy=policy,
             cancellation=self.cancellation,
-            on_retry=reporting.retry,
+            on_retry=reporting.report_retry,
         )
         retrying = Retrying(
             throttled,
             policy,
             sleep=self.cancellation.sleep,
             may_retry=throttle.may_retry,
-            on_retry=reporting.retry,
+            on_retry=reporting.report_retry,
         )
         return Downloader(
             source=retrying,
@@ -274,7 +282,7 @@ class _Wiring:
             expected_digests=settings.sums,
             policy=RevalidationPolicy(settings.refresh, settings.not_found_ttl),
             cancellation=self.cancellation,
-            on_bug=reporting.bug,
+            on_bug=reporting.report_bug,
         )
 
     def _client_config(self) -> ClientConfig:

@@ -1,4 +1,4 @@
-"""What people on a terminal see: the bar, lines above it, and how a run ended, in the seed's words."""
+"""Terminal output: the progress bar, log lines above it, and the summary in the book's words."""
 
 import io
 import subprocess
@@ -8,17 +8,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_book import screen
 
-from job.model import Status, Summary
-from job.progress import Above, Bar, closing
+from job.model import Result, Status, Summary
+from job.progress import Bar, LinesAboveBar, summary_text
+
+OK = Result(Status.OK, None, "BR")
 
 
-def closed(seconds: float = 1.064, **counts: int) -> list[str]:
+def summary_lines(seconds: float = 1.064, **counts: int) -> list[str]:
     totals = {status: counts.get(status.name.lower(), 0) for status in Status}
-    return closing(Summary(totals, 0, 0, seconds, 0, "ok")).split("\n")
+    return summary_text(Summary(totals, 0, 0, seconds, 0, "ok")).split("\n")
 
 
 @pytest.mark.parametrize(
@@ -40,23 +43,23 @@ def closed(seconds: float = 1.064, **counts: int) -> list[str]:
         ),
     ],
 )
-def test_the_closing_tells_what_there_is_to_tell(counts: dict[str, int], lines: list[str]) -> None:
-    """So many flags downloaded, then only what did happen, one of each or many."""
-    assert closed(**counts)[:-1] == lines
+def test_the_summary_has_a_line_for_each_status_that_occurred(counts: dict[str, int], lines: list[str]) -> None:
+    """The number of downloaded flags comes first, then every status that occurred, in singular or plural."""
+    assert summary_lines(**counts)[:-1] == lines
 
 
 @pytest.mark.parametrize(
     ("seconds", "line"),
     [(1.064, "Elapsed time: 1.06s"), (0.0, "Elapsed time: 0.00s"), (3661.5, "Elapsed time: 3661.50s")],
 )
-def test_the_closing_ends_with_the_time(seconds: float, line: str) -> None:
-    """Elapsed time in seconds, to the hundredth, is the last line."""
-    assert closed(seconds)[-1] == line
+def test_the_summary_ends_with_the_elapsed_time(seconds: float, line: str) -> None:
+    """The last line is the elapsed time in seconds, with two digits after the point."""
+    assert summary_lines(seconds)[-1] == line
 
 
 @contextmanager
 def terminal() -> Iterator[io.BytesIO]:
-    """Make standard output and error one stream, as they are on a terminal, and give what lies below both."""
+    """Make standard output and error one stream, as on a terminal, and yield the bytes that it receives."""
     sent = io.BytesIO()
     stream = io.TextIOWrapper(sent, "utf-8", write_through=True)
     with redirect_stdout(stream), redirect_stderr(stream):
@@ -65,16 +68,16 @@ def terminal() -> Iterator[io.BytesIO]:
 
 
 def shown(sent: io.BytesIO) -> list[str]:
-    """Give the lines that the terminal shows; a bar that was cleared leaves none."""
+    """Return the lines that the terminal shows; a cleared bar leaves none."""
     return screen(sent.getvalue().decode())
 
 
 def test_the_bar_counts_to_the_total() -> None:
-    """Every item that is told moves the bar; closed, it stays, and the next line is free."""
+    """Each result advances the bar; a closed bar stays, and the next line is empty."""
     out = io.StringIO()
     bar = Bar(20, out)
     for _ in range(20):
-        bar.tell()
+        bar.advance([OK])
     bar.close()
     *_, last, free = screen(out.getvalue())
     assert last.startswith("100%|")
@@ -83,29 +86,29 @@ def test_the_bar_counts_to_the_total() -> None:
     assert free == ""
 
 
-def test_the_bar_of_a_run_that_was_stopped() -> None:
-    """A bar that is closed early says how far the run came."""
+def test_a_bar_that_is_closed_early_keeps_its_count() -> None:
+    """A bar that is closed early shows how many items were done."""
     out = io.StringIO()
     bar = Bar(20, out)
-    bar.tell()
+    bar.advance([OK])
     bar.close()
     assert screen(out.getvalue())[-2].startswith("  5%|")
     assert "| 1/20 [" in out.getvalue()
 
 
 def test_a_bar_without_a_total_only_counts() -> None:
-    """Where nobody knows how many items there are, no percentage is made up."""
+    """If the number of items is unknown, the bar shows no percentage."""
     out = io.StringIO()
     bar = Bar(None, out)
-    bar.tell()
-    bar.tell()
+    bar.advance([OK])
+    bar.advance([OK])
     bar.close()
     assert screen(out.getvalue())[-2].startswith("2flag [")
     assert "%" not in out.getvalue()
 
 
 def test_the_bar_starts_no_thread() -> None:
-    """A bar that is told of each item needs no thread that watches it."""
+    """The monitor thread of tqdm does not run, because the bar advances with each item."""
     bar = Bar(1, io.StringIO())
     kinds = {type(thread).__name__ for thread in threading.enumerate()}
     bar.close()
@@ -113,14 +116,14 @@ def test_the_bar_starts_no_thread() -> None:
 
 
 def test_lines_appear_above_the_bar() -> None:
-    """A line is on a row of its own, whole; the bar goes on below it."""
+    """A line is complete and on a row of its own; the bar continues below it."""
     with terminal() as sent:
         bar = Bar(2, sys.stderr)
-        above = Above(sent)
+        above = LinesAboveBar(sent)
         written = above.write("BR não encontrado\n".encode())
-        bar.tell()
+        bar.advance([OK])
         above.write(b"CN not found\n")
-        bar.tell()
+        bar.advance([OK])
         bar.close()
     first, second, last, free = shown(sent)
     assert (first, second, free) == ("BR não encontrado", "CN not found", "")
@@ -129,13 +132,14 @@ def test_lines_appear_above_the_bar() -> None:
 
 
 def test_lines_of_many_threads_never_mix() -> None:
-    """Retries are told by workers while the main thread moves the bar: every line stays whole."""
+    """Lines that workers write while the main thread advances the bar stay complete."""
     lines = [f"{worker:02} again in {number:.1f}s" for worker in range(8) for number in range(25)]
     with terminal() as sent:
-        bar, above = Bar(len(lines), sys.stderr), Above(sent)
+        bar = Bar(len(lines), sys.stderr)
+        above = LinesAboveBar(sent)
         with ThreadPoolExecutor(8) as executor:
             for _ in executor.map(lambda line: above.write(f"{line}\n".encode()), lines):
-                bar.tell()
+                bar.advance([OK])
         bar.close()
     *found, last, free = shown(sent)
     assert sorted(found) == sorted(lines)
@@ -143,11 +147,72 @@ def test_lines_of_many_threads_never_mix() -> None:
     assert free == ""
 
 
-def test_a_line_is_seen_at_once(tmp_path: Path) -> None:
-    """Each line is flushed as it is written, or the bar would be drawn before it; a flush more changes nothing."""
+class HalvingStream(io.BytesIO):
+    """A stream that writes to another one in two halves, with time for another thread between them."""
+
+    def __init__(self, below: io.BytesIO) -> None:
+        super().__init__()
+        self.below = below
+        self.is_halfway = threading.Event()
+        self.is_bar_drawn = threading.Event()
+
+    def write(self, data: Any, /) -> int:
+        half = len(data) // 2
+        self.below.write(data[:half])
+        self.is_halfway.set()
+        self.is_bar_drawn.wait(0.2)
+        self.below.write(data[half:])
+        return len(data)
+
+
+def test_a_bar_is_never_drawn_within_a_line() -> None:
+    """The main thread waits with its bar until a worker's line is complete."""
+    with terminal() as sent, ThreadPoolExecutor(1) as executor:
+        bar = Bar(1, sys.stderr)
+        halving = HalvingStream(sent)
+        line = executor.submit(LinesAboveBar(halving).write, b"BR again in 0.8s\n")
+        halving.is_halfway.wait(10)
+        bar.close()
+        halving.is_bar_drawn.set()
+        line.result(10)
+    assert "BR again in 0.8s" in shown(sent)
+
+
+class BrokenTerminal(io.StringIO):
+    """A terminal that fails while it is broken."""
+
+    is_broken = False
+
+    def write(self, text: str, /) -> int:
+        if self.is_broken:
+            raise BrokenPipeError(32, "Broken pipe")
+        return super().write(text)
+
+
+def advance_until_drawn(bar: Bar) -> None:
+    while True:  # tqdm draws ten times a second
+        bar.advance([OK])
+
+
+def test_a_bar_that_cannot_be_drawn_blocks_no_line() -> None:
+    """After the failure, workers still write their lines, without the bar."""
+    out = BrokenTerminal()
+    written = io.BytesIO()
+    with redirect_stdout(out), redirect_stderr(out), ThreadPoolExecutor(1) as executor:
+        bar = Bar(None, out)
+        out.is_broken = True
+        with pytest.raises(BrokenPipeError):
+            advance_until_drawn(bar)
+        executor.submit(LinesAboveBar(written).write, b"BR not found\n").result(10)
+        bar.close()
+    assert written.getvalue() == b"BR not found\n"
+
+
+def test_a_line_is_flushed_at_once(tmp_path: Path) -> None:
+    """Each line is flushed as it is written, or the bar would be drawn before it; `flush` does nothing more."""
     path = tmp_path / "terminal"
     with path.open("wb") as buffered:
-        above = Above(buffered)
+        above = LinesAboveBar(buffered)
         above.write(b"BR not found\n")
         assert path.read_bytes() == b"BR not found\n"
         above.flush()
@@ -155,6 +220,6 @@ def test_a_line_is_seen_at_once(tmp_path: Path) -> None:
 
 
 def test_without_a_terminal_tqdm_is_not_even_imported() -> None:
-    """It takes a fifth of a run's start, which a scheduled run need not pay."""
+    """A run without a terminal does not pay for the import, which is a fifth of its start-up time."""
     program = "import sys, job.cli; sys.exit('tqdm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

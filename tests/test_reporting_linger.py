@@ -1,4 +1,4 @@
-"""After the end: how long the last metrics can be scraped."""
+"""Lingering after the end of a run: how long the final metrics can be scraped."""
 
 import json
 import signal
@@ -21,14 +21,14 @@ FOR_EVER = "1h"
 
 @pytest.fixture
 def address() -> str:
-    """Give an address where nobody listens."""
+    """Return an address on which no server listens."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         return f"127.0.0.1:{free.getsockname()[1]}"
 
 
 @contextmanager
 def lingering(cwd: Path, address: str, *argv: str, linger: str = FOR_EVER) -> Iterator[subprocess.Popen[bytes]]:
-    """Run to the end, and give the process while it lingers; its last line was read by then."""
+    """Run to the end, and yield the process while it lingers, after its last line was read."""
     settings = {"FLAGJOB_METRICS_ADDRESS": address, "FLAGJOB_METRICS_LINGER": linger}
     with started(*argv, cwd=cwd, settings=settings) as process:
         assert process.stdout
@@ -38,7 +38,7 @@ def lingering(cwd: Path, address: str, *argv: str, linger: str = FOR_EVER) -> It
 
 
 def scraped(address: str) -> Mapping[str, float]:
-    """Give the metrics without labels that are served."""
+    """Return the metrics without labels that are served."""
     with urllib.request.urlopen(f"http://{address}/metrics") as answer:
         found = text_string_to_metric_families(answer.read().decode())
         return {sample.name: sample.value for family in found for sample in family.samples if not sample.labels}
@@ -46,7 +46,7 @@ def scraped(address: str) -> Mapping[str, float]:
 
 @pytest.mark.parametrize(("codes", "code"), [(["BR"], 0), (["BR", "ZZ"], 4)])
 def test_the_last_metrics_are_scraped_once(tmp_path: Path, address: str, codes: list[str], code: int) -> None:
-    """After the last line they can be scraped, final as they are; then the process ends with the run's exit code."""
+    """After the last line the final metrics can be scraped once; then the process ends with the run's exit code."""
     with lingering(tmp_path, address, *codes) as process:
         assert process.poll() is None
         found = scraped(address)
@@ -57,22 +57,22 @@ def test_the_last_metrics_are_scraped_once(tmp_path: Path, address: str, codes: 
     assert ("flagjob_last_success_timestamp_seconds" in found) is (code == 0)
 
 
-def test_nobody_scrapes(tmp_path: Path, address: str) -> None:
-    """The time is a bound."""
+def test_without_a_scrape_the_time_limit_ends_the_wait(tmp_path: Path, address: str) -> None:
+    """FLAGJOB_METRICS_LINGER is the longest wait."""
     with lingering(tmp_path, address, "BR", linger="100ms") as process:
         assert process.wait(TIMEOUT) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it(tmp_path: Path, address: str, number: signal.Signals) -> None:
-    """The run is over, and its exit code was told: a signal ends the waiting, and changes nothing else."""
+def test_a_signal_ends_the_wait(tmp_path: Path, address: str, number: signal.Signals) -> None:
+    """A signal after the end of the run ends the wait, and does not change the exit code."""
     with lingering(tmp_path, address, "BR") as process:
         process.send_signal(number)
         assert process.wait(TIMEOUT) == 0
 
 
-def test_a_signal_ends_it_after_the_deadline_did_the_run(tmp_path: Path, address: str) -> None:
-    """What ended the run does not make it deaf; its last metrics can be scraped, too."""
+def test_a_signal_ends_the_wait_after_the_deadline_ended_the_run(tmp_path: Path, address: str) -> None:
+    """A run that its deadline ended lingers as well, and a signal still ends the wait."""
     with started(
         cwd=tmp_path,
         settings={
@@ -92,7 +92,7 @@ def test_a_signal_ends_it_after_the_deadline_did_the_run(tmp_path: Path, address
 
 
 def sockets(pid: int) -> list[str]:
-    """Give the sockets that a process has open."""
+    """Return the sockets that a process has open."""
     found = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
@@ -100,8 +100,8 @@ def sockets(pid: int) -> list[str]:
     return [link for link in found if link.startswith("socket:")]
 
 
-def test_what_lingers_holds_nothing(tmp_path: Path, address: str) -> None:
-    """All but the endpoint is closed, and the destination is free for the next run already."""
+def test_a_lingering_process_holds_nothing(tmp_path: Path, address: str) -> None:
+    """Everything but the endpoint is closed, so the next run can use the destination."""
     with lingering(tmp_path, address, "BR") as process:
         while len(sockets(process.pid)) > 1:
             threading.Event().wait(0.01)
@@ -109,16 +109,16 @@ def test_what_lingers_holds_nothing(tmp_path: Path, address: str) -> None:
     assert (done.code, done.statuses) == (0, {"BR": "unchanged"})
 
 
-def test_a_port_that_is_taken_is_not_waited_at(tmp_path: Path) -> None:
-    """Without an endpoint there is nothing to scrape, and no reason to linger."""
+def test_a_port_in_use_causes_no_wait(tmp_path: Path) -> None:
+    """If the metrics cannot be served, the run does not linger."""
     with ScriptedServer({}) as server:
         taken = f"127.0.0.1:{server.port}"
         done = flagjob("BR", f"--metrics-address={taken}", f"--metrics-linger={FOR_EVER}", cwd=tmp_path)
     assert (done.code, [line["target"] for line in done.named("sink_failed")]) == (0, [taken])
 
 
-def test_a_run_whose_log_nobody_takes_does_not_linger(tmp_path: Path, address: str) -> None:
-    """Where the last line cannot be written, the run did not end as its metrics say."""
+def test_a_run_without_a_log_does_not_linger(tmp_path: Path, address: str) -> None:
+    """If the last line cannot be written, the exit code is not that of the metrics, so there is no wait."""
     release = threading.Event()
     settings = {"FLAGJOB_METRICS_ADDRESS": address, "FLAGJOB_METRICS_LINGER": FOR_EVER}
     with ScriptedServer({"/br.gif": Throttle(release, Answer(body=GIF))}) as server:

@@ -239,7 +239,7 @@ def test_an_abandoned_push_is_counted(step: Step, abandoned: int) -> None:
     with ScriptedServer({GROUP: step}) as gateway:
         settings = load(["BR", f"--pushgateway-url={gateway.url()}", "--shutdown-grace=0.5"], {})
         reporting = Reporting(settings, cancellation, BytesIO(), terminal=False)
-        reporting.finished(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 5, "storage"))
+        reporting.report_end(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 5, "storage"))
         assert reporting.abandoned == abandoned
 
 
