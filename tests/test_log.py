@@ -247,7 +247,8 @@ def test_a_stream_that_cannot_be_written_is_a_log_error() -> None:
 
 def test_lines_of_many_threads_do_not_mix() -> None:
     """Long lines that ten threads write at the same time stay complete."""
-    stream, ready = io.BytesIO(), threading.Barrier(10)
+    stream = io.BytesIO()
+    ready = threading.Barrier(10)
     log = RunLog(stream)
 
     def write(number: int) -> None:
@@ -362,7 +363,8 @@ def test_console_lines_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_console_lines_say_why_a_run_waits_or_ends() -> None:
     """Lines about the whole run are in words, and are not cut."""
-    host, error = "http://localhost:8080", "ConnectionError: " + "no " * 99
+    host = "http://localhost:8080"
+    error = "ConnectionError: " + "no " * 99
 
     def write(log: RunLog) -> None:
         log.warning("host_paused", host=host, until_s=30.0, reason="connection", error=error)

@@ -139,7 +139,8 @@ def test_running_downloads_are_active() -> None:
 
 def test_pending_is_read_at_each_scrape() -> None:
     """The gauge has the current value without any update."""
-    metrics, waiting = make(), [3]
+    metrics = make()
+    waiting = [3]
     metrics.record_start(1000.0, 30, lambda: waiting[0])
     first = samples(metrics)["flagjob_pending_downloads", ()]
     waiting[0] = 7
@@ -148,7 +149,8 @@ def test_pending_is_read_at_each_scrape() -> None:
 
 def test_only_a_success_leaves_its_time() -> None:
     """A failed run records its end and its exit code, but no time of success."""
-    failed, good = make(), make()
+    failed = make()
+    good = make()
     failed.record_end(summary(3), 2000.0)
     good.record_end(summary(0), 2000.0)
     assert ("flagjob_last_success_timestamp_seconds", ()) not in samples(failed)
@@ -250,7 +252,8 @@ class SlowCollector(Collector):
 
 def test_a_scrape_that_began_before_the_end_does_not_count() -> None:
     """A scrape that began before `mark_final` may hold older values, even if it is sent later."""
-    metrics, slow = make(), SlowCollector()
+    metrics = make()
+    slow = SlowCollector()
     with closing(metrics.serve("127.0.0.1", 0)) as endpoint, ThreadPoolExecutor(1) as executor:
         metrics.registry.register(slow)  # calls `collect` once
         slow.asked.clear()
@@ -266,7 +269,8 @@ def test_a_scrape_that_began_before_the_end_does_not_count() -> None:
 
 def test_a_scraper_that_leaves_does_not_count(capfd: pytest.CaptureFixture[str]) -> None:
     """A scrape counts only if its last byte was sent; standard error stays empty."""
-    metrics, slow = make(), SlowCollector()
+    metrics = make()
+    slow = SlowCollector()
     slow.release.set()
     metrics.registry.register(slow)
     with closing(metrics.serve("127.0.0.1", 0)) as endpoint:
@@ -295,7 +299,8 @@ class BrokenCollector(Collector):
 
 def test_scrapes_leave_standard_error_alone(capfd: pytest.CaptureFixture[str]) -> None:
     """Neither a successful nor a failed scrape writes to standard error, and a failed one does not count."""
-    metrics, registry = make(), CollectorRegistry(auto_describe=False)
+    metrics = make()
+    registry = CollectorRegistry(auto_describe=False)
     registry.register(BrokenCollector())
     with closing(metrics.serve("127.0.0.1", 0)) as good, closing(Endpoint(registry, "127.0.0.1", 0)) as bad:
         bad.mark_final()

@@ -6,7 +6,18 @@ from typing import Any
 
 import pytest
 import yaml
-from monitoring import OVERLAY, ROOT, alerts, called, dashboard, metrics, panels, queries, recorded, rules
+from monitoring import (
+    OVERLAY,
+    ROOT,
+    alerts,
+    call_arguments,
+    dashboard,
+    metrics,
+    panels,
+    queries,
+    recording_rules,
+    rules,
+)
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from job.exit_code import ExitCode, outcome_name
@@ -17,7 +28,7 @@ from job.settings import OPTIONS
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text("utf-8")
 BASE = (ROOT / "k8s" / "base" / "kustomization.yaml").read_text("utf-8")
 PUSHGATEWAY = {"push_time_seconds", "push_failure_time_seconds"}
-"""What a Pushgateway says of each group (its README, "About metric inconsistencies")."""
+"""Series that a Pushgateway adds for each group (its README, "About metric inconsistencies")."""
 KUBERNETES = {
     "container_memory_working_set_bytes",  # cAdvisor
     "kube_cronjob_next_schedule_time",  # this and the rest: kube-state-metrics, its docs/metrics
@@ -33,13 +44,13 @@ KUBERNETES = {
     "kube_pod_container_status_terminated_reason",
 }
 KILLED = 137
-"""Not flagjob's own exit code: a process that was killed has it (128 + SIGKILL)."""
+"""The exit code of a killed process (128 + SIGKILL), which is not one of flagjob's own."""
 ALERTS = alerts()
-EXPRESSIONS = {name: alert["expr"] for name, alert in ALERTS.items()} | recorded()
+EXPRESSIONS = {name: alert["expr"] for name, alert in ALERTS.items()} | recording_rules()
 
 
 def ours() -> set[str]:
-    """Give the name of every series that a run has, scraped or pushed."""
+    """Return the name of every series that a run has, scraped or pushed."""
     run = Metrics("1.2.3", "abc")
     run.record_end(Summary(dict.fromkeys(Status, 0), 0, 0, 2.5, 0, "x"), 1.0)
     process = CollectorRegistry()
@@ -49,19 +60,19 @@ def ours() -> set[str]:
 
 
 def panel(title: str) -> Any:
-    """Give the panel with this title."""
+    """Return the panel with this title."""
     (found,) = (panel for row in panels().values() for panel in row if panel["title"] == title)
     return found
 
 
 def anchors() -> dict[str, str]:
-    """Give what stands under each heading of the runbook's third level, by the heading's anchor."""
+    """Return the text under each third-level heading of the runbook, by the heading's anchor."""
     parts = re.split(r"^### (.*)$", RUNBOOK.replace("\n## ", "\n### "), flags=re.MULTILINE)
     return {heading.lower().replace(" ", "-"): text for heading, text in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 def test_metrics_of_an_expression() -> None:
-    """Names of metrics are told from labels, functions, words, durations, text and variables."""
+    """Names of metrics are distinguished from labels, functions, keywords, durations, text and variables."""
     expression = 'time() - max by (a, b) (m_x{c="d"}) > 0.8 * 1e3 unless on (e) group_left (f) r:y:z == rate(n[5m])'
     assert metrics(expression) == {"m_x", "r:y:z", "n"}
     assert metrics('sum by(a)(b{job="${job}-live", c=~"x|y"}[$__rate_interval]) and (d) or e') == {"b", "d", "e"}
@@ -69,17 +80,18 @@ def test_metrics_of_an_expression() -> None:
 
 @pytest.mark.parametrize("name", EXPRESSIONS)
 def test_metrics_of_rules(name: str) -> None:
-    """A rule uses metrics that exist, of those that are pushed the raw value: no rate, no increase."""
-    expression, known = EXPRESSIONS[name], ours() | PUSHGATEWAY | KUBERNETES | set(recorded())
+    """A rule uses metrics that exist, and the raw value of pushed metrics: no rate, no increase."""
+    expression = EXPRESSIONS[name]
+    known = ours() | PUSHGATEWAY | KUBERNETES | set(recording_rules())
     assert metrics(expression) - known == set()
     assert metrics(expression)
-    assert [f for f in ("rate", "irate", "increase", "delta", "idelta") if called(expression, f)] == []
+    assert [f for f in ("rate", "irate", "increase", "delta", "idelta") if call_arguments(expression, f)] == []
 
 
 def test_metrics_of_the_dashboard() -> None:
-    """The dashboard uses metrics that exist, in each row those that it is about."""
+    """The dashboard uses metrics that exist; each row uses only the metrics of its subject."""
     known = {
-        "Last run": ours() | PUSHGATEWAY | set(recorded()),
+        "Last run": ours() | PUSHGATEWAY | set(recording_rules()),
         "Live": ours(),
         "Kubernetes": KUBERNETES,
     }
@@ -91,13 +103,15 @@ def test_metrics_of_the_dashboard() -> None:
 def test_rates_are_of_live_runs() -> None:
     """Only series that are scraped while a run goes on have a rate."""
     for row, title, expression in queries():
-        selected = {function: called(expression, function) for function in ("rate", "irate", "increase", "delta")}
+        selected = {
+            function: call_arguments(expression, function) for function in ("rate", "irate", "increase", "delta")
+        }
         inner = [text for texts in selected.values() for text in texts]
         assert all('{job="${job}-live"}[$__rate_interval]' in text for text in inner), title
         assert not inner or row == "Live", title
 
 
-def test_the_dashboard_asks_enough() -> None:
+def test_the_dashboard_has_enough_queries() -> None:
     """There are at least sixteen queries in three rows; every panel has a unit, thresholds and a description."""
     assert list(panels()) == ["Last run", "Live", "Kubernetes"]
     assert len(list(queries())) >= 16
@@ -108,7 +122,7 @@ def test_the_dashboard_asks_enough() -> None:
 
 
 def test_the_dashboard_has_variables() -> None:
-    """Data source, job and namespace can be chosen, and where the runbook is; no panel has a data source of its own."""
+    """Data source, job, namespace and the runbook's URL are variables; no panel has a data source of its own."""
     variables = [variable["name"] for variable in dashboard()["templating"]["list"]]
     assert variables == ["datasource", "job", "namespace", "runbook"]
     charts = [chart for row in panels().values() for chart in row]
@@ -125,7 +139,7 @@ def test_links_of_the_dashboard() -> None:
 
 
 def test_the_dashboard_names_exit_codes() -> None:
-    """Each exit code has its word."""
+    """Each exit code is shown with its name."""
     (mapping,) = panel("Exit codes")["fieldConfig"]["defaults"]["mappings"]
     words = {code: outcome_name(code).replace("_", " ") for code in ExitCode}
     words |= {code: code.name for code in (ExitCode.SIGINT, ExitCode.SIGTERM)}
@@ -138,10 +152,10 @@ def test_settings_of_the_stack() -> None:
     """Every FLAGJOB_ name in the stack is a setting."""
     named = set(re.findall(r"FLAGJOB_\w*[A-Z]", (ROOT / "stack" / "compose.yaml").read_text("utf-8")))
     assert len(named) > 5
-    assert named - {row.variable for row in OPTIONS} == set()
+    assert named - {option.variable for option in OPTIONS} == set()
 
 
-def test_there_are_alerts_enough() -> None:
+def test_there_are_enough_alerts() -> None:
     """There are at least ten, each with a name of its own."""
     listed = [rule["alert"] for group in rules()["groups"] for rule in group["rules"] if "alert" in rule]
     assert len(listed) >= 10
@@ -160,7 +174,7 @@ def test_alerts_explain_themselves(name: str) -> None:
 
 
 def test_the_rules_are_a_kubernetes_object() -> None:
-    """What stands after the line `spec:` is a rule file as Prometheus reads it."""
+    """The part after the line `spec:` is a rule file that Prometheus can read."""
     text = (OVERLAY / "flagjob-rules.yaml").read_text("utf-8")
     head, _, rest = text.partition("\nspec:\n")
     assert yaml.safe_load(head)["kind"] == "PrometheusRule"
@@ -168,7 +182,7 @@ def test_the_rules_are_a_kubernetes_object() -> None:
 
 
 def test_the_deadline_is_that_of_the_base() -> None:
-    """The alert about slow runs, its text and the dashboard's lines are about the deadline that the base sets."""
+    """The alert about slow runs, its text and the dashboard's thresholds use the deadline that the base sets."""
     (seconds,) = map(int, re.findall(r"FLAGJOB_DEADLINE=(\d+)$", BASE, re.MULTILINE))
     alert = ALERTS["FlagjobNearDeadline"]
     assert alert["expr"].rstrip().endswith(f"> 0.8 * {seconds}")
@@ -178,13 +192,13 @@ def test_the_deadline_is_that_of_the_base() -> None:
 
 
 def test_the_runbook_has_every_alert_and_exit_code() -> None:
-    """Each alert, each exit code and that of a killed process has its entry, and there is no other."""
+    """Each alert, each exit code and that of a killed process has an entry, and there is no other entry."""
     codes = {f"exit-code-{code}" for code in [*map(int, ExitCode), KILLED]}
     assert set(anchors()) == {name.lower() for name in ALERTS} | codes | {"alerts", "exit-codes"}
 
 
 def test_entries_of_the_runbook() -> None:
-    """An entry says what it means, what to look at, with a command or query, and what to do, in that order."""
+    """An entry has a meaning, something to look at with a command or query, and an action, in this order."""
     for anchor, text in anchors().items():
         if anchor not in {"alerts", "exit-codes"}:
             assert re.findall(r"^- (\w+):", text, re.MULTILINE) == ["Means", "Look", "Do"], anchor

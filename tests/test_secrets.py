@@ -1,4 +1,4 @@
-"""No secret is in anything that a run leaves: lines, files, metrics and messages, whatever goes wrong."""
+"""No secret appears in the output of a run: log lines, files, metrics and messages, whatever goes wrong."""
 
 import base64
 import signal
@@ -18,16 +18,18 @@ from job import validation
 from job.cli import main
 from job.run import Run
 
-TOKEN, PASSWORD, SIGNATURE = "tok-3nWq8zKfQ1", "pass-7Rk2mVx9Lb", "sig-5Yt4cHj6Ne"
+TOKEN = "tok-3nWq8zKfQ1"  # noqa: S105  (an example)
+PASSWORD = "pass-7Rk2mVx9Lb"  # noqa: S105  (an example)
+SIGNATURE = "sig-5Yt4cHj6Ne"
 SECRETS = (TOKEN, PASSWORD, SIGNATURE)
 PATH = f"/{{cc}}.gif?sig={SIGNATURE}&size=big"
-SAID = f"no {TOKEN} for http://user:{PASSWORD}@127.0.0.1/cn.gif?sig={SIGNATURE}"
-"""What a server, or a library, might repeat of what it was told."""
+ECHO = f"no {TOKEN} for http://user:{PASSWORD}@127.0.0.1/cn.gif?sig={SIGNATURE}"
+"""A message in which a server or a library repeats secrets that it has received."""
 
 
 @dataclass
 class Scene:
-    """A run whose secrets are in place, and where it may break."""
+    """A run whose settings contain secrets, and the servers and patches that make it fail."""
 
     root: Path
     stack: ExitStack
@@ -36,17 +38,17 @@ class Scene:
     arguments: list[str] = field(default_factory=list)
 
     def origin(self, step: Step, context: ssl.SSLContext | None = None, *, path: str = "/cn.gif") -> str:
-        """Serve one step; give the URL of the server."""
+        """Serve one step, and return the URL of the server."""
         script = {path: step, "/moved.gif": Answer(body=GIF)}
         return self.stack.enter_context(ScriptedServer(script, context)).url("")
 
-    def closed(self) -> str:
-        """Give a place where nobody listens."""
+    def closed_address(self) -> str:
+        """Return an address on which no server listens."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             return f"127.0.0.1:{listener.getsockname()[1]}"
 
     def use(self, url: str, proxy: str = "127.0.0.1:1", direct: str = "127.0.0.1") -> int:
-        """Set it all, and run the command; give its exit code."""
+        """Set the environment, run the command, and return its exit code."""
         (self.root / "headers").write_text(f"Authorization: Bearer {TOKEN}\n")
         paths = {"HEADERS_FILE": "headers", "METRICS_FILE": "run.prom", "TERMINATION_LOG": "message"}
         settings = {f"FLAGJOB_{name}": str(self.root / file) for name, file in paths.items()}
@@ -67,11 +69,11 @@ def success_by_proxy(scene: Scene) -> int:
 
 
 def dead_proxy(scene: Scene) -> int:
-    return scene.use("http://origin.example", scene.closed(), direct="")
+    return scene.use("http://origin.example", scene.closed_address(), direct="")
 
 
 def refused(scene: Scene) -> int:
-    return scene.use(f"http://{scene.closed()}")
+    return scene.use(f"http://{scene.closed_address()}")
 
 
 def unknown_authority(scene: Scene) -> int:
@@ -89,11 +91,11 @@ def redirect_refused(scene: Scene) -> int:
     return scene.use(scene.origin(Answer(302, {"Location": there})))
 
 
-def told_by_the_origin(scene: Scene) -> int:
-    return scene.use(scene.origin(Raw(f"HTTP/1.1 503 {SAID}\r\nContent-Length: 0\r\n\r\n".encode())))
+def echoed_by_the_origin(scene: Scene) -> int:
+    return scene.use(scene.origin(Raw(f"HTTP/1.1 503 {ECHO}\r\nContent-Length: 0\r\n\r\n".encode())))
 
 
-def told_as_an_encoding(scene: Scene) -> int:
+def echoed_as_an_encoding(scene: Scene) -> int:
     return scene.use(scene.origin(Answer(headers={"Content-Encoding": TOKEN}, body=GIF)))
 
 
@@ -110,7 +112,7 @@ def usage(scene: Scene) -> int:
 
 def bug_in_an_item(scene: Scene) -> int:
     def broken(*_: object) -> None:
-        raise RuntimeError(SAID)
+        raise RuntimeError(ECHO)
 
     scene.patch.setattr(validation, "validate", broken)
     return scene.use(scene.origin(Answer(body=GIF)))
@@ -118,7 +120,7 @@ def bug_in_an_item(scene: Scene) -> int:
 
 def bug_in_the_run(scene: Scene) -> int:
     def broken(_: Run) -> None:
-        raise RuntimeError(SAID)
+        raise RuntimeError(ECHO)
 
     scene.patch.setattr(Run, "execute", broken)
     return scene.use(scene.origin(Answer(body=GIF)))
@@ -126,11 +128,11 @@ def bug_in_the_run(scene: Scene) -> int:
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """Give a place to run the command in, and signals back to whom they belonged."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Yield a run in a directory of its own, and restore the signal handlers afterwards."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     with ExitStack() as stack:
         yield Scene(tmp_path, stack, monkeypatch)
-    for number, handler in kept.items():
+    for number, handler in handlers.items():
         signal.signal(number, handler)
 
 
@@ -145,8 +147,8 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
         (unknown_authority, 6),
         (redirect_followed, 0),
         (redirect_refused, 4),
-        (told_by_the_origin, 3),
-        (told_as_an_encoding, 4),
+        (echoed_by_the_origin, 3),
+        (echoed_as_an_encoding, 4),
         (dry_run, 0),
         (usage, 2),
         (bug_in_an_item, 1),
@@ -160,15 +162,15 @@ def test_no_secret_is_left_anywhere(
     act: Callable[[Scene], int],
     exit_code: int,
 ) -> None:
-    """Neither a header's token nor a proxy's password nor a query's signature, with everything logged."""
+    """At level debug, no output has the header's token, the proxy's password or the query's signature."""
     scene.settings["FLAGJOB_LOG_FORMAT"] = log_format
     assert act(scene) == exit_code
-    said = capfdbinary.readouterr()
-    left = {path: path.read_bytes() for path in scene.root.rglob("*") if path.is_file() and path.name != "headers"}
-    left |= {Path("stdout"): said.out, Path("stderr"): said.err}
+    output = capfdbinary.readouterr()
+    outputs = {path: path.read_bytes() for path in scene.root.rglob("*") if path.is_file() and path.name != "headers"}
+    outputs |= {Path("stdout"): output.out, Path("stderr"): output.err}
     forms = [form for secret in SECRETS for form in (secret, base64.b64encode(secret.encode()).decode())]
     forms.append(base64.b64encode(f"user:{PASSWORD}".encode()).decode())
-    assert [(str(path), form) for path, data in left.items() for form in forms if form.encode() in data] == []
-    assert said.out
+    assert [(str(path), form) for path, data in outputs.items() for form in forms if form.encode() in data] == []
+    assert output.out
     if exit_code not in {1, 2} and act is not dry_run:
-        assert {"manifest.jsonl", "run.prom", "message"} <= {path.name for path in left}
+        assert {"manifest.jsonl", "run.prom", "message"} <= {path.name for path in outputs}
