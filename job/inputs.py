@@ -1,4 +1,4 @@
-"""What a run works on: where files come from, and which."""
+"""Inputs of a run: the URL template, the items to download, and the demo server if the files come from it."""
 
 import os
 import sys
@@ -16,101 +16,115 @@ from job.settings import Server, Settings
 from job.shard import ALL_CODES, Shard
 from job.template import UrlTemplate
 
-_BOOK_SITE = "https://www.fluentpython.com/data/flags/{cc}/{cc}.gif"
-_FAULTS = {
+_BOOK_URL = "https://www.fluentpython.com/data/flags/{cc}/{cc}.gif"
+_DEMO_FAULTS = {
     Server.LOCAL: demo_server.Faults(),
     Server.DELAY: demo_server.Faults(delay_seconds=(0.5, 5)),
     Server.ERROR: demo_server.Faults(error_rate=0.25, truncate_rate=0.1),
 }
-"""The seed's servers, as the built-in origin plays them."""
+"""How the demo server plays each local server of *Fluent Python*."""
+_STANDARD_INPUT = "-"
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """The work of one run. `items` can be read once."""
+    """The work of one run. `items` can be iterated once."""
 
     template: UrlTemplate
     items: Iterator[Item]
     known: int | None
-    """How many items there are; a file that has more than there are workers does not tell before its end."""
+    """The number of items, or None for a file with more of them than there are workers."""
     server: Server | None
-    """The label that was asked for, or stands in for a URL."""
+    """The server label that was requested, or that stands in for a URL."""
     first: str | None = None
     last: str | None = None
-    """The first and last code, where they are known."""
+    """The first and the last code, where they are known."""
 
     @property
     def built_in(self) -> bool:
-        """The flags come from the built-in origin."""
-        return self.server in _FAULTS
+        """Return whether the files come from the demo server."""
+        return self.server in _DEMO_FAULTS
 
 
 def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack) -> Inputs:
-    """Open what the settings name, and hand to `stack` what must be closed after the run.
+    """Open the inputs that the settings select; `stack` gets what must be closed after the run.
 
-    Raises UsageError where there is no code at all: an empty list must not pass for a run in which all went well.
+    Raises UsageError if the list of codes is empty, because an empty list must not look like a successful run.
     """
     server = None if settings.url else settings.server or Server.LOCAL
-    template = settings.url or _template(server or Server.LOCAL, stack, starts=not settings.dry_run)
-    words = _some(_words(settings, cancellation, stack, letters=not template.takes_ids), cancellation)
-    items = codes.select(words, template, settings.limit, _share(settings))
+    template = settings.url or _server_template(server or Server.LOCAL, stack, is_needed=not settings.dry_run)
+    tokens = _tokens(settings, cancellation, stack, letters=not template.takes_ids)
+    tokens = _check_not_empty(tokens, cancellation)
+    items = codes.unique_items(tokens, template, settings.limit, _shard_filter(settings))
     if settings.codes_file and not settings.arguments:
-        items, is_all = _peeked(items, settings)
-        if not is_all:
+        items, is_whole_list = _look_ahead(items, settings)
+        if not is_whole_list:
             return Inputs(template, items, None, server)
-    known = list(items)
-    first_code, last_code = (known[0].code, known[-1].code) if known else (None, None)  # a shard may have none
-    return Inputs(template, iter(known), len(known), server, first_code, last_code)
+    known_items = list(items)
+    if not known_items:  # of a shard that owns none of the codes
+        return Inputs(template, iter(known_items), 0, server)
+    return Inputs(
+        template, iter(known_items), len(known_items), server, first=known_items[0].code, last=known_items[-1].code
+    )
 
 
-def _some(words: Iterator[codes.Word], cancellation: Cancellation) -> Iterator[codes.Word]:
-    """Wait for the first word; raise UsageError where there is none, unless the run was stopped meanwhile."""
-    first = list(islice(words, 1))
+def _check_not_empty(tokens: Iterator[codes.Token], cancellation: Cancellation) -> Iterator[codes.Token]:
+    """Wait for the first token; raise UsageError if there is none, unless the run was cancelled in the meantime."""
+    first = list(islice(tokens, 1))
     if not first and not cancellation.reason:
         raise UsageError(Fault("codes", None, "there are none: give codes as arguments, in a variable or a file"))
-    return chain(first, words)
+    return chain(first, tokens)
 
 
-def _peeked(items: Iterator[Item], settings: Settings) -> tuple[Iterator[Item], bool]:
-    """Look whether a file has more codes than there are workers; a pipe may take its time, and is not waited for."""
-    most = settings.workers if _is_file(settings.codes_file or "-") else -1
-    head = list(islice(items, most + 1))
-    return chain(head, items), len(head) <= most
+def _look_ahead(items: Iterator[Item], settings: Settings) -> tuple[Iterator[Item], bool]:
+    """Read at most one item more than there are workers; return all items, and whether those that were read are all.
+
+    A pipe is not read ahead, because its writer may take its time and the first items should start at once.
+    """
+    read_ahead_max = settings.workers if _is_file(settings.codes_file or _STANDARD_INPUT) else -1
+    head = list(islice(items, read_ahead_max + 1))
+    return chain(head, items), len(head) <= read_ahead_max
 
 
-def _share(settings: Settings) -> Callable[[str], bool] | None:
+def _shard_filter(settings: Settings) -> Callable[[str], bool] | None:
     shard = Shard(settings.shard_index, settings.shard_count)
     return None if shard == ALL_CODES else shard.owns
 
 
-def _template(server: Server, stack: ExitStack, *, starts: bool) -> UrlTemplate:
-    """Return a labelled server's template; start it, if it is ours and a request will be sent."""
+def _server_template(server: Server, stack: ExitStack, *, is_needed: bool) -> UrlTemplate:
+    """Return the template of a server label; start the demo server if it is meant and requests will be sent."""
     if server is Server.REMOTE:
-        return UrlTemplate.parse(_BOOK_SITE)
-    if not starts:
+        return UrlTemplate.parse(_BOOK_URL)
+    if not is_needed:
         return UrlTemplate.parse(f"http://localhost{demo_server.PATH}")
-    return UrlTemplate.parse(stack.enter_context(demo_server.DemoServer(faults=_FAULTS[server])).url + demo_server.PATH)
+    running = stack.enter_context(demo_server.DemoServer(faults=_DEMO_FAULTS[server]))
+    return UrlTemplate.parse(running.url + demo_server.PATH)
 
 
-def _words(settings: Settings, cancellation: Cancellation, stack: ExitStack, *, letters: bool) -> Iterator[codes.Word]:
+def _tokens(
+    settings: Settings, cancellation: Cancellation, stack: ExitStack, *, letters: bool
+) -> Iterator[codes.Token]:
+    """Return the tokens of the first source that is set: arguments, FLAGJOB_CODES, FLAGJOB_CODES_FILE, else POP20."""
     if settings.arguments:
-        return codes.expand(settings.arguments, letters=letters)
+        return codes.expand_sets(settings.arguments, letters=letters)
     if settings.codes is not None:
-        return codes.expand(settings.codes.replace(",", " ").split(), letters=False)
+        return codes.expand_sets(settings.codes.replace(",", " ").split(), letters=False)
     if settings.codes_file:
-        return _read(settings.codes_file, cancellation, stack)
-    return codes.expand(["POP20"], letters=False)
+        return _file_tokens(settings.codes_file, cancellation, stack)
+    return codes.expand_sets(["POP20"], letters=False)
 
 
 def _is_file(path: str) -> bool:
-    return path != "-" and Path(path).is_file()
+    return path != _STANDARD_INPUT and Path(path).is_file()
 
 
-def _read(path: str, cancellation: Cancellation, stack: ExitStack) -> Iterator[codes.Word]:
-    """Read words from a file, from standard input, or from a pipe that has a name, for whose writer nobody waits."""
+def _file_tokens(path: str, cancellation: Cancellation, stack: ExitStack) -> Iterator[codes.Token]:
+    """Open a file, standard input or a named pipe, and return its tokens."""
     if _is_file(path):
-        return codes.read(stack.enter_context(Path(path).open("rb")))
-    if path != "-":
+        return codes.read_tokens(stack.enter_context(Path(path).open("rb")))
+    if path != _STANDARD_INPUT:
+        # Opening a named pipe blocks until it has a writer, and nothing could interrupt that. So open it without
+        # blocking; the reader waits for data in a way that a signal ends.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         stack.callback(os.close, descriptor)
         os.set_blocking(descriptor, True)
@@ -118,5 +132,5 @@ def _read(path: str, cancellation: Cancellation, stack: ExitStack) -> Iterator[c
         raise UsageError(Fault("-", None, "needs an open standard input"))
     else:
         descriptor = sys.stdin.fileno()
-    source = stack.enter_context(codes.Interruptible(descriptor, cancellation))
-    return codes.read(source, source.is_cut)
+    reader = stack.enter_context(codes.InterruptibleReader(descriptor, cancellation))
+    return codes.read_tokens(reader, reader.is_interrupted)

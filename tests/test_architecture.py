@@ -87,16 +87,16 @@ def pins(lock: Path) -> list[str]:
     [
         ("import requests.adapters as a, signal", {"requests.adapters", "signal"}),
         ("from job import codes, __version__", {"job.codes", "job.__version__"}),
-        ("from job.codes.items import select", {"job.codes.items.select"}),
-        ("from . import items", {"job.codes.items"}),
-        ("from .items import select", {"job.codes.items.select"}),
+        ("from job.storage.local import sync", {"job.storage.local.sync"}),
+        ("from . import local", {"job.storage.local"}),
+        ("from .local import sync", {"job.storage.local.sync"}),
         ("from ..model import Item", {"job.model.Item"}),
         ("def late():\n    import requests", {"requests"}),
     ],
 )
 def test_no_way_to_import_goes_unseen(statement: str, names: set[str]) -> None:
     """The map sees an import however it is written, and wherever."""
-    assert imported(statement, "job/codes/source.py") == names
+    assert imported(statement, "job/storage/bucket.py") == names
 
 
 def test_every_module_is_on_the_map() -> None:

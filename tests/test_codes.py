@@ -1,4 +1,4 @@
-"""From text to work items: each code once, in the order given, and nothing unsafe in a URL or a path."""
+"""Codes: from text to work items, each code once, in the order given, with nothing unsafe in a URL or a path."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rows import row
 
 from job.cancellation import Cancellation
-from job.codes import ALL, POP20, Interruptible, Word, expand, read, select
+from job.codes import ALL, POP20, InterruptibleReader, Token, expand_sets, read_tokens, unique_items
 from job.errors import Reason
 from job.model import InvalidItem, WorkItem
 from job.shard import Shard
@@ -31,7 +31,7 @@ BOUND = 20
 
 
 class Pieces(BytesIO):
-    """A stream whose readline gives short pieces of a line, as a slow pipe may."""
+    """A stream whose readline returns short pieces of a line, as a slow pipe may."""
 
     def __init__(self, data: bytes, sizes: Iterable[int]) -> None:
         super().__init__(data)
@@ -42,24 +42,24 @@ class Pieces(BytesIO):
 
 
 def words(data: bytes) -> list[str]:
-    return [word.text for word in read(BytesIO(data))]
+    return [token.text for token in read_tokens(BytesIO(data))]
 
 
 def expanded(*given_words: str, letters: bool = True) -> list[str]:
-    return [word.text for word in expand(given_words, letters=letters)]
+    return [token.text for token in expand_sets(given_words, letters=letters)]
 
 
 def selected(*texts: str, template: UrlTemplate = CODES, limit: int | None = None) -> list[str]:
-    return [item.code for item in select(map(Word, texts), template, limit)]
+    return [item.code for item in unique_items(map(Token, texts), template, limit)]
 
 
 def is_valid(text: str, template: UrlTemplate) -> bool:
-    (item,) = select([Word(text)], template)
+    (item,) = unique_items([Token(text)], template)
     return isinstance(item, WorkItem)
 
 
 def specified(data: bytes) -> list[bytes]:
-    """Read a file as its description says it is read, without a thought for memory."""
+    """Return the tokens of a file by the specification, without regard to memory."""
     found = []
     for line in re.split(rb"[\r\n]", data.removeprefix(b"\xef\xbb\xbf")):
         for token in filter(None, re.split(rb"[ \t,]", line)):
@@ -73,12 +73,12 @@ def specified(data: bytes) -> list[bytes]:
 
 
 def test_pop20_is_the_books_in_alphabetical_order() -> None:
-    """The set of the seed, twenty codes, sorted as the seed sorts them."""
+    """The twenty codes of *Fluent Python*, in the order in which the book sorts them."""
     assert " ".join(POP20) == "BD BR CD CN DE EG ET FR ID IN IR JP MX NG PH PK RU TR US VN"
 
 
 def test_all_are_the_codes_of_iso_3166() -> None:
-    """ALL is every officially assigned code, in order: the flags there are, without those of no ISO country."""
+    """ALL is every officially assigned code, in order: the codes of all flags but those of no ISO country."""
     flags = {file.stem.upper() for file in distribution("django-countries").files or [] if file.suffix == ".gif"}
     assert list(ALL) == sorted(flags - {"__", "EU", "XK"})
     assert len(ALL) == 249
@@ -94,29 +94,29 @@ def test_every_is_every_pair_of_letters() -> None:
 
 @pytest.mark.parametrize(("name", "codes"), [("POP20", POP20), ("pop20", POP20), ("ALL", ALL), ("All", ALL)])
 def test_a_set_stands_for_its_codes(name: str, codes: tuple[str, ...]) -> None:
-    """The name of a set, in any case, is replaced by its codes; others stay where they were."""
+    """The name of a set, in any case, is replaced by its codes; other words keep their position."""
     assert expanded("zz", name, "aa", letters=False) == ["zz", *codes, "aa"]
 
 
-def test_a_letter_stands_for_its_codes_where_that_is_said() -> None:
-    """A single letter X as an argument is XA to XZ; elsewhere, and for anything but a letter, it is itself."""
+def test_a_letter_is_expanded_only_among_arguments() -> None:
+    """With `letters` a single ASCII letter X becomes XA to XZ; without it, and for any other text, the word is kept."""
     assert expanded("x") == [f"X{second}" for second in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"]
     assert expanded("x", letters=False) == ["x"]
     assert expanded("7", "", "\u00e4", "\uff38", "xy") == ["7", "", "\u00e4", "\uff38", "xy"]
 
 
-def test_only_what_was_generated_may_be_missing() -> None:
-    """Codes of EVERY and of a letter are speculative; those of other sets, and spelled ones, are not."""
+def test_only_generated_codes_are_speculative() -> None:
+    """Codes of EVERY and of a letter are speculative; codes of other sets, and explicit ones, are not."""
     kinds = {
-        text: {word.speculative for word in expand([text], letters=True)}
+        text: {token.speculative for token in expand_sets([text], letters=True)}
         for text in ("EVERY", "x", "ALL", "POP20", "cn")
     }
     assert kinds == {"EVERY": {True}, "x": {True}, "ALL": {False}, "POP20": {False}, "cn": {False}}
 
 
 def test_an_item_knows_that_it_is_speculative() -> None:
-    """What the exit code must not count against the run stays known until it is counted."""
-    items = select(expand(["x", "cn"], letters=True), CODES)
+    """An item carries the flag by which the exit code later ignores that it was not found."""
+    items = unique_items(expand_sets(["x", "cn"], letters=True), CODES)
     assert {item.code for item in items if isinstance(item, WorkItem) and not item.speculative} == {"CN"}
 
 
@@ -130,7 +130,7 @@ def test_an_item_knows_that_it_is_speculative() -> None:
     ],
 )
 def test_sets_that_overlap_give_each_code_once(given_words: list[str], codes: list[str]) -> None:
-    """A code that comes again, also from another set, keeps its first place."""
+    """A code that occurs again, even in another set, keeps its first position."""
     assert selected(*expanded(*given_words)) == codes
 
 
@@ -165,15 +165,15 @@ def test_sets_that_overlap_give_each_code_once(given_words: list[str], codes: li
         (b"cn\x0bus\x0cde\x1cfr\xc2\xa0it", ["cn\x0bus\x0cde\x1cfr\u00a0it"]),
     ],
 )
-def test_a_file_is_read_word_by_word(data: bytes, expected: list[str]) -> None:
-    """Words end at blanks, commas and the three line ends, nowhere else; a comment begins where a word could."""
+def test_a_file_is_split_into_tokens(data: bytes, expected: list[str]) -> None:
+    """Tokens end at blanks, commas and the three line ends only; a comment begins where a token could begin."""
     assert words(data) == expected
 
 
 @pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf", b"de ", b"x" * (64 * 1024 - 3) + b" "])
 @pytest.mark.parametrize("length", [10, 64 * 1024 - 1, 64 * 1024, 70_000, 200_001])
 def test_a_comment_of_any_length_is_no_code(before: bytes, length: int) -> None:
-    """A comment ends with its line, however long: no word in it is ever taken for a code."""
+    """A comment of any length ends with its line: none of its words is ever taken for a code."""
     comment = (b"# cn us, " * (length // 9 + 1))[:length]
     expected = [text[:4096] for text in words(before)]
     assert words(before + comment + b"\nfr\n") == [*expected, "fr"]
@@ -181,17 +181,17 @@ def test_a_comment_of_any_length_is_no_code(before: bytes, length: int) -> None:
 
 
 @pytest.mark.parametrize("length", [64 * 1024 - 1, 64 * 1024, 64 * 1024 + 1])
-def test_a_word_reaches_over_the_borders_of_chunks(length: int) -> None:
-    """Where the reader cuts the stream is not where a word ends."""
+def test_a_token_may_extend_over_several_chunks(length: int) -> None:
+    """The end of a chunk does not end a token."""
     blank = b" " * length
     assert words(blank[:-1] + b"cn us") == ["cn", "us"]
     assert words(blank[:-2] + b"gb-eng\nus") == ["gb-eng", "us"]
 
 
-def test_bytes_that_come_in_pieces_are_the_same_words() -> None:
-    """A byte order mark, a character, a line end and a comment may each come in two."""
+def test_bytes_that_arrive_in_pieces_are_the_same_tokens() -> None:
+    """A byte order mark, a character, a line end and a comment may each be split between two reads."""
     data = b"\xef\xbb\xbf# c\r\ncn # \xc3\xa9 us\r\n\xc3\xa9 d,e"
-    assert [word.text for word in read(Pieces(data, [1]))] == words(data) == ["cn", "\u00e9", "d", "e"]
+    assert [token.text for token in read_tokens(Pieces(data, [1]))] == words(data) == ["cn", "\u00e9", "d", "e"]
 
 
 PARTS = st.sampled_from(
@@ -204,39 +204,45 @@ PARTS = st.sampled_from(
     data=st.binary(max_size=60) | st.lists(PARTS, max_size=40).map(b"".join),
     sizes=st.lists(st.integers(1, 7), min_size=1, max_size=5),
 )
-def test_any_bytes_in_any_pieces_are_the_words_that_are_specified(data: bytes, sizes: list[int]) -> None:
-    """What a file holds depends on its bytes alone, not on how they arrive."""
+def test_any_bytes_in_any_pieces_are_the_specified_tokens(data: bytes, sizes: list[int]) -> None:
+    """The tokens of a file depend on its bytes alone, not on how they arrive."""
     expected = [token.decode("utf-8", "backslashreplace") for token in specified(data)]
     assert words(data) == expected
-    assert [word.text for word in read(Pieces(data, sizes))] == expected
+    assert [token.text for token in read_tokens(Pieces(data, sizes))] == expected
 
 
 @pytest.mark.parametrize("length", [10_000, 10_000_000])
-def test_a_word_without_an_end_takes_no_memory(length: int) -> None:
-    """One bad line of any length is one invalid code, cut to 80 characters, in less than a megabyte."""
+def test_a_token_without_an_end_takes_no_memory(length: int) -> None:
+    """One bad line of any length is one invalid code, cut to 80 characters, and takes less than a megabyte."""
     stream = BytesIO(b"A" * length + b"\nCN")
     tracemalloc.start()
-    items = list(select(read(stream), CODES))
+    items = list(unique_items(read_tokens(stream), CODES))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [(type(item), item.code) for item in items] == [(InvalidItem, "A" * 80), (WorkItem, "CN")]
     assert peak < 1_000_000
 
 
-def test_words_that_differ_late_in_a_long_line_are_one() -> None:
-    """Beyond 4 KiB nobody looks: such words are equally invalid, whether they fit into a chunk or not."""
+def test_tokens_that_differ_after_4_kib_are_equal() -> None:
+    """Bytes after the first 4 KiB are ignored, whether the token fits into a chunk or not: it is invalid anyway."""
     assert (
-        len({word.text for word in read(BytesIO(b"%b1 %b2 %b3" % (b"A" * 5000, b"A" * 70_000, b"A" * 140_000)))}) == 1
+        len(
+            {
+                token.text
+                for token in read_tokens(BytesIO(b"%b1 %b2 %b3" % (b"A" * 5000, b"A" * 70_000, b"A" * 140_000)))
+            }
+        )
+        == 1
     )
 
 
-def test_a_long_untidy_file_gives_each_code_once() -> None:
+def test_a_long_untidy_file_yields_each_code_once() -> None:
     """A hundred thousand codes with BOM, CRLF, comments and duplicates in either case are a hundred thousand items."""
     lines = (
         f"c{number}, C{number} # c{number}x {'-' * (number % 50)}\r\nC{number // 2}\r\n" for number in range(100_000)
     )
     data = "\ufeff# all of them\r\n".encode() + "".join(lines).encode()
-    items = list(select(read(BytesIO(data)), CODES))
+    items = list(unique_items(read_tokens(BytesIO(data)), CODES))
     assert [item.code for item in items] == [f"C{number}" for number in range(100_000)]
     assert {type(item) for item in items} == {WorkItem}
 
@@ -246,11 +252,11 @@ def test_uniqueness_costs_at_most_110_bytes_a_code() -> None:
     """A hundred and twenty thousand distinct codes, short and long, cost less than 13.2 MB."""
     forms = cycle(["c{}", "country-{}", "/".join(["a-segment-of-a-long-id"] * 7) + "/{}"])
     tracemalloc.start()
-    items = select((Word(form.format(number)) for number, form in enumerate(forms)), IDS)
+    items = unique_items((Token(form.format(number)) for number, form in enumerate(forms)), IDS)
     deque(islice(items, 120_000), maxlen=0)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held / 120_000 > 30  # it is the memory of the codes that was measured
+    assert held / 120_000 > 30  # the memory of the codes was measured
     assert peak / 120_000 < 110
 
 
@@ -296,25 +302,27 @@ def test_uniqueness_costs_at_most_110_bytes_a_code() -> None:
         "a" * 65,
     ],
 )
-def test_what_is_no_code_never_becomes_a_request(text: str) -> None:
-    """Only ASCII letters, digits, - and _ make a code; nothing else can turn into one on its way to the URL."""
-    (item,) = select([Word(text)], CODES)
+def test_an_invalid_code_never_becomes_a_request(text: str) -> None:
+    """Only ASCII letters, digits, - and _ form a code; no other text can turn into one on its way to the URL."""
+    (item,) = unique_items([Token(text)], CODES)
     assert isinstance(item, InvalidItem)
 
 
 @pytest.mark.parametrize("text", ["cn", "CN", "7", "gb-eng", "us_ca", "a" * 64])
-def test_what_is_a_code(text: str) -> None:
-    """A letter or digit, then up to 63 more, - and _ among them."""
+def test_a_valid_code(text: str) -> None:
+    """A code is a letter or digit and up to 63 more letters, digits, - and _."""
     assert is_valid(text, CODES)
 
 
 def test_codes_are_compared_without_case() -> None:
-    """A code is one item in whatever case it comes: in upper case where it is shown, in lower case as a file."""
-    assert list(select(map(Word, ["cN", "Cn", "CN", "cn"]), CODES)) == [WorkItem("CN", "http://h/cn.gif", "cn.gif")]
+    """A code in any case is one item: shown in upper case, with a file name in lower case."""
+    assert list(unique_items(map(Token, ["cN", "Cn", "CN", "cn"]), CODES)) == [
+        WorkItem("CN", "http://h/cn.gif", "cn.gif")
+    ]
 
 
 def test_a_ligature_is_not_its_letters() -> None:
-    """The one character \ufb01 is not Finland, although it is written FI in upper case."""
+    """The one character \ufb01 is not Finland, although its upper case is FI."""
     assert selected("\ufb01", "fi", "FI") == ["\ufb01", "FI"]
 
 
@@ -335,9 +343,9 @@ def test_a_ligature_is_not_its_letters() -> None:
         "/".join(["x"] * 499 + ["xx"]),
     ],
 )
-def test_what_is_an_id(text: str) -> None:
-    """Ids may hold dots, @ and segments; the file keeps the path."""
-    assert list(select([Word(text)], IDS)) == [WorkItem(text, f"http://h/{text}.png", f"{text}.png")]
+def test_a_valid_id(text: str) -> None:
+    """An ID may contain dots, @ and segments; the file keeps its path."""
+    assert list(unique_items([Token(text)], IDS)) == [WorkItem(text, f"http://h/{text}.png", f"{text}.png")]
 
 
 @pytest.mark.parametrize(
@@ -376,21 +384,21 @@ def test_what_is_an_id(text: str) -> None:
         "/".join(["x"] * 501),
     ],
 )
-def test_what_is_no_id_never_becomes_a_request(text: str) -> None:
-    """No segment of an id is empty, hidden, a dot, two dots, or longer than a file name."""
+def test_an_invalid_id_never_becomes_a_request(text: str) -> None:
+    """No segment of an ID is empty, hidden, a dot, two dots, or longer than a file name."""
     assert not is_valid(text, IDS)
 
 
 def test_ids_are_taken_verbatim() -> None:
-    """Ids that differ in case alone are two items with two files."""
-    assert [item.file for item in select(map(Word, ["aB", "Ab", "aB"]), IDS) if isinstance(item, WorkItem)] == [
+    """IDs that differ only in case are two items with two files."""
+    assert [item.file for item in unique_items(map(Token, ["aB", "Ab", "aB"]), IDS) if isinstance(item, WorkItem)] == [
         "aB.png",
         "Ab.png",
     ]
 
 
-def test_no_item_takes_the_name_of_flagjobs_own_file() -> None:
-    """SHA256SUMS in the destination is flagjob's: neither a file nor a directory of an item may be called so."""
+def test_no_item_has_the_name_of_flagjobs_own_file() -> None:
+    """SHA256SUMS in the destination is flagjob's: neither a file nor a directory of an item may have this name."""
     assert [is_valid(text, BARE_IDS) for text in ("SHA256SUMS", "SHA256SUMS/a", "a/SHA256SUMS", "SHA256SUMS.txt")] == [
         False,
         False,
@@ -408,8 +416,8 @@ def test_no_item_takes_the_name_of_flagjobs_own_file() -> None:
 @example("../../etc/passwd", BARE_IDS)
 @example("a/../../b", BARE_IDS)
 def test_every_file_lies_below_the_destination(text: str, template: UrlTemplate) -> None:
-    """Whatever text comes in, a file stays in the destination, under the very path that was decided on, unhidden."""
-    for item in select([Word(text)], template):
+    """For any text, the file is in the destination, under exactly the path that was chosen, and not hidden."""
+    for item in unique_items([Token(text)], template):
         if isinstance(item, WorkItem):
             assert normpath(f"/dest/{item.file}") == f"/dest/{item.file}"
             assert item.file.isascii()
@@ -419,9 +427,9 @@ def test_every_file_lies_below_the_destination(text: str, template: UrlTemplate)
 
 @settings(deadline=None)
 @given(text=st.text(st.characters(), max_size=200))
-def test_what_is_invalid_can_be_reported(text: str) -> None:
-    """An invalid code is shown in at most 80 characters that UTF-8 has, undecodable arguments included."""
-    for item in select([Word(text)], CODES):
+def test_an_invalid_code_can_be_logged(text: str) -> None:
+    """An invalid code is shown in at most 80 characters that UTF-8 can encode, undecodable arguments included."""
+    for item in unique_items([Token(text)], CODES):
         assert len(item.code.encode().decode()) <= 80
 
 
@@ -429,20 +437,20 @@ def test_what_is_invalid_can_be_reported(text: str) -> None:
 
 
 def test_items_come_in_the_order_given() -> None:
-    """Each in the place where it came first, valid or not."""
+    """Each item has the position of its first occurrence, valid or not."""
     assert selected("us", "c%", "cn", "US", "C%", "de") == ["US", "c%", "CN", "DE"]
 
 
 @pytest.mark.parametrize(("limit", "codes"), [(None, ["CN", "US", "DE"]), (2, ["CN", "US"]), (9, ["CN", "US", "DE"])])
 def test_the_limit_counts_distinct_codes(limit: int | None, codes: list[str]) -> None:
-    """Duplicates do not count, and nothing is read beyond the limit."""
+    """Duplicates do not count, and nothing is read after the limit."""
     source = iter(["cn", "CN", "us", "de"])
-    assert [item.code for item in select(map(Word, source), CODES, limit)] == codes
+    assert [item.code for item in unique_items(map(Token, source), CODES, limit)] == codes
     assert list(source) == (["de"] if limit == 2 else [])
 
 
-def test_codes_of_every_length_are_told_apart() -> None:
-    """Short codes are remembered as they are and long ones by a digest, and one is never taken for the other."""
+def test_codes_of_every_length_are_distinguished() -> None:
+    """Short codes are remembered verbatim and long ones by a digest, and the two never collide."""
     texts = ["A" * length for length in range(1, 65)]
     assert selected(*texts, *texts) == texts
 
@@ -450,28 +458,28 @@ def test_codes_of_every_length_are_told_apart() -> None:
 # Standard input
 
 
-def test_what_a_pipe_holds_comes_through() -> None:
-    """Everything that was written to the pipe is read, to its end."""
+def test_a_pipe_is_read_to_its_end() -> None:
+    """Everything that was written to a pipe is read, also the last token without a line end."""
     reader, writer = os.pipe()
     with os.fdopen(reader, "rb"), os.fdopen(writer, "wb") as pipe:
         pipe.write(b"cn us\nde")
         pipe.close()
-        with Interruptible(reader, Cancellation()) as stream:
+        with InterruptibleReader(reader, Cancellation()) as stream:
             assert stream.readable()
-            assert [word.text for word in read(stream)] == ["cn", "us", "de"]
+            assert [token.text for token in read_tokens(stream)] == ["cn", "us", "de"]
 
 
-def test_a_silent_pipe_does_not_outlast_a_stop() -> None:
-    """A run that waits for its next code ends when it must, though nobody closes the pipe."""
+def test_a_cancellation_ends_the_wait_for_a_silent_pipe() -> None:
+    """A read that waits for the next code ends at a signal, although the pipe stays open."""
     cancellation, seen = Cancellation(), SimpleQueue[str]()
     reader, writer = os.pipe()
     with (
         os.fdopen(reader, "rb"),
         os.fdopen(writer, "wb", buffering=0) as pipe,
-        Interruptible(reader, cancellation) as stream,
+        InterruptibleReader(reader, cancellation) as stream,
     ):
         thread = Thread(
-            target=lambda: deque(map(seen.put, (word.text for word in read(stream))), maxlen=0), daemon=True
+            target=lambda: deque(map(seen.put, (token.text for token in read_tokens(stream))), maxlen=0), daemon=True
         )
         thread.start()
         pipe.write(b"cn\n")
@@ -482,42 +490,39 @@ def test_a_silent_pipe_does_not_outlast_a_stop() -> None:
     assert seen.empty()
 
 
-def test_nothing_is_read_after_a_stop() -> None:
-    """A run that ends takes no more codes, even where some are waiting."""
+def test_nothing_is_read_after_a_cancellation() -> None:
+    """A cancelled run reads no more codes, even if the pipe has some."""
     cancellation = Cancellation()
     cancellation.request(Reason.DEADLINE)
     reader, writer = os.pipe()
     with (
         os.fdopen(reader, "rb") as rest,
         os.fdopen(writer, "wb") as pipe,
-        Interruptible(reader, cancellation) as stream,
+        InterruptibleReader(reader, cancellation) as stream,
     ):
         pipe.write(b"cn\n")
         pipe.close()
-        assert list(read(stream)) == []
+        assert list(read_tokens(stream)) == []
         assert rest.read() == b"cn\n"
 
 
 def sharded(words: Iterable[str], index: int, count: int, limit: int | None = None) -> list[str]:
-    def mine(code: str) -> bool:
-        return Shard(index, count).owns(code)
-
-    return [item.code for item in select(map(Word, words), CODES, limit, mine)]
+    return [item.code for item in unique_items(map(Token, words), CODES, limit, Shard(index, count).owns)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 100])
 @pytest.mark.parametrize("limit", [None, 50])
 def test_every_code_is_in_exactly_one_shard(count: int, limit: int | None) -> None:
-    """Whatever the count, and in whatever case it is written, the shards share the codes out without rest."""
+    """For any number of shards, and in any case, each code belongs to exactly one of them."""
     words = [f"c{number}" for number in range(200)] + ["C7", "c?x", "c?x"]
     parts = [sharded(words, index, count, limit) for index in range(count)]
-    whole = [item.code for item in select(map(Word, words), CODES, limit)]
+    whole = [item.code for item in unique_items(map(Token, words), CODES, limit)]
     assert sorted(code for part in parts for code in part) == sorted(whole)
     assert len(whole) == (limit or 201)
 
 
 def test_a_line_inserted_anywhere_moves_no_other_code() -> None:
-    """A shard depends on the code alone: position in the list means nothing."""
+    """The shard of a code depends on the code alone, not on its position in the list."""
     words = [f"c{number}" for number in range(1000)]
     before, after = sharded(words, 3, 8), sharded(["new", *reversed(words)], 3, 8)
     assert set(before) <= set(after)
@@ -525,7 +530,7 @@ def test_a_line_inserted_anywhere_moves_no_other_code() -> None:
 
 
 def test_shards_are_of_about_the_same_size() -> None:
-    """The hash spreads codes that look alike."""
+    """The hash distributes similar codes evenly."""
     sizes = [len(sharded([f"c{number}" for number in range(8000)], index, 8)) for index in range(8)]
     assert min(sizes) > 800
     assert max(sizes) < 1200

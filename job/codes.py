@@ -1,0 +1,249 @@
+"""Codes: read from arguments, files and standard input, named sets expanded, each code once, as a safe work item."""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from io import BufferedReader, RawIOBase
+from itertools import filterfalse, islice, product
+from select import select
+from string import ascii_letters, ascii_uppercase
+from typing import TYPE_CHECKING, BinaryIO
+
+from job.cancellation import Cancellation
+from job.layout import is_reserved
+from job.model import InvalidItem, Item, WorkItem
+from job.template import UrlTemplate
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
+POP20 = tuple(sorted("CN IN US ID BR PK NG BD RU JP MX PH VN ET EG DE IR TR CD FR".split()))
+"""The twenty most populous countries of *Fluent Python*."""
+ALL = tuple(
+    """
+    AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR BS BT BV BW BY BZ
+    CA CC CD CF CG CH CI CK CL CM CN CO CR CU CV CW CX CY CZ DE DJ DK DM DO DZ EC EE EG EH ER ES ET FI FJ FK FM FO FR
+    GA GB GD GE GF GG GH GI GL GM GN GP GQ GR GS GT GU GW GY HK HM HN HR HT HU ID IE IL IM IN IO IQ IR IS IT JE JM JO
+    JP KE KG KH KI KM KN KP KR KW KY KZ LA LB LC LI LK LR LS LT LU LV LY MA MC MD ME MF MG MH MK ML MM MN MO MP MQ MR
+    MS MT MU MV MW MX MY MZ NA NC NE NF NG NI NL NO NP NR NU NZ OM PA PE PF PG PH PK PL PM PN PR PS PT PW PY QA RE RO
+    RS RU RW SA SB SC SD SE SG SH SI SJ SK SL SM SN SO SR SS ST SV SX SY SZ TC TD TF TG TH TJ TK TL TM TN TO TR TT TV
+    TW TZ UA UG UM US UY UZ VA VC VE VG VI VN VU WF WS YE YT ZA ZM ZW
+    """.split()
+)
+"""Every officially assigned ISO 3166-1 alpha-2 code, 249 of them."""
+NAMED_SETS: Mapping[str, tuple[str, ...]] = {
+    "POP20": POP20,
+    "ALL": ALL,
+    "EVERY": tuple(map("".join, product(ascii_uppercase, repeat=2))),
+}
+"""The sets that a user may name instead of their codes. EVERY is AA to ZZ, most of which name no country."""
+_SPECULATIVE_SETS = frozenset({"EVERY"})
+
+_CHUNK_BYTES = 64 * 1024
+_POLL_SECONDS = 0.1
+"""How soon a reader that waits for standard input notices a signal or the deadline."""
+_TOKEN_MAX_BYTES = 4096
+"""No valid code is as long. A longer token is cut here, which leaves it invalid and bounds the memory it takes."""
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_TOKENS = re.compile(rb"#[^\r\n]*|[^ \t\r\n,]+")
+"""A comment begins where a code could begin (so `cn#f` is an invalid code, not CN) and ends with its line."""
+
+_CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_ID_SEGMENT = r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,199}"
+_ID = re.compile(rf"{_ID_SEGMENT}(?:/{_ID_SEGMENT})*")
+_ID_MAX = 1000
+_SHOWN_MAX = 80
+_VERBATIM_KEY_MAX_BYTES = 13
+_DIGEST_BYTES = 14
+"""Longer than any verbatim key, so that a digest never equals one; 112 bits do not collide by accident."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Text that should be a code. Immutable."""
+
+    text: str
+    speculative: bool = False
+    """Generated from EVERY or a letter, so the code need not exist."""
+
+
+def expand_sets(words: Sequence[str], *, letters: bool) -> Iterator[Token]:
+    """Yield a token for each word, and for the name of a set one for each of its codes.
+
+    With `letters`, a single letter X is expanded to XA to XZ. A code that the words also request explicitly, or
+    through a set of existing codes, is not speculative, wherever it occurs.
+    """
+    names = {word.upper() for word in words}
+    requested = set(names)
+    for name in names & (NAMED_SETS.keys() - _SPECULATIVE_SETS):
+        requested.update(NAMED_SETS[name])
+    for word in words:
+        codes, speculative = _expansion(word, letters=letters)
+        for code in codes:
+            yield Token(code, speculative and code.upper() not in requested)
+
+
+def _expansion(word: str, *, letters: bool) -> tuple[Iterable[str], bool]:
+    """Return the codes of a word, and whether they are speculative."""
+    name = word.upper()
+    if name in NAMED_SETS:
+        return NAMED_SETS[name], name in _SPECULATIVE_SETS
+    if letters and len(word) == 1 and word in ascii_letters:
+        return (name + second for second in ascii_uppercase), True
+    return (word,), False
+
+
+def read_tokens(stream: BinaryIO, is_interrupted: Callable[[], bool] = lambda: False) -> Iterator[Token]:
+    """Yield the tokens of a file: one or more a line, `#` comments, CRLF and a byte order mark accepted.
+
+    Sets and letters are not expanded. Memory does not grow with the file, nor with its longest line. Bytes that are not
+    UTF-8 become backslash escapes, which no code contains. `is_interrupted` is called at the end of the stream: the
+    last token of an interrupted stream may be incomplete, so it is dropped. Raises OSError where the stream does.
+    """
+    for token in _split(stream, is_interrupted):
+        yield Token(token[:_TOKEN_MAX_BYTES].decode("utf-8", "backslashreplace"))
+
+
+def _split(stream: BinaryIO, is_interrupted: Callable[[], bool]) -> Iterator[bytes]:
+    """Yield the tokens of a stream without its comments; both may extend over several chunks."""
+    unfinished = b""
+    for chunk in _chunks(stream):
+        text = unfinished + chunk
+        tokens = _TOKENS.findall(text)
+        unfinished = b""
+        if tokens and text.endswith(tokens[-1]):
+            # No separator follows the last token, so the next chunk may continue it.
+            unfinished = _truncate(tokens.pop())
+        yield from filterfalse(_is_comment, tokens)
+    if unfinished and not _is_comment(unfinished) and not is_interrupted():
+        yield unfinished
+
+
+def _truncate(unfinished: bytes) -> bytes:
+    """Return as much of an unfinished token as the next chunk needs: of a comment, only that it is one."""
+    return b"#" if _is_comment(unfinished) else unfinished[:_TOKEN_MAX_BYTES]
+
+
+def _is_comment(token: bytes) -> bool:
+    return token.startswith(b"#")
+
+
+def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield a stream by lines, long lines by chunks, without a byte order mark at its start."""
+    # A pipe may deliver the three bytes of the mark one by one, so collect them before comparing.
+    start = b""
+    while len(start) < len(_BYTE_ORDER_MARK):
+        piece = stream.readline(_CHUNK_BYTES)
+        if not piece:
+            break
+        start += piece
+    yield start.removeprefix(_BYTE_ORDER_MARK)
+    while chunk := stream.readline(_CHUNK_BYTES):
+        yield chunk
+
+
+class InterruptibleReader(BufferedReader):
+    """A reader of a file descriptor, such as standard input, whose reads end at a signal or at the deadline.
+
+    Other reasons to end a run do not end the reading: every code of the input still gets its result line.
+    """
+
+    def __init__(self, descriptor: int, cancellation: Cancellation) -> None:
+        self._source = _PolledDescriptor(descriptor, cancellation)
+        super().__init__(self._source, _CHUNK_BYTES)
+
+    def is_interrupted(self) -> bool:
+        """Return whether reading ended before the end of the input."""
+        return self._source.is_interrupted
+
+
+class _PolledDescriptor(RawIOBase):
+    """Reads a descriptor when it has data, and looks at the cancellation while it has none.
+
+    A blocking read could not be ended: the signal handler only sets a flag, and Python resumes the read (PEP 475).
+    """
+
+    def __init__(self, descriptor: int, cancellation: Cancellation) -> None:
+        self._descriptor = descriptor
+        self._cancellation = cancellation
+        self.is_interrupted = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+        while self._cancellation.grace_began is None:
+            if select([self._descriptor], [], [], _POLL_SECONDS)[0]:
+                return os.readv(self._descriptor, [buffer])
+        self.is_interrupted = True
+        return 0
+
+
+def unique_items(
+    tokens: Iterable[Token],
+    template: UrlTemplate,
+    limit: int | None = None,
+    is_owned: Callable[[str], bool] | None = None,
+) -> Iterator[Item]:
+    """Yield one item for each distinct code in the order given: of the first `limit` codes, those that `is_owned`.
+
+    Codes (`{cc}`, `{CC}`) are compared without case and shown in upper case; IDs (`{id}`) are taken verbatim. Text that
+    is neither becomes an InvalidItem. Memory: at most 110 bytes a code, however long it is.
+    """
+    if is_owned is None:  # this run has no shard
+        return islice(_unique_items(tokens, template, _is_any), limit)
+    if limit is None:
+        # Only the codes of this shard need to be remembered.
+        return _unique_items(tokens, template, is_owned)
+    # The limit counts the codes of all shards, so that together they process exactly `limit` codes.
+    first_items = islice(_unique_items(tokens, template, _is_any), limit)
+    return (item for item in first_items if is_owned(item.code))
+
+
+def _is_any(_code: str) -> bool:
+    return True
+
+
+def _unique_items(tokens: Iterable[Token], template: UrlTemplate, is_owned: Callable[[str], bool]) -> Iterator[Item]:
+    seen: set[bytes] = set()
+    for token in tokens:
+        code = _normalized_code(token.text, template)
+        key = _deduplication_key(code)
+        if key not in seen and is_owned(code):
+            seen.add(key)
+            yield _item(code, template, token)
+
+
+def _normalized_code(text: str, template: UrlTemplate) -> str:
+    """Return a code in upper case, an ID as it is."""
+    if template.takes_ids or not text.isascii():
+        # Only ASCII is changed: upper() turns the ligature fi, a sharp s and a dotless i into letters of codes.
+        return text
+    return text.upper()
+
+
+def _deduplication_key(code: str) -> bytes:
+    """Return the code itself if it is short, else a digest of it."""
+    encoded = code.encode("utf-8", "surrogatepass")
+    if len(encoded) <= _VERBATIM_KEY_MAX_BYTES:
+        return encoded
+    return blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
+
+
+def _item(code: str, template: UrlTemplate, token: Token) -> Item:
+    if _is_valid(code, template):
+        return WorkItem(code, template.url(code), template.file(code), token.speculative)
+    # Arguments that are not UTF-8 contain lone surrogates, which a log cannot encode.
+    printable = token.text.encode("utf-8", "backslashreplace").decode()
+    return InvalidItem(printable[:_SHOWN_MAX])
+
+
+def _is_valid(code: str, template: UrlTemplate) -> bool:
+    if not template.takes_ids:
+        return _CODE.fullmatch(code) is not None
+    if len(code) > _ID_MAX or not _ID.fullmatch(code):
+        return False
+    first_segment = template.file(code).partition("/")[0]
+    return not is_reserved(first_segment)
