@@ -1,78 +1,87 @@
-"""The built-in origin: real flags (the GIFs of django-countries, MIT licence) over HTTP, with faults on demand."""
+"""Demo server: serves real flags (the GIFs of django-countries, MIT licence) over HTTP, with injected faults."""
 
 import re
 import socket
-import threading
+import socketserver
 from calendar import timegm
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from email.utils import formatdate, parsedate
 from hashlib import sha256
 from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from random import Random
-from socketserver import StreamRequestHandler, ThreadingTCPServer
+from threading import Event, Lock, Thread
 from time import perf_counter
-from typing import Literal, NamedTuple, Self, cast
+from typing import Literal, Self, cast
 
 from job.errors import Fault, UsageError
 
 PATH = "/data/flags/{cc}/{cc}.gif"
-_NOT_COUNTRIES = {"eu", "xk"}  # in the distribution, not in ISO 3166-1
-_REQUEST_LINE = re.compile(rb"([!-~]+) (?:http://[^/?]*)?([/*][!->@-~]*)(?:\?[!-~]*)? HTTP/1\.([0-9])\r?\n")
-_MAX_LINE, _MAX_FIELDS = 8192, 100
-Injected = Literal["error", "truncate"]
-_Answer = tuple[int, bytes, bytes]  # status; head, with places for the date and for Connection; body
+_NOT_COUNTRIES = {"eu", "xk"}
+"""Flags of the distribution whose codes are not in ISO 3166-1."""
+_REQUEST_LINE = re.compile(rb"[!-~]+ (?:http://[^/?]*)?(?P<path>[/*][!->@-~]*)(?:\?[!-~]*)? HTTP/1\.[0-9]\r?\n")
+"""RFC 9112, section 3, in printable ASCII: a target in origin form, absolute form or asterisk form."""
+_ANSWER_BUFFER_BYTES = 64 * 1024
+_LINGER_SECONDS = 1.0
+_LINGER_BYTES = 1024 * 1024
+
+InjectedFault = Literal["error", "truncate"]
 
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong on purpose, all off by default; rates are shares of the requests, 0 to 1."""
+    """The faults to inject, all off by default. Rates are shares of the requests, 0 to 1."""
 
-    delay_seconds: tuple[float, float] | None = None  # drawn evenly between the two
-    error_rate: float = 0.0  # 503
-    retry_after_seconds: int | None = None  # a field of those 503
-    truncate_rate: float = 0.0  # half of a body, announced whole, then the connection closes
+    delay_seconds: tuple[float, float] | None = None
+    """Each answer waits for a time drawn evenly between these two."""
+    error_rate: float = 0.0
+    """Answers with status 503."""
+    retry_after_seconds: int | None = None
+    """The Retry-After field of those 503."""
+    truncate_rate: float = 0.0
+    """Answers whose connection closes after half of the announced body."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """How one request was answered; its method and path (without query) are empty when it was malformed."""
+    """A request and how it was answered. The method is empty if the request line was malformed."""
 
     method: str
     path: str
+    """Without the query; empty if the request was refused unread, as malformed or with an unknown method."""
     status: int
-    sent_bytes: int  # of the body
+    sent_bytes: int
+    """Of the body."""
     duration_seconds: float
-    fault: Injected | None
+    fault: InjectedFault | None
 
 
-class _Flag(NamedTuple):
-    whole: _Answer
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    status: HTTPStatus
+    fields: tuple[tuple[str, str], ...]
+    body: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class _Flag:
+    full: _Answer
     not_modified: _Answer
-    etag: bytes
+    etag: str
     modified: int
-
-
-def _answer(status: HTTPStatus, *fields: str, body: bytes = b"") -> _Answer:
-    start = f"HTTP/1.1 {status.value} {status.phrase}", "Server: flagjob", "Date: %b%b"
-    return status.value, "\r\n".join([*start, *fields, "", ""]).encode(), body
-
-
-def _text(status: HTTPStatus, *fields: str) -> _Answer:
-    body = f"{status.value} {status.phrase}\n".encode()
-    return _answer(status, "Content-Type: text/plain", f"Content-Length: {len(body)}", *fields, body=body)
-
-
-_BAD_REQUEST = _text(HTTPStatus.BAD_REQUEST)
-_NOT_FOUND = _text(HTTPStatus.NOT_FOUND)
-_NOT_ALLOWED = _text(HTTPStatus.METHOD_NOT_ALLOWED, "Allow: GET, HEAD")
+    """Unix time in seconds."""
 
 
 def load_flags(name: str = "django-countries") -> dict[str, _Flag]:
-    """Read every ISO 3166-1 code's flag into memory (90 kB), by path; UsageError if distribution `name` has none."""
+    """Return the flags of all ISO 3166-1 codes by path, 90 kB in memory; raise UsageError if `name` is not installed.
+
+    Reads only the data files of the distribution `name`, and never imports its code.
+    """
     files: list[Path] = []
     with suppress(PackageNotFoundError):
         directory = Path(str(distribution(name).locate_file("django_countries/static/flags")))
@@ -85,124 +94,227 @@ def load_flags(name: str = "django-countries") -> dict[str, _Flag]:
 
 def _flag(body: bytes, modified: int) -> _Flag:
     etag = f'"{sha256(body).hexdigest()[:32]}"'
-    validators = f"ETag: {etag}", f"Last-Modified: {formatdate(modified, usegmt=True)}"
-    whole = _answer(HTTPStatus.OK, "Content-Type: image/gif", f"Content-Length: {len(body)}", *validators, body=body)
-    return _Flag(whole, _answer(HTTPStatus.NOT_MODIFIED, *validators), etag.encode(), modified)
+    validators = (("ETag", etag), ("Last-Modified", formatdate(modified, usegmt=True)))
+    content = (("Content-Type", "image/gif"), ("Content-Length", str(len(body))))
+    return _Flag(
+        full=_Answer(HTTPStatus.OK, content + validators, body),
+        not_modified=_Answer(HTTPStatus.NOT_MODIFIED, validators),
+        etag=etag,
+        modified=modified,
+    )
 
 
-def _choose(flags: Mapping[str, _Flag], method: str, path: str, fields: Mapping[bytes, bytes]) -> _Answer:
-    if method not in ("GET", "HEAD"):
-        return _NOT_ALLOWED if method else _BAD_REQUEST
-    flag = flags.get(path)
-    if flag is None:
-        return _NOT_FOUND
-    return flag.not_modified if _is_current(flag, fields) else flag.whole
+def _text_answer(status: HTTPStatus, *fields: tuple[str, str]) -> _Answer:
+    """Return an answer whose body is its status line."""
+    body = f"{status.value} {status.phrase}\n".encode()
+    return _Answer(status, (("Content-Type", "text/plain"), ("Content-Length", str(len(body))), *fields), body)
 
 
-def _is_current(flag: _Flag, fields: Mapping[bytes, bytes]) -> bool:
-    """Whether the client's copy is the flag; If-None-Match goes before If-Modified-Since (RFC 9110, 13.2.2)."""
-    tags = fields.get(b"if-none-match")
+_NOT_FOUND = _text_answer(HTTPStatus.NOT_FOUND)
+_NOT_ALLOWED = _text_answer(HTTPStatus.METHOD_NOT_ALLOWED, ("Allow", "GET, HEAD"))
+
+
+def _is_current(flag: _Flag, headers: Message) -> bool:
+    """Return whether the client's copy is the flag; If-None-Match precedes If-Modified-Since (RFC 9110, 13.2.2)."""
+    tags = headers.get("If-None-Match")
     if tags is not None:
-        return tags == b"*" or flag.etag in re.findall(rb'"[^"]*"', tags)
-    date = parsedate(fields.get(b"if-modified-since", b"").decode("latin-1"))
+        return tags == "*" or flag.etag in re.findall('"[^"]*"', tags)
+    date = parsedate(headers.get("If-Modified-Since", ""))
     try:
         return date is not None and flag.modified <= timegm(date)
     except (ValueError, OverflowError):
-        return False  # no such date: as if the field were not there (RFC 9110, 13.1.3)
+        return False  # an invalid date is ignored (RFC 9110, 13.1.3)
 
 
-class _Connection(StreamRequestHandler):
+class _RequestHandler(BaseHTTPRequestHandler):
+    """Answers the requests of one connection, on a thread of its own."""
+
+    server: "_FlagServer"
+    raw_requestline: bytes
+    protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
-    server: "_Server"
+    # An answer is collected here and sent by one write: the second of two writes would cost another packet.
+    wbufsize = _ANSWER_BUFFER_BYTES
 
     def handle(self) -> None:
-        with suppress(OSError):  # the client went away
-            while self._serve_one():
-                pass
-            # Read what is still coming (1 MiB at most), lest closing resets the answer away (RFC 9112, 9.6).
-            self.connection.shutdown(socket.SHUT_WR)
-            self.connection.settimeout(1)
-            self.rfile.read(1 << 20)
+        """Answer requests until the connection is to be closed, then let the client read the last answer."""
+        super().handle()
+        # If the socket was closed while the client still sends (a request body, for example), the kernel would send
+        # a reset, and the client could lose the answer. So end our side first, and read the rest (RFC 9112, 9.6).
+        self.wfile.flush()
+        self.connection.shutdown(socket.SHUT_WR)
+        self.connection.settimeout(_LINGER_SECONDS)
+        self.rfile.read(_LINGER_BYTES)
 
-    def _serve_one(self) -> bool:
-        """Read and answer one request; False when the connection is to be closed."""
-        line = self.rfile.readline(_MAX_LINE)
-        if not line:
+    def handle_one_request(self) -> None:
+        """Answer one request. First discard the request before it, in case this one is refused before it is parsed."""
+        self.command = ""
+        self.path = ""
+        self.request_version = self.protocol_version
+        self._began = perf_counter()
+        super().handle_one_request()
+
+    def parse_request(self) -> bool:
+        """Parse a request more strictly than the base class; return whether it can be answered.
+
+        The base class would wait for the header of an HTTP/0.9 request, which has none, would pass control characters
+        in the target on to logs, and would ignore a header line without a colon.
+        """
+        self._began = perf_counter()
+        request_line = _REQUEST_LINE.fullmatch(self.raw_requestline)
+        if request_line is None:
+            self.send_error(HTTPStatus.BAD_REQUEST)
             return False
-        began, server = perf_counter(), self.server
-        method, path, fields, last = self._read(line)
-        delay, fault = server.roll()
-        if delay and server.stopping.wait(delay):
+        if not super().parse_request():
             return False
-        chosen = server.unavailable if fault == "error" else _choose(server.flags, method, path, fields)
-        status, head, body = chosen if method != "HEAD" else (*chosen[:2], b"")
+        self.path = request_line["path"].decode()
+        if self.headers.defects:
+            self.send_error(HTTPStatus.BAD_REQUEST)
+            return False
+        if "Transfer-Encoding" in self.headers or self.headers.get("Content-Length", "0") != "0":
+            # The body is not read, so what follows is not the next request.
+            self.close_connection = True
+        return True
+
+    def do_GET(self) -> None:
+        """Answer GET or HEAD with a flag, 304 or 404."""
+        flag = self.server.flags.get(self.path)
+        if flag is None:
+            self._answer_with_faults(_NOT_FOUND)
+        elif _is_current(flag, self.headers):
+            self._answer_with_faults(flag.not_modified)
+        else:
+            self._answer_with_faults(flag.full)
+
+    def do_POST(self) -> None:
+        """Answer any other known method with 405; the base class answers an unknown one with 501."""
+        self._answer_with_faults(_NOT_ALLOWED)
+
+    do_HEAD = do_GET  # noqa: N815  (the base class calls it by this name)
+    do_PUT = do_POST  # noqa: N815  (the base class calls it by this name)
+    do_PATCH = do_POST  # noqa: N815  (the base class calls it by this name)
+    do_DELETE = do_POST  # noqa: N815  (the base class calls it by this name)
+    do_OPTIONS = do_POST  # noqa: N815  (the base class calls it by this name)
+
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:  # noqa: ARG002  (the base class's parameters)
+        """Answer a request that cannot be served with one line of text, and close the connection."""
+        self.close_connection = True
+        self.path = ""  # it may still contain the query, which is not for logs
+        self._send(_text_answer(HTTPStatus(code)), fault=None)
+
+    def _answer_with_faults(self, answer: _Answer) -> None:
+        """Send an answer after its delay, or the fault that is injected in its place."""
+        delay_seconds, fault = self.server.draw_faults()
+        if delay_seconds and self.server.stopping.wait(delay_seconds):
+            self.close_connection = True
+            return
+        if fault == "error":
+            answer = self.server.unavailable
+        body = b"" if self.command == "HEAD" else answer.body
+        if fault == "truncate" and not body:
+            fault = None
+        self._send(answer, fault)
+
+    def _send(self, answer: _Answer, fault: InjectedFault | None) -> None:
+        body = b"" if self.command == "HEAD" else answer.body
+        self.send_response(answer.status)
+        for name, value in answer.fields:
+            self.send_header(name, value)
         if fault == "truncate":
-            body, fault = body[: len(body) // 2], fault if body else None
-        # At once, for the second of two writes may wait for an ACK.
-        self.connection.sendall(head % (server.date, b"\r\nConnection: close" * last) + body)
-        if server.on_request:
-            server.on_request(Request(method, path, status, len(body), perf_counter() - began, fault))
-        return not last and fault != "truncate"
+            body = body[: len(body) // 2]
+            self.close_connection = True
+        elif self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+        if self.server.on_request:
+            duration_seconds = perf_counter() - self._began
+            self.server.on_request(Request(self.command, self.path, answer.status, len(body), duration_seconds, fault))
 
-    def _read(self, line: bytes) -> tuple[str, str, Mapping[bytes, bytes], bool]:
-        """Give method, path, fields (of one name the last counts) and whether the connection ends with this request."""
-        first = _REQUEST_LINE.fullmatch(line)
-        fields: dict[bytes, bytes] = {}
-        for _ in range(_MAX_FIELDS if first else 0):
-            line = self.rfile.readline(_MAX_LINE)
-            name, colon, value = line.partition(b":")
-            if not colon:
-                break
-            fields[name.lower()] = value.strip()
-        if first is None or line not in (b"\r\n", b"\n"):
-            return "", "", {}, True  # malformed
-        has_body = b"transfer-encoding" in fields or fields.get(b"content-length", b"0") != b"0"
-        last = has_body or first[3] == b"0" or b"close" in fields.get(b"connection", b"").lower()
-        return first[1].decode(), first[2].decode(), fields, last
+    def version_string(self) -> str:
+        """Return the Server field."""
+        return "flagjob"
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Log nothing: `on_request` reports every answer."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  (the base class's name)
+        """Log nothing: standard error is for people."""
 
 
-class _Server(ThreadingTCPServer):
-    allow_reuse_address = True
-    request_queue_size = 1024  # more than the workers that may connect at once
+class _FlagServer(ThreadingHTTPServer):
+    """Accepts connections on one thread, and serves each on another."""
 
-    def __init__(self, origin: "DemoServer") -> None:
-        self.flags, self.on_request, self._faults = load_flags(), origin.on_request, origin.faults
-        wait = origin.faults.retry_after_seconds
-        self.unavailable = _text(HTTPStatus.SERVICE_UNAVAILABLE, *() if wait is None else (f"Retry-After: {wait}",))
-        self.stopping, self._lock = threading.Event(), threading.Lock()
-        self._random = Random(origin.seed)  # noqa: S311  (chance, nothing secret); shared, guarded by the lock
-        self._open: dict[threading.Thread, socket.socket] = {}  # of the accepting thread; of `end` when that is gone
-        self.service_actions()
-        self.address_family, _, _, _, address = socket.getaddrinfo(origin.bind, origin.port, type=socket.SOCK_STREAM)[0]
-        super().__init__(cast("tuple[str, int]", address), _Connection)
-        self._accepting = threading.Thread(target=self.serve_forever, name="origin", daemon=True)
+    request_queue_size = 1024
+    """More than the workers that may connect at once."""
+
+    def __init__(self, options: "DemoServer") -> None:
+        self.flags = load_flags()
+        self.on_request = options.on_request
+        retry_after = options.faults.retry_after_seconds
+        fields = [] if retry_after is None else [("Retry-After", str(retry_after))]
+        self.unavailable = _text_answer(HTTPStatus.SERVICE_UNAVAILABLE, *fields)
+        self.stopping = Event()
+        self._faults = options.faults
+        # All connections draw from one generator. The lock keeps the three draws of a request together: two threads
+        # that interleave their draws would change which requests fail for a given seed.
+        self._random = Random(options.seed)  # noqa: S311  (nothing secret)
+        self._random_lock = Lock()
+        # Only the accepting thread changes this; `stop` reads it after that thread has ended. So it needs no lock.
+        self._open: dict[Thread, socket.socket] = {}
+        addresses = socket.getaddrinfo(options.bind, options.port, type=socket.SOCK_STREAM)
+        self.address_family, _, _, _, address = addresses[0]
+        super().__init__(cast("tuple[str, int]", address), _RequestHandler)
+        self._accepting = Thread(target=self.serve_forever, name="demo-server", daemon=True)
         self._accepting.start()
 
-    def service_actions(self) -> None:
-        self.date = formatdate(usegmt=True).encode()  # called twice a second
+    def server_bind(self) -> None:
+        """Bind as the base class does, but do not look up the name of the host, which may take seconds."""
+        socketserver.TCPServer.server_bind(self)
+        host, port = self.server_address[:2]
+        self.server_name = str(host)
+        self.server_port = int(port)
 
-    def roll(self) -> tuple[float, Injected | None]:
-        """Give seconds to wait and what to inject; always three draws, so that one rate does not shift another."""
-        with self._lock:
-            delay = self._random.uniform(*self._faults.delay_seconds or (0.0, 0.0))
-            error, truncate = self._random.random(), self._random.random()
+    def draw_faults(self) -> tuple[float, InjectedFault | None]:
+        """Return the seconds to wait before an answer and the fault to inject. Thread-safe.
+
+        Draws three numbers for each request, whatever the rates, so that one rate does not shift another's faults.
+        """
+        with self._random_lock:
+            delay_seconds = self._random.uniform(*self._faults.delay_seconds or (0.0, 0.0))
+            error = self._random.random()
+            truncate = self._random.random()
         if error < self._faults.error_rate:
-            return delay, "error"
-        return delay, "truncate" if truncate < self._faults.truncate_rate else None
+            return delay_seconds, "error"
+        if truncate < self._faults.truncate_rate:
+            return delay_seconds, "truncate"
+        return delay_seconds, None
 
     def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
-        thread = threading.Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
+        """Serve a connection on a daemon thread, and remember both until the thread has ended."""
+        thread = Thread(target=self.process_request_thread, args=(request, client_address), daemon=True)
         self._open = {known: connection for known, connection in self._open.items() if known.is_alive()}
         thread.start()
         self._open[thread] = cast("socket.socket", request)
 
-    def end(self) -> None:
-        self.stopping.set()
+    def finish_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: object) -> None:
+        """Serve a connection; a client that goes away ends it, and is no error of the server."""
         with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the accepting thread on Linux; elsewhere it polls
+            super().finish_request(request, client_address)
+
+    def stop(self) -> None:
+        """Close the listening socket and all connections, and wait for their threads."""
+        # First end the delays: a thread that waits in one would not notice that its connection is closed.
+        self.stopping.set()
+        # On Linux this wakes the accepting thread at once; elsewhere it polls twice a second.
+        with suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
         self.shutdown()
+        # No connection is accepted after the join, so the loop below meets all of them.
         self._accepting.join()
         for thread, connection in self._open.items():
+            # Wakes a thread that reads; it may also have closed the socket by itself in the meantime.
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
             thread.join()
@@ -213,9 +325,10 @@ class _Server(ThreadingTCPServer):
 class DemoServer:
     """The server, as a context manager or by `start` and `stop`, both called by one thread.
 
-    Listens on `bind`, a name or an address (IPv4, IPv6), at `port` (0: a free one); `url` is `http://HOST:PORT` once
-    started. `on_request` is called in the serving thread after each answer, several at once, and must not call `stop`.
-    A seed repeats the faults in their order.
+    Listens on `bind`, a host name or an IPv4 or IPv6 address, at `port` (0: a free port); `url` is `http://HOST:PORT`
+    once it is started. `on_request` is called after each answer in the thread that serves the connection, so several
+    calls may run at once; it must not call `stop`. Servers with the same `seed` inject the same faults in the same
+    order.
     """
 
     bind: str = "127.0.0.1"
@@ -224,23 +337,24 @@ class DemoServer:
     on_request: Callable[[Request], None] | None = None
     seed: int | None = None
     url: str = field(default="", init=False)
-    _server: _Server | None = field(default=None, init=False)
+    _server: _FlagServer | None = field(default=None, init=False)
 
     def start(self) -> Self:
-        """Listen and serve in threads of its own; UsageError when there are no flags or the port cannot be had."""
+        """Listen, and serve on threads of its own; raise UsageError without flags, or if the port cannot be bound."""
         try:
-            self._server = server = _Server(self)
+            self._server = _FlagServer(self)
         except OSError as error:
             problem = f"cannot listen on {self.bind}: {error.strerror}"
             raise UsageError(Fault("--port", str(self.port), problem)) from error
-        host, port = server.socket.getsockname()[:2]
+        host = self._server.server_name
+        port = self._server.server_port
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         return self
 
     def stop(self) -> None:
-        """End at once, delays and open connections too; no thread or socket stays. Harmless when not started."""
+        """Stop at once, delays and open connections too; no thread or socket is left. Does nothing if not started."""
         if self._server:
-            self._server.end()
+            self._server.stop()
             self._server = None
 
     __enter__ = start
