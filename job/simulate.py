@@ -1,4 +1,4 @@
-"""The pool and the gate over tasks that only sleep, drawn as a timeline: what concurrency buys, for planning."""
+"""Simulation: the real pool and throttle run tasks that only sleep, drawn as a timeline, to plan concurrency."""
 
 import heapq
 from dataclasses import dataclass, field
@@ -12,20 +12,21 @@ from job.model import Item, Result, Status, WorkItem
 from job.pool import Pool
 from job.resilience import Permit, Throttle, ThrottleLimits, wait_for_permit
 
-_MOST_DRAWN = 100
-"""A timeline of more tasks shows nothing to anybody; their facts are still printed."""
-_INDENT, _LEVELS = 4, 8
-"""Columns a level, and how many levels fit into 80 columns beside the words."""
+_DRAWN_MAX = 100
+"""A timeline of more tasks is unreadable, so only its first and last line are printed."""
+_INDENT_COLUMNS = 4
+_INDENT_LEVELS = 8
+"""How many levels of indentation fit into 80 columns beside the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to simulate. The latency is in seconds, the rate in tasks a second (0: no limit)."""
+    """The tasks to simulate. The latency is in seconds, the rate in tasks a second (0: no limit)."""
 
     tasks: int
     workers: int
     latency: float | None
-    """How long each task takes; None: task n takes n seconds, as the seed's loiter."""
+    """How long each task takes; None: task n takes n seconds, like `loiter` in *Fluent Python*."""
     rate: float
 
     def seconds(self, task: int) -> float:
@@ -33,35 +34,40 @@ class Plan:
         return float(task) if self.latency is None else self.latency
 
     def expected_seconds(self) -> float:
-        """Return when the last task should end: each begins as soon as a worker is free and the gate lets it in."""
-        free = [0.0] * min(self.workers, self.tasks)
+        """Return when the last task should end: each begins as soon as a worker is free and the rate allows it."""
+        workers_free_at = [0.0] * min(self.workers, self.tasks)
         interval = 1 / self.rate if self.rate else 0.0
-        slot = 0.0
+        next_slot = 0.0
         for task in range(self.tasks):
-            begins = max(heapq.heappop(free), slot)
-            slot = begins + interval
-            heapq.heappush(free, begins + self.seconds(task))
-        return max(free)
+            begins = max(heapq.heappop(workers_free_at), next_slot)
+            next_slot = begins + interval
+            heapq.heappush(workers_free_at, begins + self.seconds(task))
+        return max(workers_free_at)
 
 
 @dataclass(slots=True)
 class _Timeline:
-    """Lines with the time before them, as the seed's `display` prints them. Thread-safe."""
+    """Prints lines that begin with the time, like `display` in *Fluent Python*. Thread-safe."""
 
     out: TextIO
     _lock: Lock = field(default_factory=Lock)
 
     def show(self, text: str, level: int = 0) -> None:
-        indent = " " * _INDENT * (level % _LEVELS)
+        """Print a line, indented by its level."""
+        indent = " " * _INDENT_COLUMNS * (level % _INDENT_LEVELS)
+        # Tasks print on their worker threads. Without the lock, a line could be written between another thread's
+        # write and its flush, and a text file's buffer is not safe for two writers.
         with self._lock:
             self.out.write(f"{strftime('[%H:%M:%S]')} {indent}{text}\n")
             self.out.flush()
 
 
 def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
-    """Print the expectation, the timeline and how long it took; return whether every task was done."""
-    timeline, throttle, began = _Timeline(out), Throttle(ThrottleLimits(rate=plan.rate)), monotonic()
-    show = timeline.show if plan.tasks <= _MOST_DRAWN else lambda *_: None
+    """Print the expected time, the timeline and the actual time; return whether every task was done."""
+    began = monotonic()
+    throttle = Throttle(ThrottleLimits(rate=plan.rate))
+    timeline = _Timeline(out)
+    show = timeline.show if plan.tasks <= _DRAWN_MAX else lambda *_: None
 
     def loiter(item: Item) -> Result:
         task = int(item.code)
@@ -74,14 +80,14 @@ def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
     def cancelled(item: Item) -> Result:
         return Result(Status.CANCELLED, None, item.code)
 
-    def unless_stopped(item: Item) -> Result:
+    def loiter_or_cancel(item: Item) -> Result:
         try:
             return loiter(item)
         except Cancelled:
             return cancelled(item)
 
     pool = Pool(
-        task=unless_stopped,
+        task=loiter_or_cancel,
         cancelled=cancelled,
         workers=plan.workers,
         cancellation=cancellation,
@@ -94,6 +100,7 @@ def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
     done = 0
     for result in pool.results(WorkItem(str(task), "", "") for task in range(plan.tasks)):
         show(f"result {result.code}: {result.status}")
-        done += result.status is Status.OK
+        if result.status is Status.OK:
+            done += 1
     timeline.show(f"{done} of {plan.tasks} tasks done in {monotonic() - began:.2f}s")
     return done == plan.tasks

@@ -1,4 +1,4 @@
-"""A URL template: where an item's URL and its file name come from."""
+"""URL template: checks a URL with a placeholder, and makes the URL and the file name of each item from it."""
 
 import re
 from dataclasses import dataclass
@@ -7,70 +7,74 @@ from urllib.parse import SplitResult, urlsplit
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _LEGAL = r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
-"""RFC 3986; a lone % would let a code finish an escape, such as %2e."""
+"""RFC 3986. A lone % is illegal: a code could complete it to an escape, such as %2e."""
 _URL = re.compile(f"(?:{_LEGAL})*")
 _TEMPLATE = re.compile(f"(?:{_LEGAL}|[{{}}])*")
 """A URL with the braces of a placeholder."""
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _PORT_MAX = 65535
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,16}")
-_CODES = frozenset({"{cc}", "{CC}"})
-_IDS = frozenset({"{id}"})
+_CODE_PLACEHOLDERS = frozenset({"{cc}", "{CC}"})
+_ID_PLACEHOLDERS = frozenset({"{id}"})
 _UNREADABLE = "must be a URL with a host, and if it names a port, one from 1 to 65535"
-_USUAL_PORT = {"http": ":80", "https": ":443"}
+_DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
 @dataclass(frozen=True, slots=True)
 class UrlTemplate:
-    """An http or https URL with a placeholder in its path or query. Immutable, so any thread may use it."""
+    """An http or https URL with a placeholder in its path or query. Immutable, so threads may share it."""
 
     text: str
     takes_ids: bool
-    """Items are opaque ids (`{id}`); else they are codes, compared without case (`{cc}`, `{CC}`)."""
+    """Whether items are opaque IDs (`{id}`) instead of codes, which are compared without case (`{cc}`, `{CC}`)."""
     suffix: str
-    """What a file's name ends with: the suffix of the URL's path, with its dot, or nothing."""
+    """The end of every file name: the suffix of the URL's path with its dot, or an empty string."""
 
     @classmethod
     def parse(cls, text: str) -> "UrlTemplate":
-        """Check a template's text; ValueError says what would be right."""
+        """Return the template of a text; raise ValueError, which states the requirement that the text does not meet."""
         parts = split_url(text, _TEMPLATE)
         _check_address(parts)
         if "#" in text:
             raise ValueError("must have no fragment (#...): it is never sent")
-        found = _placeholders(parts.path + "?" + parts.query)
-        return cls(text, takes_ids=found <= _IDS, suffix=_suffix_of(parts.path))
+        placeholders = _placeholders(parts.path + "?" + parts.query)
+        return cls(text, takes_ids=placeholders <= _ID_PLACEHOLDERS, suffix=_suffix_of(parts.path))
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port, as `https://example.org:8443`; the port that a scheme has anyhow is left out."""
+        """Return scheme, host and port, as in `https://example.org:8443`, without the default port of the scheme."""
         parts = urlsplit(self.text)
-        return f"{parts.scheme}://{parts.netloc}".lower().removesuffix(_USUAL_PORT[parts.scheme])
+        return f"{parts.scheme}://{parts.netloc}".lower().removesuffix(_DEFAULT_PORT[parts.scheme])
 
     def url(self, code: str) -> str:
-        """Put a valid code or id into the URL."""
+        """Return the URL of a valid code or ID."""
         if self.takes_ids:
             return self.text.replace("{id}", code)
         return self.text.replace("{cc}", code.lower()).replace("{CC}", code.upper())
 
     def file(self, code: str) -> str:
-        """Name the file of a valid code (lower case) or id (verbatim), below the destination."""
-        return (code if self.takes_ids else code.lower()) + self.suffix
+        """Return the path, below the destination, of the file of a valid code (in lower case) or ID (verbatim)."""
+        stem = code if self.takes_ids else code.lower()
+        return stem + self.suffix
 
 
 def split_url(text: str, legal: re.Pattern[str] = _URL) -> SplitResult:
-    """Take a URL apart; ValueError says what would be right, and shows nothing of what the text may hold in secret."""
+    """Return the parts of a URL; raise ValueError, which states the requirement and never repeats text of the URL."""
     if not legal.fullmatch(text):
         raise ValueError("must be a URL in ASCII, with other characters percent-encoded")
     try:
         return urlsplit(text)
     except ValueError:
-        raise ValueError(_UNREADABLE) from None
+        raise ValueError(_UNREADABLE) from None  # the cause repeats the host, which may be a mistyped password
 
 
 def check_authority(authority: str) -> None:
-    """Raise ValueError, which says what would be right, unless this is a host, and a port if it names one."""
-    found = _AUTHORITY.fullmatch(authority)
-    if not found or not 0 < int(found[1] or 80) <= _PORT_MAX:
+    """Raise ValueError unless the text is a host, optionally with a port from 1 to 65535."""
+    match = _AUTHORITY.fullmatch(authority)
+    if not match:
+        raise ValueError(_UNREADABLE)
+    port = match[1]
+    if port and not 0 < int(port) <= _PORT_MAX:
         raise ValueError(_UNREADABLE)
 
 
@@ -85,8 +89,9 @@ def _check_address(parts: SplitResult) -> None:
 
 
 def _placeholders(path_and_query: str) -> frozenset[str]:
+    """Return the placeholders of a URL's path and query; raise ValueError unless all are of one kind."""
     found = frozenset(_PLACEHOLDER.findall(path_and_query))
-    if not found or not (found <= _CODES or found <= _IDS):
+    if not found or not (found <= _CODE_PLACEHOLDERS or found <= _ID_PLACEHOLDERS):
         raise ValueError(
             "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
         )

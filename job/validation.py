@@ -1,4 +1,4 @@
-"""Validation of a response body: is it the file that was asked for, by encoding, length, digest and type."""
+"""Validation of a response body: is it the requested file, by encoding, length, digest and type."""
 
 import re
 from xml.parsers import expat
@@ -14,9 +14,6 @@ _MEDIA_TYPES = {
     FileType.WEBP: "image/webp",
     FileType.SVG: "image/svg+xml",
 }
-_SAID = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
-"""What a Content-Type may be to be kept: others than short, printable ones no manifest, log or bucket should get."""
-_SVG = "http://www.w3.org/2000/svg svg"
 _SUFFIXES = {
     ".gif": FileType.GIF,
     ".png": FileType.PNG,
@@ -25,19 +22,25 @@ _SUFFIXES = {
     ".webp": FileType.WEBP,
     ".svg": FileType.SVG,
 }
+_RECORDABLE_CONTENT_TYPE = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
+"""A Content-Type field that may go into manifest, log and bucket: printable ASCII, at most 255 characters."""
+_SVG_ROOT = "http://www.w3.org/2000/svg svg"
+_SHOWN_MAX = 40
 
 
 def accepted_types(suffix: str) -> tuple[FileType, ...]:
-    """Return the types that files of this suffix may have: the one it names, else every one that magic bytes tell.
+    """Return the types that files with this suffix may have: the type it names, else every type with magic bytes.
 
-    SVG is not among those: it is text that browsers run scripts of, so it has to be asked for.
+    SVG is accepted only by its suffix or on request: it is text, and browsers run the scripts in it.
     """
-    named = _SUFFIXES.get(suffix.lower())
-    return (named,) if named else tuple(kind for kind in _MEDIA_TYPES if kind is not FileType.SVG)
+    file_type = _SUFFIXES.get(suffix.lower())
+    if file_type:
+        return (file_type,)
+    return tuple(kind for kind in _MEDIA_TYPES if kind is not FileType.SVG)
 
 
 def detect_type(head: bytes) -> FileType | None:
-    """Tell the type by its magic bytes: GIF89a section 17, PNG 5.2, JPEG's SOI marker, WebP's RIFF header."""
+    """Return the type by its magic bytes: GIF89a section 17, PNG 5.2, JPEG's SOI marker, WebP's RIFF header."""
     if head[:6] in {b"GIF87a", b"GIF89a"}:
         return FileType.GIF
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -50,56 +53,64 @@ def detect_type(head: bytes) -> FileType | None:
 
 
 def validate(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = None) -> str | None:
-    """Return the media type of an acceptable body; raise ContentError for any other. `digest` is a sha256 in hex.
+    """Return the media type of an acceptable body; raise ContentError for any other. `digest` is a SHA-256 in hex.
 
-    Pure: reads the facts that the body gathered while it was written. With `any` the media type is the header's,
-    if that is fit to be kept.
+    Compares facts that the body gathered while it was written; only an SVG is read again. For `any` the media type is
+    the Content-Type field, or None if the field cannot be recorded.
     """
-    _check_whole(reply)
-    if digest is not None and digest != reply.body.sha256:
-        raise ContentError(Reason.CHECKSUM, f"the body's sha256 is {reply.body.sha256}, not {digest}")
-    if FileType.ANY in accepted:
-        return _as_said(reply)
-    found = detect_type(reply.body.head)
-    if found is None and FileType.SVG in accepted and _is_svg(reply.body):
-        found = FileType.SVG
-    if found is None or found not in accepted:
-        seen = found or "of no known type"
-        raise ContentError(Reason.BAD_CONTENT, f"the body is {seen}, not {' or '.join(accepted)}")
-    return _MEDIA_TYPES[found]
-
-
-def _as_said(reply: Reply) -> str | None:
-    return reply.content_type if _SAID.fullmatch(reply.content_type or "") else None
-
-
-def _check_whole(reply: Reply) -> None:
+    body = reply.body
+    # Encoding: first, because length and type of an encoded body are not those of the file.
     encoding = (reply.content_encoding or "").strip().lower()
     if encoding not in {"", "identity"}:
-        raise ContentError(Reason.UNEXPECTED_ENCODING, f"the body came encoded as {encoding[:40]!r}, unasked")
-    if reply.body.size == 0:
+        raise ContentError(Reason.UNEXPECTED_ENCODING, f"the body came encoded as {encoding[:_SHOWN_MAX]!r}, unasked")
+    # Length
+    if body.size == 0:
         raise ContentError(Reason.EMPTY, "the body is empty")
-    if reply.content_length is not None and reply.content_length != reply.body.size:
-        raise ContentError(Reason.TRUNCATED, f"{reply.body.size} of {reply.content_length} bytes came")
+    if reply.content_length not in {None, body.size}:
+        raise ContentError(Reason.TRUNCATED, f"{body.size} of {reply.content_length} bytes came")
+    # Digest
+    if digest not in {None, body.sha256}:
+        raise ContentError(Reason.CHECKSUM, f"the body's sha256 is {body.sha256}, not {digest}")
+    # Type
+    if FileType.ANY in accepted:
+        return _recordable(reply.content_type)
+    detected = _type_of(body, accepted)
+    if detected not in accepted:
+        shown = detected or "of no known type"
+        raise ContentError(Reason.BAD_CONTENT, f"the body is {shown}, not {' or '.join(accepted)}")
+    return _MEDIA_TYPES[detected]
+
+
+def _recordable(content_type: str | None) -> str | None:
+    return content_type if _RECORDABLE_CONTENT_TYPE.fullmatch(content_type or "") else None
+
+
+def _type_of(body: Body, accepted: tuple[FileType, ...]) -> FileType | None:
+    """Return the type of a body; it is parsed as SVG only where SVG is accepted."""
+    detected = detect_type(body.head)
+    if detected is None and FileType.SVG in accepted and _is_svg(body):
+        return FileType.SVG
+    return detected
 
 
 def _is_svg(body: Body) -> bool:
-    """Tell whether a body is a whole XML document whose root is an svg element of SVG's namespace (SVG 2, 5.1.1).
+    """Return whether a body is a complete XML document with an svg root element in SVG's namespace (SVG 2, 5.1.1).
 
-    An HTML page that begins like one is not well-formed, or has another root. Entities are refused: an image needs
-    none, and they are how a small document becomes a large one.
+    An HTML page that begins like SVG is not well-formed, or has another root. Entities are not allowed: images do not
+    need them, and with them a small document can expand to a large one.
     """
-    root: list[str] = []
+    elements: list[str] = []
 
-    def begins(name: str, _attributes: object) -> None:
-        if not root:
-            root.append(name)
+    def record_root(name: str, _attributes: object) -> None:
+        if not elements:
+            elements.append(name)
 
-    def refuse(*_: object) -> None:
+    def reject_entity(*_: object) -> None:
         raise ValueError("an entity")
 
     parser = expat.ParserCreate(namespace_separator=" ")
-    parser.StartElementHandler, parser.EntityDeclHandler = begins, refuse
+    parser.StartElementHandler = record_root
+    parser.EntityDeclHandler = reject_entity
     body.rewind()
     try:
         parser.ParseFile(body)
@@ -107,4 +118,4 @@ def _is_svg(body: Body) -> bool:
         return False
     finally:
         body.rewind()
-    return root == [_SVG]
+    return elements == [_SVG_ROOT]
