@@ -1,4 +1,4 @@
-"""Where a redirect may lead: nowhere but where the template, or the operator, pointed."""
+"""Redirect rules: a redirect leads only to servers that the template or the operator named."""
 
 import re
 from contextlib import suppress
@@ -15,7 +15,7 @@ HERE = "http://h/a/b.gif"
 CDN = ("cdn.example.org", "::1")
 
 
-def refusal(url: str, location: str | None) -> str:
+def problem(url: str, location: str | None) -> str:
     with pytest.raises(RedirectError) as caught:
         resolve_redirect(url, location, CDN)
     assert caught.value.failure.reason == Reason.REDIRECT_REFUSED
@@ -25,7 +25,7 @@ def refusal(url: str, location: str | None) -> str:
 
 @row(26)
 @pytest.mark.parametrize(
-    ("url", "location", "there"),
+    ("url", "location", "target"),
     [
         (HERE, "c.gif", "http://h/a/c.gif"),
         (HERE, "/c.gif", "http://h/c.gif"),
@@ -48,14 +48,14 @@ def refusal(url: str, location: str | None) -> str:
         (HERE, "http://[::1]:81/c", "http://[::1]:81/c"),
     ],
 )
-def test_a_redirect_that_may_be_followed(url: str, location: str, there: str) -> None:
-    """Followed are the same server, TLS on the same host, and hosts that the operator named."""
-    assert resolve_redirect(url, location, CDN) == there
+def test_a_redirect_that_may_be_followed(url: str, location: str, target: str) -> None:
+    """A redirect may lead to the same server, to TLS on the same host, and to hosts that the operator named."""
+    assert resolve_redirect(url, location, CDN) == target
 
 
 @row(26)
 @pytest.mark.parametrize(
-    ("url", "location", "where"),
+    ("url", "location", "shown"),
     [
         (HERE, "http://evil/c", "http://evil"),
         (HERE, "//evil/c", "http://evil"),
@@ -85,15 +85,15 @@ def test_a_redirect_that_may_be_followed(url: str, location: str, there: str) ->
         (HERE, "data:image/gif;base64,R0lG", "data://"),
     ],
 )
-def test_a_redirect_that_leads_elsewhere_is_refused(url: str, location: str, where: str) -> None:
-    """Another host, port or scheme, a user, or the way back from TLS: refused, with where it would have led."""
-    assert refusal(url, location) == f"a redirect to {where} is not allowed (FLAGJOB_REDIRECT_HOSTS)"
+def test_a_redirect_that_leads_elsewhere_is_refused(url: str, location: str, shown: str) -> None:
+    """Another host, port or scheme, a user name, or a step back from TLS is refused; the message shows the host."""
+    assert problem(url, location) == f"a redirect to {shown} is not allowed (FLAGJOB_REDIRECT_HOSTS)"
 
 
 @pytest.mark.parametrize("location", [None, "", " ", "\t"])
-def test_a_redirect_to_nowhere_is_refused(location: str | None) -> None:
-    """A redirect without a location is no answer."""
-    assert refusal(HERE, location) == "the redirect names no location"
+def test_a_redirect_without_a_location_is_refused(location: str | None) -> None:
+    """A missing or empty Location field is refused."""
+    assert problem(HERE, location) == "the redirect names no location"
 
 
 @pytest.mark.parametrize(
@@ -108,13 +108,13 @@ def test_a_redirect_to_nowhere_is_refused(location: str | None) -> None:
         "http://h/\u2028/c",
     ],
 )
-def test_a_location_that_is_no_url_is_refused(location: str) -> None:
-    """What cannot be read as a URL is not passed on to see who can."""
-    assert refusal(HERE, location) == "the redirect's location is no URL"
+def test_an_invalid_location_is_refused(location: str) -> None:
+    """A location that cannot be parsed as a URL is refused here, instead of being passed to another parser."""
+    assert problem(HERE, location) == "the redirect's location is no URL"
 
 
 @pytest.mark.parametrize(
-    ("location", "there"),
+    ("location", "target"),
     [
         ("/a b.gif", "http://h/a%20b.gif"),
         ("/fl\u00c3\u00a4ge", "http://h/fl%C3%A4ge"),
@@ -123,15 +123,15 @@ def test_a_location_that_is_no_url_is_refused(location: str) -> None:
         ("/%7e%2F?a=b&c=(d)*'!$;,@:~+[]", "http://h/%7e%2F?a=b&c=(d)*'!$;,@:~+[]"),
     ],
 )
-def test_bytes_that_no_url_has_are_encoded(location: str, there: str) -> None:
-    """What is sent is what was decided on: nobody down the line reads a blank, a control or a byte above ASCII."""
-    assert resolve_redirect(HERE, location, CDN) == there
+def test_illegal_characters_are_percent_encoded(location: str, target: str) -> None:
+    """The URL that is requested is the one that was checked: it has no blanks, controls or bytes above ASCII."""
+    assert resolve_redirect(HERE, location, CDN) == target
 
 
 @pytest.mark.parametrize("location", ["http://" + "a" * 100_000, "x" * 100_000 + "://h", "http://h:" + "9" * 4000])
-def test_a_hostile_location_does_not_fill_the_log(location: str) -> None:
-    """Where a redirect would have led is shown, but not at any length."""
-    assert len(refusal(HERE, location)) < 200
+def test_a_long_location_does_not_fill_the_log(location: str) -> None:
+    """The message shows at most 100 characters of the target."""
+    assert len(problem(HERE, location)) < 200
 
 
 PIECES = [
@@ -159,7 +159,7 @@ ON_SERVER = re.compile(r"(?:http://h(?::(?:80)?)?|https://h(?::(?:443|80)?)?)(?:
 @settings(deadline=None, max_examples=500)
 @given(st.text(max_size=40) | st.lists(st.sampled_from([*PIECES, " ", "\t", "\u00e9"]), max_size=9).map("".join))
 def test_no_location_leads_off_the_server(location: str) -> None:
-    """Whatever a server answers, the next request goes to it, by TLS at most, or nowhere; nothing else is raised."""
+    """For any location, the next request goes to the same server, perhaps over TLS, or RedirectError is raised."""
     with suppress(RedirectError):
         assert ON_SERVER.fullmatch(resolve_redirect(HERE, location, ()))
 
@@ -177,12 +177,12 @@ def test_no_location_leads_off_the_server(location: str) -> None:
         (HERE, "http://cdn.example.org/", False),
     ],
 )
-def test_secrets_stay_with_the_server_that_they_are_for(url: str, other: str, same: bool) -> None:  # noqa: FBT001  (a parameter of a table)
-    """Secret headers go along to the same host and port, or its TLS, and to nobody else."""
+def test_secret_headers_stay_on_their_server(url: str, other: str, same: bool) -> None:  # noqa: FBT001  (a parameter of a table)
+    """Secret headers are sent to the same host and port, or to its TLS port, and to no other server."""
     assert is_trusted_host(url, other) == same
 
 
-def test_the_limits_of_following() -> None:
-    """Five hops, by the statuses that have a location to go to."""
+def test_the_number_of_hops_and_the_statuses() -> None:
+    """At most five redirects are followed, of the statuses that have a Location field."""
     assert MAX_HOPS == 5
     assert {301, 302, 303, 307, 308} == STATUSES

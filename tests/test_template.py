@@ -1,4 +1,4 @@
-"""URL templates: what is refused, and that a code can change nothing but its own place."""
+"""URL templates: which texts are rejected, and that a code changes only its own part of a URL."""
 
 from dataclasses import FrozenInstanceError
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ SEGMENT = r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,20}"
 IDS = st.from_regex(rf"{SEGMENT}(/{SEGMENT}){{0,3}}", fullmatch=True)
 
 
-def refusal(text: str) -> str:
+def problem(text: str) -> str:
     with pytest.raises(ValueError) as caught:
         UrlTemplate.parse(text)
     return str(caught.value)
@@ -95,14 +95,14 @@ def refusal(text: str) -> str:
         ("http://h/{id}?{", BRACES),
     ],
 )
-def test_each_refusal_says_what_would_be_right(text: str, message: str) -> None:
-    """A template that could ask the wrong server, or nobody, is refused with one clear message."""
-    assert refusal(text) == message
+def test_each_rejected_template_has_its_message(text: str, message: str) -> None:
+    """A template that could lead to the wrong server, or to none, is rejected with one clear message."""
+    assert problem(text) == message
 
 
 @pytest.mark.parametrize("text", ["https://token:s3cret/{cc}", "https://s3cret[/{cc}", "https://[s3cret]/{cc}"])
-def test_no_refusal_repeats_what_may_be_secret(text: str) -> None:
-    """A mistyped user and password does not end up in the log."""
+def test_no_message_repeats_a_secret(text: str) -> None:
+    """A mistyped user and password does not appear in the log."""
     with pytest.raises(ValueError) as caught:
         UrlTemplate.parse(text)
     assert "s3cret" not in str(caught.value)
@@ -123,16 +123,16 @@ def test_no_refusal_repeats_what_may_be_secret(text: str) -> None:
         ("http://h_1.example.org:1/{cc}", "CN", "http://h_1.example.org:1/cn"),
     ],
 )
-def test_a_code_takes_the_place_of_its_placeholder(text: str, code: str, url: str) -> None:
-    """`{cc}` is the code in lower case, `{CC}` in upper case, `{id}` the id verbatim, wherever they stand."""
+def test_a_code_replaces_its_placeholder(text: str, code: str, url: str) -> None:
+    """`{cc}` becomes the code in lower case, `{CC}` in upper case, `{id}` the ID verbatim, at every occurrence."""
     assert UrlTemplate.parse(text).url(code) == url
 
 
 @pytest.mark.parametrize(
     ("text", "takes_ids"), [("http://h/{id}", True), ("http://h/{cc}", False), ("http://h/{CC}", False)]
 )
-def test_the_placeholder_tells_codes_from_ids(text: str, takes_ids: bool) -> None:  # noqa: FBT001  (a parameter of a table)
-    """What items are is read from the template alone."""
+def test_the_placeholder_decides_between_codes_and_ids(text: str, takes_ids: bool) -> None:  # noqa: FBT001  (a parameter of a table)
+    """The template alone decides whether items are codes or IDs."""
     assert UrlTemplate.parse(text).takes_ids == takes_ids
 
 
@@ -157,7 +157,7 @@ def test_the_placeholder_tells_codes_from_ids(text: str, takes_ids: bool) -> Non
     ],
 )
 def test_a_file_takes_the_suffix_of_the_path(text: str, suffix: str) -> None:
-    """The suffix comes from the template's own text in the path: never from the query, a code, or odd characters."""
+    """The suffix is literal text of the template's path: never of its query, a placeholder, or odd characters."""
     assert UrlTemplate.parse(text).suffix == suffix
 
 
@@ -171,20 +171,20 @@ def test_a_file_takes_the_suffix_of_the_path(text: str, suffix: str) -> None:
     ],
 )
 def test_a_file_is_named_after_its_code(text: str, code: str, file: str) -> None:
-    """Codes name files in lower case, ids as they are, each with the suffix."""
+    """The file name is the code in lower case, or the ID verbatim, with the suffix."""
     assert UrlTemplate.parse(text).file(code) == file
 
 
 def test_a_template_cannot_be_changed() -> None:
-    """Threads that share a template read what was checked, and nothing else."""
+    """A template is immutable, so threads that share it use the URL that was checked."""
     template = UrlTemplate.parse("http://h/{cc}")
     with pytest.raises(FrozenInstanceError):
-        template.text = "http://evil/{cc}"  # type: ignore[misc]  # (that is what is tried)
+        template.text = "http://evil/{cc}"  # type: ignore[misc]  # (the test tries it)
     assert template.text == "http://h/{cc}"
 
 
 def test_the_origin_is_scheme_host_and_port() -> None:
-    """Where files come from is told without path, query and case."""
+    """The origin has no path and query, is in lower case, and omits the default port."""
     assert UrlTemplate.parse("HTTPS://Example.org:8443/a/{cc}?key=1").origin == "https://example.org:8443"
     assert UrlTemplate.parse("https://example.org:443/{cc}").origin == "https://example.org"
     assert UrlTemplate.parse("http://[::1]:80/{cc}").origin == "http://[::1]"
@@ -208,7 +208,7 @@ def test_the_origin_is_scheme_host_and_port() -> None:
     ),
 )
 def test_no_code_changes_where_a_request_goes(code: str, text: str) -> None:
-    """Scheme, host, port, path depth and query fields are the template's, whatever the code; nothing is cut off."""
+    """For any code, scheme, host, port, path depth and query fields are the template's."""
     template, url = urlsplit(text), urlsplit(UrlTemplate.parse(text).url(code))
     assert (url.scheme, url.netloc, url.fragment) == (template.scheme, template.netloc, "")
     assert url.path.count("/") == template.path.count("/")
@@ -222,7 +222,7 @@ def test_no_code_changes_where_a_request_goes(code: str, text: str) -> None:
     text=st.sampled_from(["http://h/{id}.png", "https://h:8443/a/.{id}/b", "http://h/{id}.", "http://h/a?x={id}"]),
 )
 def test_no_id_changes_where_a_request_goes(code: str, text: str) -> None:
-    """An id adds its own segments to the path and can do nothing else."""
+    """An ID adds its own segments to the path, and changes nothing else."""
     template, url = urlsplit(text), urlsplit(UrlTemplate.parse(text).url(code))
     assert (url.scheme, url.netloc, url.fragment) == (template.scheme, template.netloc, "")
     assert url.path.count("/") == template.path.count("/") + template.path.count("{id}") * code.count("/")

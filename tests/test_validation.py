@@ -1,4 +1,4 @@
-"""Whether bytes are the file that was asked for, told from facts alone."""
+"""Validation: which bodies are accepted as the requested file, and why others are not."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ from job.validation import accepted_types, detect_type, validate
 IMAGES = (FileType.GIF, FileType.PNG, FileType.JPEG, FileType.WEBP)
 
 
-def refusal(reply: Reply, *accepted: FileType) -> tuple[str, str]:
+def rejection(reply: Reply, *accepted: FileType) -> tuple[str, str]:
     with pytest.raises(ContentError) as caught:
         validate(reply, accepted or IMAGES)
     return caught.value.failure.reason, str(caught.value)
@@ -34,7 +34,7 @@ def refusal(reply: Reply, *accepted: FileType) -> tuple[str, str]:
     ],
 )
 def test_the_suffix_names_the_type(suffix: str, types: tuple[FileType, ...]) -> None:
-    """A URL that ends with a type's suffix promises that type; any other promises some image."""
+    """A URL with the suffix of a type must yield that type; any other URL, some image."""
     assert accepted_types(suffix) == types
 
 
@@ -62,60 +62,60 @@ def test_the_suffix_names_the_type(suffix: str, types: tuple[FileType, ...]) -> 
         (b"", None),
     ],
 )
-def test_a_file_is_told_by_its_magic_bytes(head: bytes, found: FileType | None) -> None:
-    """The first bytes decide, in full and at their place."""
+def test_the_magic_bytes_decide_the_type(head: bytes, found: FileType | None) -> None:
+    """Every magic byte must be present, at its position."""
     assert detect_type(head) == found
 
 
 @pytest.mark.parametrize(
     ("data", "media_type"), [(GIF, "image/gif"), (PNG, "image/png"), (JPEG, "image/jpeg"), (WEBP, "image/webp")]
 )
-def test_an_acceptable_body_has_the_media_type_that_it_is(data: bytes, media_type: str) -> None:
-    """What the bytes are is recorded, not what the header calls them."""
+def test_an_accepted_body_has_the_media_type_of_its_bytes(data: bytes, media_type: str) -> None:
+    """The media type is that of the bytes, not that of the Content-Type field."""
     assert validate(Reply(MemoryBody(data), content_type="text/html"), IMAGES) == media_type
 
 
 @pytest.mark.parametrize("content_type", [None, "image/svg+xml"])
-def test_any_takes_what_comes(content_type: str | None) -> None:
-    """With `any`, alone or among others, nobody looks at the bytes, and the header's word is all there is."""
+def test_any_accepts_every_type(content_type: str | None) -> None:
+    """With `any`, alone or among others, the bytes are not examined, and the media type is the Content-Type field."""
     reply = Reply(MemoryBody(HTML), content_type=content_type)
     assert validate(reply, (FileType.ANY,)) == content_type
     assert validate(reply, (FileType.GIF, FileType.ANY)) == content_type
 
 
 @pytest.mark.parametrize("accepted", [IMAGES, (FileType.ANY,)])
-def test_an_empty_body_is_no_file(accepted: tuple[FileType, ...]) -> None:
-    """A connection that ends after the headers looks like a 200 with nothing in it."""
-    assert refusal(Reply(MemoryBody()), *accepted) == (Reason.EMPTY, "the body is empty")
-    assert refusal(Reply(MemoryBody(), content_length=0), *accepted) == (Reason.EMPTY, "the body is empty")
+def test_an_empty_body_is_rejected(accepted: tuple[FileType, ...]) -> None:
+    """A connection that ends after the header looks like a 200 with an empty body."""
+    assert rejection(Reply(MemoryBody()), *accepted) == (Reason.EMPTY, "the body is empty")
+    assert rejection(Reply(MemoryBody(), content_length=0), *accepted) == (Reason.EMPTY, "the body is empty")
 
 
 @pytest.mark.parametrize("length", [0, len(GIF) - 1, len(GIF) + 1, 5_000_000])
-def test_a_body_is_as_long_as_announced(length: int) -> None:
-    """Neither a part of a file is accepted nor more than a file, not even with `any`."""
+def test_a_body_has_its_announced_length(length: int) -> None:
+    """A body that is shorter or longer than Content-Length is rejected, even with `any`."""
     reply = Reply(MemoryBody(GIF), content_length=length)
-    assert refusal(reply) == (Reason.TRUNCATED, f"{len(GIF)} of {length} bytes came")
-    assert refusal(reply, FileType.ANY) == (Reason.TRUNCATED, f"{len(GIF)} of {length} bytes came")
+    assert rejection(reply) == (Reason.TRUNCATED, f"{len(GIF)} of {length} bytes came")
+    assert rejection(reply, FileType.ANY) == (Reason.TRUNCATED, f"{len(GIF)} of {length} bytes came")
     assert validate(replace(reply, content_length=len(GIF)), IMAGES) == "image/gif"
 
 
 @pytest.mark.parametrize("encoding", [None, "", " ", "identity", " Identity "])
 def test_a_plain_body_is_accepted(encoding: str | None) -> None:
-    """No encoding, or the one that is none."""
+    """A body without Content-Encoding, or with `identity`, is accepted."""
     assert validate(Reply(MemoryBody(GIF), content_encoding=encoding), IMAGES) == "image/gif"
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "br", "x-unheard-of", "identity, gzip"])
-def test_an_encoding_that_nobody_asked_for_is_refused(encoding: str) -> None:
-    """A cut gzip stream cannot be told from a whole one, so that none is taken."""
+def test_an_encoded_body_is_rejected(encoding: str) -> None:
+    """An encoded body is rejected, because its length and type are not those of the file."""
     message = f"the body came encoded as {encoding!r}, unasked"
-    assert refusal(Reply(MemoryBody(GIF), content_encoding=encoding)) == (Reason.UNEXPECTED_ENCODING, message)
-    assert refusal(Reply(MemoryBody(), content_encoding=encoding), FileType.ANY)[0] == Reason.UNEXPECTED_ENCODING
+    assert rejection(Reply(MemoryBody(GIF), content_encoding=encoding)) == (Reason.UNEXPECTED_ENCODING, message)
+    assert rejection(Reply(MemoryBody(), content_encoding=encoding), FileType.ANY)[0] == Reason.UNEXPECTED_ENCODING
 
 
-def test_a_hostile_header_does_not_fill_the_log() -> None:
-    """What a server sends as its encoding is shown, but not at any length."""
-    assert len(refusal(Reply(MemoryBody(GIF), content_encoding="x" * 100_000))[1]) < 100
+def test_a_long_header_field_does_not_fill_the_log() -> None:
+    """The message shows at most 40 characters of the encoding."""
+    assert len(rejection(Reply(MemoryBody(GIF), content_encoding="x" * 100_000))[1]) < 100
 
 
 @pytest.mark.parametrize(
@@ -126,9 +126,9 @@ def test_a_hostile_header_does_not_fill_the_log() -> None:
         (GIF, (FileType.PNG, FileType.WEBP), "the body is gif, not png or webp"),
     ],
 )
-def test_a_body_of_another_type_is_refused(data: bytes, accepted: tuple[FileType, ...], message: str) -> None:
-    """A page that asks for a log-in is no flag, though its status is 200."""
-    assert refusal(Reply(MemoryBody(data), content_type="image/gif"), *accepted) == (Reason.BAD_CONTENT, message)
+def test_a_body_of_another_type_is_rejected(data: bytes, accepted: tuple[FileType, ...], message: str) -> None:
+    """A login page with status 200, for example, is not accepted as a flag."""
+    assert rejection(Reply(MemoryBody(data), content_type="image/gif"), *accepted) == (Reason.BAD_CONTENT, message)
 
 
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"><path d="M0 0"/></svg>'
@@ -143,8 +143,8 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"><path d="M0
         b'<s:svg xmlns:s="http://www.w3.org/2000/svg"/>',
     ],
 )
-def test_an_svg_document_is_accepted_where_it_is_asked_for(data: bytes) -> None:
-    """A whole document whose root is SVG's; without asking for svg it is of no known type."""
+def test_an_svg_document_is_accepted_on_request(data: bytes) -> None:
+    """A complete SVG document is accepted if svg is requested; otherwise it is of no known type."""
     reply = Reply(MemoryBody(data))
     assert validate(reply, (FileType.SVG,)) == "image/svg+xml"
     assert reply.body.read() == data
@@ -167,39 +167,39 @@ def test_an_svg_document_is_accepted_where_it_is_asked_for(data: bytes) -> None:
         b"\x1f\x8b\x08",
     ],
 )
-def test_what_only_begins_like_an_svg_is_refused(data: bytes) -> None:
-    """An HTML page, a cut document, one with entities, another namespace's svg."""
+def test_a_body_that_only_begins_like_svg_is_rejected(data: bytes) -> None:
+    """An HTML page, a truncated document, one with entities, or an svg element of another namespace is rejected."""
     with pytest.raises(ContentError) as caught:
         validate(Reply(MemoryBody(data)), (FileType.SVG,))
     assert caught.value.failure.reason == Reason.BAD_CONTENT
 
 
-def test_a_suffix_asks_for_svg() -> None:
-    """`.svg` names it; a URL without a suffix does not."""
+def test_only_the_suffix_requests_svg() -> None:
+    """A URL with the suffix `.svg` must yield SVG; a URL without a suffix must not."""
     assert accepted_types(".SVG") == (FileType.SVG,)
     assert FileType.SVG not in accepted_types("")
 
 
-class ReadInParts(MemoryBody):
-    """Notes how much is asked for at a time."""
+class MeasuredBody(MemoryBody):
+    """A body that records the largest number of bytes read at once."""
 
-    most = 0
+    largest_read = 0
 
     def read(self, size: int = -1, /) -> bytes:
-        """Read on."""
-        self.most = max(self.most, self.size if size < 0 else size)
+        """Read as the base class does."""
+        self.largest_read = max(self.largest_read, self.size if size < 0 else size)
         return super().read(size)
 
 
 def test_a_large_svg_is_not_held_in_memory() -> None:
-    """A document is read part by part, however long it is."""
-    body = ReadInParts(SVG.replace(b"<path", b" " * 1_000_000 + b"<path"))
+    """A document of any length is read in parts of at most 64 KiB."""
+    body = MeasuredBody(SVG.replace(b"<path", b" " * 1_000_000 + b"<path"))
     assert validate(Reply(body), (FileType.SVG,)) == "image/svg+xml"
-    assert 0 < body.most <= 65_536
+    assert 0 < body.largest_read <= 65_536
 
 
 @pytest.mark.parametrize(
-    ("said", "kept"),
+    ("content_type", "media_type"),
     [
         ("text/plain; charset=utf-8", "text/plain; charset=utf-8"),
         ("x" * 255, "x" * 255),
@@ -210,13 +210,13 @@ def test_a_large_svg_is_not_held_in_memory() -> None:
         (None, None),
     ],
 )
-def test_with_any_the_origin_says_what_it_is(said: str | None, kept: str | None) -> None:
-    """Unless it says what manifest, log and bucket had better not be told: that costs nothing but the type."""
-    assert validate(Reply(MemoryBody(b"anything"), content_type=said), (FileType.ANY,)) == kept
+def test_only_a_short_printable_content_type_is_recorded(content_type: str | None, media_type: str | None) -> None:
+    """Any other Content-Type is dropped, and the body is accepted without a media type."""
+    assert validate(Reply(MemoryBody(b"anything"), content_type=content_type), (FileType.ANY,)) == media_type
 
 
-def test_a_digest_that_was_given_must_be_met() -> None:
-    """Whatever the type: other bytes than were promised are refused."""
+def test_a_digest_must_match() -> None:
+    """A body with another SHA-256 than the given one is rejected, whatever its type."""
     reply = Reply(MemoryBody(b"anything"))
     assert validate(reply, (FileType.ANY,), reply.body.sha256) is None
     with pytest.raises(ContentError) as caught:
