@@ -1,4 +1,4 @@
-"""The book's systems, each where its reader looks for it: order, options, the bar, the servers, the timeline."""
+"""The features of the example in *Fluent Python*: order, options, progress bar, servers, timeline."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from scripted import Answer, ScriptedServer, Step, Throttle
 
 
 def on_terminal(*arguments: str, cwd: Path, stdout: int | None = None) -> tuple[int, str]:
-    """Run the command on a terminal of 80 columns; give its exit code and what the terminal was sent."""
+    """Run the command on a terminal of 80 columns; return its exit code and the text that the terminal got."""
     leader, follower = pty.openpty()
     termios.tcsetwinsize(follower, (24, 80))
     command = [sys.executable, "-m", "job", *arguments]
@@ -37,7 +37,7 @@ def on_terminal(*arguments: str, cwd: Path, stdout: int | None = None) -> tuple[
 
 
 def _read(leader: int) -> Iterator[bytes]:
-    """Read what a terminal is sent until nobody has it open any more, which Linux tells as EIO."""
+    """Yield what a terminal gets until no process has it open, which Linux reports as EIO."""
     while True:
         try:
             data = os.read(leader, 65536)
@@ -47,7 +47,7 @@ def _read(leader: int) -> Iterator[bytes]:
 
 
 def screen(sent: str) -> list[str]:
-    """Give the lines as a terminal shows them: what follows a carriage return overwrites what was there."""
+    """Return the lines as a terminal shows them: text after a carriage return overwrites the line."""
     lines = []
     for line in sent.replace("\r\n", "\n").split("\n"):
         shown = ""
@@ -58,7 +58,7 @@ def screen(sent: str) -> list[str]:
 
 
 def test_the_bar_and_the_lines_never_mix(tmp_path: Path) -> None:
-    """Problems appear above the bar, what is well only moves it; nothing is wider than the terminal."""
+    """Problems appear above the bar, successes only advance it, and no line is wider than the terminal."""
     code, sent = on_terminal("-e", "-l", "60", cwd=tmp_path)
     lines = screen(sent)
     problems = [line for line in lines if "not found" in line and not line[0].isdigit()]
@@ -72,7 +72,7 @@ def test_the_bar_and_the_lines_never_mix(tmp_path: Path) -> None:
 
 
 def test_verbose_shows_lines_instead_of_the_bar(tmp_path: Path) -> None:
-    """-v: scheduled, result and done of each code, as the book prints them, and no bar."""
+    """With -v each code has the lines scheduled, result and done, as in the book, and there is no bar."""
     code, sent = on_terminal("-v", "BR", cwd=tmp_path)
     lines = screen(sent)
     assert code == 0
@@ -81,8 +81,8 @@ def test_verbose_shows_lines_instead_of_the_bar(tmp_path: Path) -> None:
     assert "100%" not in sent
 
 
-def test_a_piped_log_keeps_the_bar_for_the_person(tmp_path: Path) -> None:
-    """`flagjob | jq`: every JSON line into the pipe, the bar and the closing words on the terminal."""
+def test_a_piped_log_leaves_the_bar_on_the_terminal(tmp_path: Path) -> None:
+    """With `flagjob | jq` the JSON lines go into the pipe, the bar and the final lines to the terminal."""
     read, write = os.pipe()
     code, sent = on_terminal("BR", "CN", cwd=tmp_path, stdout=write)
     os.close(write)
@@ -95,7 +95,7 @@ def test_a_piped_log_keeps_the_bar_for_the_person(tmp_path: Path) -> None:
 
 
 def test_a_bar_of_unknown_length_only_counts(tmp_path: Path) -> None:
-    """A file does not tell how many codes it holds, if they are more than workers: no percentage is made up."""
+    """For a file with more codes than workers the total is unknown, so the bar shows no percentage."""
     (tmp_path / "codes").write_text("BR CN")
     code, sent = on_terminal("--codes-file", "codes", "-m", "1", cwd=tmp_path)
     assert (code, "%" in sent) == (0, False)
@@ -103,8 +103,8 @@ def test_a_bar_of_unknown_length_only_counts(tmp_path: Path) -> None:
     assert "2flag [" in sent
 
 
-def test_what_was_asked_for_is_shown_beside_the_bar(tmp_path: Path) -> None:
-    """With --log-results changed, lines of what is well appear above the bar, too."""
+def test_requested_result_lines_appear_above_the_bar(tmp_path: Path) -> None:
+    """With --log-results changed, lines of changed files appear above the bar, too."""
     _, sent = on_terminal("BR", "--log-results", "changed", cwd=tmp_path)
     assert any(line.startswith("BR ok") for line in screen(sent))
 
@@ -113,8 +113,8 @@ CODES = [f"c{number}" for number in range(40)]
 
 
 @pytest.mark.parametrize(("order", "others"), [("completed", 39), ("submitted", 0)])
-def test_results_come_in_the_order_that_was_asked_for(tmp_path: Path, order: str, others: int) -> None:
-    """A slow first code comes last as completed, and first as submitted, while the window of ten waits for it."""
+def test_results_come_in_the_requested_order(tmp_path: Path, order: str, others: int) -> None:
+    """A slow first code comes last as completed, and first as submitted, when the window of ten waits for it."""
     release = threading.Event()
     script: dict[str, Step] = {f"/{code}.gif": Answer(body=GIF) for code in CODES}
     with ScriptedServer({**script, "/c0.gif": Throttle(release, Answer(body=GIF))}) as server:
@@ -137,7 +137,7 @@ def results(process: "subprocess.Popen[bytes]") -> Iterator[str]:
 
 
 def test_sequential_is_one_at_a_time_in_order(tmp_path: Path) -> None:
-    """The book's first script: one connection, requests and results in the order of the codes."""
+    """As in the book's first script, there is one connection, with requests and results in the order of the codes."""
     with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in CODES}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_EXECUTOR": "sequential"}
         done = flagjob(*CODES, cwd=tmp_path, settings=settings)
@@ -146,8 +146,8 @@ def test_sequential_is_one_at_a_time_in_order(tmp_path: Path) -> None:
     assert (server.connections, done.named("run_started")[0]["workers"]) == (1, 1)
 
 
-def test_sequential_heeds_signals(tmp_path: Path) -> None:
-    """Its one worker is a thread, so that a signal is prompt here, too."""
+def test_sequential_handles_signals_promptly(tmp_path: Path) -> None:
+    """The one worker is a thread, so the main thread can handle a signal at once."""
     release = threading.Event()
     with ScriptedServer({"/br.gif": Throttle(release, Answer(body=GIF))}) as server:
         url = server.url("/{cc}.gif")
@@ -156,14 +156,14 @@ def test_sequential_heeds_signals(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             assert process.stdout
             lines = map(json.loads, process.stdout)
-            assert any(line["event"] == "interrupted" for line in lines)  # it was heeded
+            assert any(line["event"] == "interrupted" for line in lines)  # the signal was handled
             release.set()
             ends = {line["code"]: line["status"] for line in lines if line["event"] == "result"}
             assert (process.wait(TIMEOUT), ends) == (130, {"BR": "ok", "CN": "cancelled"})
 
 
 def test_the_rate_holds_for_all_threads(tmp_path: Path) -> None:
-    """Thirty threads at 50 requests a second: ten requests take at least nine fiftieths of a second."""
+    """At 50 requests a second, ten requests on thirty threads take at least nine fiftieths of a second."""
     done = flagjob("-a", "-l", "10", "--rate-limit", "50", cwd=tmp_path)
     assert done.summary["counts"]["ok"] == 10
     assert 9 / 50 <= done.summary["duration_s"] < TIMEOUT
@@ -171,7 +171,7 @@ def test_the_rate_holds_for_all_threads(tmp_path: Path) -> None:
 
 @contextmanager
 def serving(*arguments: str, cwd: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
-    """Start `flagjob serve` on a free port, and give its process and URL template."""
+    """Start `flagjob serve` on a free port; yield its process and its URL template."""
     with started("serve", "--port", "0", *arguments, cwd=cwd) as process:
         assert process.stdout
         line: dict[str, Any] = json.loads(process.stdout.readline())
@@ -179,8 +179,8 @@ def serving(*arguments: str, cwd: Path) -> Iterator[tuple["subprocess.Popen[byte
 
 
 @pytest.mark.slow
-def test_a_misbehaving_origin_can_be_served(tmp_path: Path) -> None:
-    """Faults on demand in one process, a run in another: all codes ok, the retries told by log, server and metrics."""
+def test_the_demo_server_injects_faults_in_a_process_of_its_own(tmp_path: Path) -> None:
+    """A run against injected faults ends with all codes ok; log, server and metrics agree on the retries."""
     with serving("--error-rate", "0.5", "--retry-after", "0", "--truncate-rate", "0.1", cwd=tmp_path) as (server, url):
         settings = {"FLAGJOB_URL": url, "FLAGJOB_MAX_ATTEMPTS": "60", "FLAGJOB_METRICS_FILE": "x.prom"}
         done = flagjob(cwd=tmp_path, settings=settings)
@@ -198,7 +198,7 @@ def test_a_misbehaving_origin_can_be_served(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_servers_of_the_book_have_their_labels(tmp_path: Path) -> None:
-    """-s takes LOCAL, DELAY and ERROR; the delay is the book's half a second at least."""
+    """-s takes the labels of the book, and the delay is at least half a second, as in the book."""
     done = flagjob("-s", "DELAY", "BR", cwd=tmp_path)
     assert done.named("run_started")[0]["server"] == "delay"
     assert done.statuses == {"BR": "ok"}
@@ -207,8 +207,8 @@ def test_the_servers_of_the_book_have_their_labels(tmp_path: Path) -> None:
     assert remote["url"] == "https://www.fluentpython.com/data/flags/br/br.gif"
 
 
-def test_a_simulation_keeps_its_promise(tmp_path: Path) -> None:
-    """The wall time is within a tenth of what was printed before, and the exit code is 0."""
+def test_a_simulation_takes_its_expected_time(tmp_path: Path) -> None:
+    """The printed wall time is at least the expected time, all tasks are done, and the exit code is 0."""
     done = flagjob("simulate", "--tasks", "100", "--workers", "10", "--latency", "100ms", cwd=tmp_path)
     first, *_, last = done.stdout.decode().splitlines()
     expected, actual = (float(re.search(r"([0-9.]+)s$", line)[1]) for line in (first, last))  # type: ignore[index]
@@ -217,8 +217,8 @@ def test_a_simulation_keeps_its_promise(tmp_path: Path) -> None:
     assert "100 of 100 tasks done" in last
 
 
-def test_an_interrupted_simulation_says_so(tmp_path: Path) -> None:
-    """Ctrl-C ends it at once, with the shell's exit code for it."""
+def test_an_interrupted_simulation_has_the_exit_code_of_its_signal(tmp_path: Path) -> None:
+    """Ctrl-C ends a simulation at once, with exit code 130."""
     with started("simulate", "--latency", "1h", cwd=tmp_path) as process:
         assert process.stdout
         process.stdout.readline()
@@ -251,16 +251,16 @@ def test_an_interrupted_simulation_says_so(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_wrong_options_are_told_at_once(tmp_path: Path, arguments: Sequence[str], messages: set[str]) -> None:
-    """The other commands complain as the job does: every fault, by name, exit 2."""
+def test_wrong_options_are_reported_together(tmp_path: Path, arguments: Sequence[str], messages: set[str]) -> None:
+    """The other commands report usage errors as the job does: every fault, by name, with exit code 2."""
     done = flagjob(*arguments, cwd=tmp_path)
     assert done.code == 2
     assert {line["message"] for line in done.named("usage_error")} == messages
 
 
 @pytest.mark.parametrize("command", ["serve", "simulate"])
-def test_each_command_has_its_page(tmp_path: Path, command: str) -> None:
-    """--help of a command is about its own options, in 80 columns."""
+def test_each_command_has_its_help_page(tmp_path: Path, command: str) -> None:
+    """--help of a command prints a page about its own options, in 80 columns."""
     done = flagjob(command, "--help", cwd=tmp_path)
     page = done.stdout.decode()
     assert done.code == 0
@@ -268,8 +268,8 @@ def test_each_command_has_its_page(tmp_path: Path, command: str) -> None:
     assert max(map(len, page.splitlines())) <= 80
 
 
-def test_people_need_not_read_a_line_for_each_item_that_was_never_begun(tmp_path: Path) -> None:
-    """Where the origin is down they read that, once, and how many were cancelled."""
+def test_cancelled_items_are_only_counted_on_a_terminal(tmp_path: Path) -> None:
+    """If the origin is down, the terminal shows this once, with the number of cancelled items."""
     code, sent = on_terminal("ALL", "--url", "http://127.0.0.1:1/{cc}.gif", cwd=tmp_path)
     seen = screen(sent)
     assert code == 6

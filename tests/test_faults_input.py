@@ -1,4 +1,4 @@
-"""The catalogue of faults, rows 36 to 40: what lists, templates and settings can do to a run."""
+"""The catalogue of faults, rows 36 to 40: invalid codes, lists, URL templates and settings."""
 
 import json
 import signal
@@ -21,8 +21,8 @@ CaptureBytes = pytest.CaptureFixture[bytes]
 
 @row(36)
 @pytest.mark.parametrize("template", ["/{cc}.gif", "/flags/{CC}/{cc}.gif?code={cc}", "/{id}"])
-def test_what_is_no_code_is_never_sent(tmp_path: Path, template: str) -> None:
-    """No request, no file, a line for each; the good code among them is fetched."""
+def test_an_invalid_code_is_never_requested(tmp_path: Path, template: str) -> None:
+    """An invalid code has a result line, and no request and no file; the valid code among them is downloaded."""
     line = line_of("what is no code")
     hostile = [
         "../../etc/passwd",
@@ -58,7 +58,7 @@ def test_what_is_no_code_is_never_sent(tmp_path: Path, template: str) -> None:
     ],
 )
 def test_a_code_cannot_choose_the_server(url: str) -> None:
-    """A placeholder outside path and query is a usage error, so that no code can lead elsewhere."""
+    """A placeholder outside path and query is a usage error, so that no code can select another server."""
     with pytest.raises(UsageError) as caught:
         load(["cn"], {"FLAGJOB_URL": url})
     assert [fault.setting for fault in caught.value.faults] == ["FLAGJOB_URL"]
@@ -66,7 +66,7 @@ def test_a_code_cannot_choose_the_server(url: str) -> None:
 
 @row(38)
 def test_an_untidy_list_is_one_request_a_code(tmp_path: Path) -> None:
-    """BOM, CRLF, CR, blanks, comments, duplicates in either case, no last line end."""
+    """BOM, CRLF, CR, blanks, comments, duplicates in any case and a missing last line end do not matter."""
     line = line_of("a list with BOM")
     (tmp_path / "codes").write_bytes(b"\xef\xbb\xbf# all of them\r\n cn\tBR\r\n\r\nCn, us # and\rbr\r\n#x\r\nUS\nde")
     codes = ["cn", "br", "us", "de"]
@@ -77,21 +77,21 @@ def test_an_untidy_list_is_one_request_a_code(tmp_path: Path) -> None:
     assert left_in(tmp_path / "dest") == {f"{code}.gif": GIF for code in codes}
 
 
-def no_number(text: str) -> NoReturn:
+def reject_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 
 
 @row(39)
-def test_bytes_that_are_no_text_are_told_in_strict_json(tmp_path: Path) -> None:
-    """Each is one invalid code of at most 80 characters, whatever its length; nothing is asked for."""
+def test_binary_codes_are_logged_in_strict_json(tmp_path: Path) -> None:
+    """Each is one invalid code of at most 80 characters, whatever its length, without a request."""
     line = line_of("bytes that are no text")
     words = [b"\xff\xfe", b"c\x00n", b"x" * 3_000_000, b"\xc3", b"NaN!", b"\xed\xa0\x80", b"\x1b[31m", b'"\\']
     (tmp_path / "codes").write_bytes(b"\n".join(words))
     with ScriptedServer({}) as server:
         done = here(dest=tmp_path / "dest", url=server.url("/{cc}.gif"), codes_file=str(tmp_path / "codes"))
         assert server.connections == 0
-    told = [json.loads(text, parse_constant=no_number) for text in done.stdout.splitlines()]
-    results = [event for event in told if event["event"] == "result"]
+    events = [json.loads(text, parse_constant=reject_constant) for text in done.stdout.splitlines()]
+    results = [event for event in events if event["event"] == "result"]
     assert [[event["status"], event["reason"]] for event in results] == [line.words] * len(words)
     assert max(len(event["code"]) for event in results) == 80
     assert (done.code, left_in(tmp_path / "dest")) == (line.exit_code, {})
@@ -99,10 +99,10 @@ def test_bytes_that_are_no_text_are_told_in_strict_json(tmp_path: Path) -> None:
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
-    """Give signals back to whom they belonged."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Restore the signal handlers after the test."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    for number, handler in kept.items():
+    for number, handler in before.items():
         signal.signal(number, handler)
 
 
@@ -119,16 +119,16 @@ def handlers() -> Iterator[None]:
         (["cn", "--max-errors", "-1"], "--max-errors"),
     ],
 )
-def test_what_cannot_be_run_with_is_one_message(
+def test_a_usage_error_is_one_message(
     tmp_path: Path, capsysbinary: CaptureBytes, monkeypatch: pytest.MonkeyPatch, arguments: list[str], setting: str
 ) -> None:
-    """Exit 2 and one line that names the setting; no request, no destination."""
+    """A usage error is exit code 2 and one line that names the setting, without a request or a destination."""
     line = line_of("no codes")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").write_bytes(b"# nothing\r\n")
     with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server:
         code = main(["--dest", "dest", "--url", server.url("/{cc}.gif"), *arguments])
         assert server.connections == 0
-    (told,) = map(json.loads, capsysbinary.readouterr().out.splitlines())
-    assert (code, told["event"], told["setting"]) == (line.exit_code, "usage_error", setting)
+    (error,) = map(json.loads, capsysbinary.readouterr().out.splitlines())
+    assert (code, error["event"], error["setting"]) == (line.exit_code, "usage_error", setting)
     assert not (tmp_path / "dest").exists()

@@ -1,4 +1,4 @@
-"""The pool: every item once, a bounded number in flight, and an end whatever happens."""
+"""The pool: one result for each item, a bounded number in flight, and a prompt end after every cancellation."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -40,19 +40,20 @@ def make(
 
 
 def test_every_item_has_exactly_one_result() -> None:
-    """A thousand items give a thousand results, each its own."""
+    """A thousand items have a thousand results, one for each."""
     results = [result.code for result in make(ok).results(map(item, range(1000)))]
     assert sorted(results) == sorted(f"C{n}" for n in range(1000))
 
 
-def test_no_items_are_no_results() -> None:
+def test_no_items_have_no_results() -> None:
     """An empty source ends at once."""
     assert list(make(ok).results([])) == []
 
 
 def test_at_most_workers_run_at_once() -> None:
-    """As many tasks run at the same time as there are workers, and never more."""
-    lock, everybody = threading.Lock(), threading.Barrier(4)
+    """As many tasks run at once as there are workers, and never more."""
+    lock = threading.Lock()
+    all_running = threading.Barrier(4)
     now: list[int] = []
     most: list[int] = []
 
@@ -60,7 +61,7 @@ def test_at_most_workers_run_at_once() -> None:
         with lock:
             now.append(1)
             most.append(len(now))
-        everybody.wait(BOUND)  # only passes if four run together
+        all_running.wait(BOUND)  # passes only if four tasks run at once
         with lock:
             now.pop()
         return ok(item)
@@ -70,7 +71,7 @@ def test_at_most_workers_run_at_once() -> None:
 
 
 def test_the_source_is_read_no_further_than_the_window() -> None:
-    """A list of any length is taken bit by bit: at most two windows of it are ever in memory."""
+    """At most a window of the items is in memory, however long the list is."""
     taken: list[int] = []
 
     def source() -> Iterator[WorkItem]:
@@ -85,7 +86,7 @@ def test_the_source_is_read_no_further_than_the_window() -> None:
 
 
 def test_results_come_as_completed() -> None:
-    """A slow item does not hold up the others."""
+    """A slow item does not delay the results of others."""
     release = threading.Event()
 
     def task(item: Item) -> Result:
@@ -101,8 +102,8 @@ def test_results_come_as_completed() -> None:
     assert codes[-1] == "C0"
 
 
-def test_results_come_as_submitted_if_asked() -> None:
-    """As executor.map gives them: the slow first item's result comes first, and the window waits for it."""
+def test_results_come_as_submitted_on_request() -> None:
+    """Like `executor.map`, the result of a slow first item comes first, and the window waits for it."""
     release = threading.Event()
     taken: list[int] = []
 
@@ -124,9 +125,11 @@ def test_results_come_as_submitted_if_asked() -> None:
     assert [result.code for result in results] == [f"C{n}" for n in range(1, 50)]
 
 
-def test_a_stop_cancels_what_was_not_begun() -> None:
-    """After a stop the items in flight end, all the others are cancelled, and the counts add up."""
-    cancellation, begun, release = Cancellation(), threading.Barrier(4), threading.Event()
+def test_a_cancellation_cancels_items_that_were_not_started() -> None:
+    """After a cancellation the items in flight end, all others are cancelled, and each has one result."""
+    cancellation = Cancellation()
+    begun = threading.Barrier(4)
+    release = threading.Event()
 
     def task(item: Item) -> Result:
         begun.wait(BOUND)
@@ -148,9 +151,10 @@ def test_a_stop_cancels_what_was_not_begun() -> None:
     assert len(results) == 20
 
 
-def test_what_does_not_end_by_itself_is_interrupted() -> None:
-    """When the time to drain is over, transfers in flight are broken, and their results still count."""
-    cancellation, broken = Cancellation(), threading.Event()
+def test_items_that_do_not_end_in_time_are_interrupted() -> None:
+    """After the drain time the items in flight are interrupted, and their results still count."""
+    cancellation = Cancellation()
+    broken = threading.Event()
 
     def task(item: Item) -> Result:
         cancellation.request(Reason.SIGNAL)
@@ -162,9 +166,10 @@ def test_what_does_not_end_by_itself_is_interrupted() -> None:
     assert pool.abandoned == 0
 
 
-def test_what_cannot_be_interrupted_is_given_up() -> None:
-    """A thread that nothing can wake does not hold the run: its item is cancelled, and counted as given up."""
-    cancellation, release = Cancellation(), threading.Event()
+def test_an_item_that_cannot_be_interrupted_is_abandoned() -> None:
+    """A thread that blocks for good does not delay the run: its item is cancelled, and counted as abandoned."""
+    cancellation = Cancellation()
+    release = threading.Event()
 
     def task(item: Item) -> Result:
         cancellation.request(Reason.SIGNAL)
@@ -178,9 +183,10 @@ def test_what_cannot_be_interrupted_is_given_up() -> None:
     assert pool.abandoned == 1
 
 
-def test_a_run_that_is_stopped_before_it_begins_begins_nothing() -> None:
-    """Every item is cancelled with the cause, and no task is called."""
-    cancellation, called = Cancellation(), []
+def test_a_run_that_is_cancelled_before_its_start_runs_no_task() -> None:
+    """Every item is cancelled with the reason of the cancellation, and no task is called."""
+    cancellation = Cancellation()
+    called: list[Item] = []
 
     def task(item: Item) -> Result:
         called.append(item)
@@ -192,8 +198,8 @@ def test_a_run_that_is_stopped_before_it_begins_begins_nothing() -> None:
     assert (len(results), called) == (5, [])
 
 
-def test_futures_are_shown_from_their_schedule_to_their_end() -> None:
-    """Whoever asks sees each item's future twice: when it was submitted, and finished."""
+def test_hooks_get_each_future_when_scheduled_and_when_done() -> None:
+    """The hooks get the future of each item twice: when it is submitted, and when it is done."""
     scheduled: list[str] = []
     done: list[str] = []
 
@@ -207,8 +213,8 @@ def test_futures_are_shown_from_their_schedule_to_their_end() -> None:
     assert scheduled == done == ["C0 True", "C1 True", "C2 True"]
 
 
-def test_pending_counts_what_waits_for_a_worker() -> None:
-    """Of a full window, what exceeds the workers is pending; before and after the run nothing is."""
+def test_pending_counts_items_that_wait_for_a_worker() -> None:
+    """In a full window the items beyond the number of workers are pending; before and after the run none is."""
     release = threading.Event()
 
     def task(item: Item) -> Result:
@@ -231,7 +237,7 @@ def test_pending_counts_what_waits_for_a_worker() -> None:
 
 
 def test_a_bug_in_the_task_is_not_swallowed() -> None:
-    """What a task raises comes out of the results, and the threads end."""
+    """An exception of a task is raised by `results`, and the threads end."""
 
     def task(item: Item) -> Result:
         raise LookupError(item.code)
@@ -241,9 +247,10 @@ def test_a_bug_in_the_task_is_not_swallowed() -> None:
 
 
 @pytest.mark.parametrize("stuck", [True, False])
-def test_a_reader_who_leaves_is_not_held(*, stuck: bool) -> None:
-    """Nothing more begins, what runs is interrupted, and what even that does not end is counted as given up."""
-    release, begun = threading.Event(), list[str]()
+def test_closing_the_results_early_ends_the_pool(*, stuck: bool) -> None:
+    """No other item starts, running ones are interrupted, and those that still do not end count as abandoned."""
+    release = threading.Event()
+    begun: list[str] = []
 
     def task(item: Item) -> Result:
         begun.append(item.code)
@@ -260,28 +267,29 @@ def test_a_reader_who_leaves_is_not_held(*, stuck: bool) -> None:
     release.set()
 
 
-class Crowded(threading.Thread):
-    """A thread that a machine with room for two more refuses to start."""
+class ScarceThread(threading.Thread):
+    """A thread of a machine that starts only two more."""
 
-    room = 2
+    available = 2
 
     def start(self) -> None:
-        """Start, while there is room."""
-        if Crowded.room == 0:
+        """Start, or fail as the system does."""
+        if ScarceThread.available == 0:
             raise RuntimeError("can't start new thread")
-        Crowded.room -= 1
+        ScarceThread.available -= 1
         super().start()
 
 
-def test_too_few_threads_end_the_run_before_anything_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No item is lost with a thread that could not be started: each is cancelled (no limit binds root)."""
-    monkeypatch.setattr(Crowded, "room", 2)
-    monkeypatch.setattr(threading, "Thread", Crowded)
-    cancellation, told = Cancellation(), list[str]()
+def test_too_few_threads_cancel_the_run_before_any_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No item is lost with a thread that the system does not start (simulated: no limit applies to root)."""
+    monkeypatch.setattr(ScarceThread, "available", 2)
+    monkeypatch.setattr(threading, "Thread", ScarceThread)
+    cancellation = Cancellation()
+    problems: list[str] = []
     done: list[Item] = []
 
     def short(problem: str) -> None:
-        told.append(problem)
+        problems.append(problem)
         cancellation.request(Reason.STORAGE)
 
     def task(item: Item) -> Result:
@@ -290,17 +298,19 @@ def test_too_few_threads_end_the_run_before_anything_is_done(monkeypatch: pytest
 
     results = list(make(task, workers=5, cancellation=cancellation, on_shortage=short).results(map(item, range(20))))
     assert [(result.status, result.reason) for result in results] == [(Status.CANCELLED, Reason.STORAGE)] * 20
-    assert told == ["this machine does not allow 5 threads: can't start new thread"]
+    assert problems == ["this machine does not allow 5 threads: can't start new thread"]
     assert done == []
 
 
-def test_a_stop_tells_how_many_are_in_flight_and_how_many_are_not_begun() -> None:
-    """Of a window of six, three have a worker; the other three are cancelled at once."""
-    cancellation, begun, released = Cancellation(), threading.Barrier(4), threading.Event()
-    told: list[tuple[int, int]] = []
+def test_a_cancellation_reports_items_in_flight_and_not_started() -> None:
+    """In a window of six with three workers, three items are in flight and three are cancelled."""
+    cancellation = Cancellation()
+    begun = threading.Barrier(4)
+    released = threading.Event()
+    counts: list[tuple[int, int]] = []
 
-    def tell(in_flight: int, waiting: int) -> None:
-        told.append((in_flight, waiting))
+    def on_drain(in_flight: int, waiting: int) -> None:
+        counts.append((in_flight, waiting))
         released.set()
 
     def task(item: Item) -> Result:
@@ -313,13 +323,13 @@ def test_a_stop_tells_how_many_are_in_flight_and_how_many_are_not_begun() -> Non
         cancellation.request(Reason.SIGNAL)
 
     threading.Thread(target=interrupt_soon).start()
-    results = list(make(task, cancellation=cancellation, on_drain=tell).results(map(item, range(9))))
+    results = list(make(task, cancellation=cancellation, on_drain=on_drain).results(map(item, range(9))))
     assert [result.status for result in results].count(Status.OK) == 3
-    assert told == [(3, 3)]
+    assert counts == [(3, 3)]
 
 
-def test_a_run_that_ends_by_itself_has_nothing_to_tell() -> None:
-    """Nobody stopped it: nothing is in flight, nothing was cancelled."""
-    told: list[tuple[int, int]] = []
-    list(make(ok, on_drain=lambda *counts: told.append(counts)).results(map(item, range(9))))
-    assert told == []
+def test_a_run_that_ends_by_itself_does_not_drain() -> None:
+    """`on_drain` is not called unless the run was cancelled."""
+    calls: list[tuple[int, int]] = []
+    list(make(ok, on_drain=lambda *counts: calls.append(counts)).results(map(item, range(9))))
+    assert calls == []

@@ -1,7 +1,8 @@
-"""The simulation: its expectation is arithmetic, its timeline is the real pool's."""
+"""The simulation: its expected time is computed, and its timeline is that of the real pool."""
 
 import io
 import re
+import threading
 
 import pytest
 
@@ -13,7 +14,7 @@ from job.simulate import Plan, simulate
 @pytest.mark.parametrize(
     ("plan", "seconds"),
     [
-        (Plan(5, 3, None, 0), 5),  # the seed's loiter: 1, 2 and 3 side by side, then 4 after 1
+        (Plan(5, 3, None, 0), 5),  # loiter of *Fluent Python*: tasks 1, 2 and 3 at once, then 4 after 1
         (Plan(1000, 50, 0.1, 0), 2),
         (Plan(1001, 50, 0.1, 0), 2.1),
         (Plan(10, 1, 1, 0), 10),
@@ -23,7 +24,7 @@ from job.simulate import Plan, simulate
         (Plan(4, 2, 1, 10), 2.1),
     ],
 )
-def test_the_expectation_is_when_the_last_task_ends(plan: Plan, seconds: float) -> None:
+def test_the_expected_time_is_the_end_of_the_last_task(plan: Plan, seconds: float) -> None:
     """Each task begins as soon as a worker is free and the rate allows it."""
     assert plan.expected_seconds() == pytest.approx(seconds)
 
@@ -33,8 +34,8 @@ def drawn(plan: Plan, cancellation: Cancellation | None = None) -> tuple[bool, l
     return simulate(plan, cancellation or Cancellation(), out), out.getvalue().splitlines()
 
 
-def test_the_timeline_reads_as_the_seeds() -> None:
-    """Each line has its time, each task its indentation, and results come in the order of the tasks."""
+def test_the_timeline_reads_like_that_of_the_book() -> None:
+    """Each line begins with the time, each task has its indentation, and results come in the order of the tasks."""
     done, lines = drawn(Plan(5, 3, 0, 0))
     words = [line[11:] for line in lines]
     assert done
@@ -46,16 +47,23 @@ def test_the_timeline_reads_as_the_seeds() -> None:
     assert words[-1].startswith("5 of 5 tasks done in ")
 
 
-def test_a_task_sleeps_between_its_two_lines() -> None:
-    """What is drawn is what happens: a task is done after it began."""
+def test_a_task_is_done_after_it_began() -> None:
+    """The line that a task is done comes after the line that it began."""
     _, lines = drawn(Plan(20, 5, 0.001, 0))
     for number in range(20):
         begins = next(n for n, line in enumerate(lines) if f"loiter({number}): doing" in line)
         assert f"loiter({number}): done" in "".join(lines[begins:])
 
 
+def test_tasks_print_one_at_a_time() -> None:
+    """Tasks on several threads never write to the output at once."""
+    out = UnsafeOutput()
+    assert simulate(Plan(20, 20, 0, 0), Cancellation(), out)
+    assert not out.was_shared
+
+
 def test_the_timeline_fits_a_terminal() -> None:
-    """However many tasks, no line is wider than 80 columns; beyond a hundred tasks only the facts are printed."""
+    """No line is wider than 80 columns; with more than a hundred tasks only the first and the last are printed."""
     _, some = drawn(Plan(100, 50, 0, 0))
     _, many = drawn(Plan(101, 50, 0, 0))
     assert max(map(len, some)) <= 80
@@ -63,8 +71,8 @@ def test_the_timeline_fits_a_terminal() -> None:
     assert len(many) == 2
 
 
-def test_a_stop_ends_it_and_is_told() -> None:
-    """Interrupted tasks are not counted as done."""
+def test_a_cancelled_simulation_counts_the_tasks_that_were_done() -> None:
+    """Cancelled tasks are not counted as done."""
     cancellation = Cancellation()
     cancellation.request(Reason.SIGNAL)
     done, lines = drawn(Plan(3, 2, 1000, 0), cancellation)
@@ -72,8 +80,26 @@ def test_a_stop_ends_it_and_is_told() -> None:
     assert "0 of 3 tasks done" in lines[-1]
 
 
-class StopsAtTheFirst(io.StringIO):
-    """An output that asks for the stop as soon as a task begins."""
+class UnsafeOutput(io.StringIO):
+    """An output that is not thread-safe, like every text file; it records whether two threads used it at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._in_use = threading.Lock()
+        self.was_shared = False
+
+    def write(self, text: str, /) -> int:
+        """Write slowly enough for other threads to come in between."""
+        if not self._in_use.acquire(blocking=False):
+            self.was_shared = True
+            return len(text)
+        threading.Event().wait(0.001)
+        self._in_use.release()
+        return super().write(text)
+
+
+class CancellingOutput(io.StringIO):
+    """An output that cancels the run as soon as a task begins."""
 
     def __init__(self, cancellation: Cancellation) -> None:
         super().__init__()
@@ -85,9 +111,9 @@ class StopsAtTheFirst(io.StringIO):
         return super().write(text)
 
 
-def test_a_sleeping_task_wakes_at_a_stop() -> None:
-    """A task in the middle of its sleep ends at once."""
+def test_a_cancellation_wakes_a_sleeping_task() -> None:
+    """A task that sleeps ends at once."""
     cancellation = Cancellation()
-    out = StopsAtTheFirst(cancellation)
+    out = CancellingOutput(cancellation)
     assert not simulate(Plan(2, 1, 1000, 0), cancellation, out)
     assert "result 0: cancelled" in out.getvalue()
