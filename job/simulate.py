@@ -77,18 +77,18 @@ def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
         show(f"loiter({task}): done", task)
         return Result(Status.OK, None, item.code)
 
-    def cancelled(item: Item) -> Result:
+    def cancelled_result(item: Item) -> Result:
         return Result(Status.CANCELLED, None, item.code)
 
     def loiter_or_cancel(item: Item) -> Result:
         try:
             return loiter(item)
         except Cancelled:
-            return cancelled(item)
+            return cancelled_result(item)
 
     pool = Pool(
         task=loiter_or_cancel,
-        cancelled=cancelled,
+        cancelled=cancelled_result,
         workers=plan.workers,
         cancellation=cancellation,
         drain_seconds=lambda: 0.0,

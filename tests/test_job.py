@@ -524,7 +524,7 @@ def test_run_is_implied(tmp_path: Path) -> None:
 
 
 def test_a_slow_faulty_origin_can_be_tried(tmp_path: Path) -> None:
-    """-s error: the seed's misbehaving server; what it refuses is tried again."""
+    """-s error: the book's faulty server; what it refuses is tried again."""
     done = flagjob("-s", "ERROR", "BR", "CN", cwd=tmp_path, settings={"FLAGJOB_MAX_ATTEMPTS": "50"})
     assert (done.code, done.statuses) == (0, {"BR": "ok", "CN": "ok"})
 

@@ -13,7 +13,7 @@ from job.template import UrlTemplate
 
 
 class Server(StrEnum):
-    """The seed's labels for where flags come from: the first three are the built-in origin, with its faults."""
+    """The labels of *Fluent Python* for where flags come from; the demo server plays all but the last."""
 
     LOCAL = "local"
     DELAY = "delay"
