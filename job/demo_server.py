@@ -210,8 +210,8 @@ class _RequestHandler(BaseHTTPRequestHandler):
             return
         if fault == "error":
             answer = self.server.unavailable
-        body = b"" if self.command == "HEAD" else answer.body
-        if fault == "truncate" and not body:
+        has_body = bool(answer.body) and self.command != "HEAD"
+        if fault == "truncate" and not has_body:
             fault = None
         self._send(answer, fault)
 
