@@ -259,12 +259,9 @@ MALFORMED = {
     "field without colon": (b"GET / HTTP/1.1\r\nHost\r\n\r\n", BAD_REQUEST),
     "too many fields": (
         b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 100 + b"\r\n",
-        "431 Request Header Fields Too Large",
+        BAD_REQUEST,
     ),
-    "endless field": (
-        b"GET / HTTP/1.1\r\na: " + b"b" * 70_000 + b"\r\n\r\n",
-        "431 Request Header Fields Too Large",
-    ),
+    "endless field": (b"GET / HTTP/1.1\r\na: " + b"b" * 70_000 + b"\r\n\r\n", BAD_REQUEST),
     "nul": (b"\0\n", BAD_REQUEST),
 }
 
@@ -285,14 +282,13 @@ def test_ninety_nine_fields_are_not_too_many(server: DemoServer) -> None:
     assert raw(server, b"GET / HTTP/1.0\r\n" + b"a: b\r\n" * 99 + b"\r\n").startswith(b"HTTP/1.1 404")
 
 
-def test_a_header_that_breaks_off_ends_the_connection(server: DemoServer) -> None:
-    """A client that closes its side before the blank line gets one answer, and the connection closes."""
+def test_a_header_that_breaks_off_is_refused(server: DemoServer) -> None:
+    """A request without its blank line is a 400, because it may be incomplete."""
     address = urlsplit(server.url)
     with socket.create_connection((address.hostname, address.port), timeout=BOUND) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")
         plain.shutdown(socket.SHUT_WR)
-        answer = b"".join(iter(lambda: plain.recv(65536), b""))
-        assert re.findall(rb"HTTP/1.1 (\d+)", answer) == [b"404"]
+        assert plain.recv(65536).startswith(b"HTTP/1.1 400")
 
 
 def test_noise_is_refused(server: DemoServer) -> None:
@@ -371,8 +367,8 @@ def test_each_request_is_reported() -> None:
     assert all(0 < r.duration_seconds < BOUND for r in seen)
 
 
-def test_a_refused_request_is_reported_without_its_target() -> None:
-    """A request that is refused unread is reported with its status only: the query of its target may be secret."""
+def test_a_refused_request_is_reported_without_its_query() -> None:
+    """A malformed request is reported without method and path, also after a good one on the same connection."""
     flag = f"GET {CN} HTTP/1.1\r\n\r\n".encode()
 
     def act(running: DemoServer) -> None:
@@ -382,8 +378,8 @@ def test_a_refused_request_is_reported_without_its_target() -> None:
         raw(running, flag + b"GET /?" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n")
 
     assert [(seen.method, seen.path, seen.status) for seen in reported_requests(Faults(), act)] == [
-        ("GET", "", 431),
-        ("BREW", "", 501),
+        ("", "", 400),
+        ("BREW", "/", 501),
         ("GET", CN, 200),
         ("", "", 400),
         ("GET", CN, 200),
