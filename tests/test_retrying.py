@@ -1,4 +1,4 @@
-"""When to try again, how long to wait, when to give up: all of it without waiting."""
+"""Retries: which failures are tried again, the back-off between attempts, and when to stop."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -39,8 +39,8 @@ def busy(seconds: float | None) -> HttpError:
 ITEM = WorkItem("BR", "http://localhost/br.gif", "br.gif")
 
 
-class Calls:
-    """A source whose attempts end as scripted, the last way again and again, and what came of calling it."""
+class ScriptedSource:
+    """A source whose attempts end as scripted, the last outcome repeated, and a record of its calls."""
 
     def __init__(self, *outcomes: BaseException | str) -> None:
         self._outcomes = outcomes
@@ -85,25 +85,25 @@ class Calls:
         return caught.value
 
 
-def test_what_succeeds_is_called_once() -> None:
-    """A good attempt is the only one."""
-    calls = Calls("file")
+def test_a_success_is_not_retried() -> None:
+    """A successful attempt is the only one."""
+    calls = ScriptedSource("file")
     assert calls.run() == "file"
     assert (calls.attempts, calls.slept, calls.retries) == (1, [], [])
 
 
-def test_what_fails_and_then_succeeds_is_a_success() -> None:
-    """A failure that passes costs a pause, and nothing else."""
-    calls = Calls(TIMEOUT, busy(None), "file")
+def test_a_success_after_failures_is_returned() -> None:
+    """Two retryable failures cost two waits, and the third attempt's answer is returned."""
+    calls = ScriptedSource(TIMEOUT, busy(None), "file")
     assert calls.run() == "file"
     assert (calls.attempts, len(calls.slept)) == (3, 2)
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 4, 100])
-def test_attempts_are_counted(attempts: int) -> None:
-    """There are as many tries as the policy says, and the last error is the one that is raised."""
+def test_attempts_end_at_the_maximum(attempts: int) -> None:
+    """There are as many attempts as the policy allows, and the last error is raised."""
     last = busy(None)
-    calls = Calls(*[TIMEOUT] * (attempts - 1), last)
+    calls = ScriptedSource(*[TIMEOUT] * (attempts - 1), last)
     assert calls.failure(attempts) is last
     assert (calls.attempts, len(calls.slept), len(calls.retries)) == (attempts, attempts - 1, attempts - 1)
 
@@ -126,9 +126,9 @@ def test_attempts_are_counted(attempts: int) -> None:
     ],
     ids=repr,
 )
-def test_what_no_retry_heals_is_called_once(error: BaseException) -> None:
-    """Refusals, a full disk, the end of the run and bugs come out as they are, at once."""
-    calls = Calls(error, "file")
+def test_a_permanent_failure_is_not_retried(error: BaseException) -> None:
+    """Permanent failures, a full disk, a cancellation and bugs are raised at once, unchanged."""
+    calls = ScriptedSource(error, "file")
     assert calls.failure() is error
     assert (calls.attempts, calls.slept, calls.retries) == (1, [], [])
 
@@ -147,18 +147,18 @@ def test_what_no_retry_heals_is_called_once(error: BaseException) -> None:
     ],
     ids=repr,
 )
-def test_what_passes_is_tried_again(error: AttemptError) -> None:
-    """Silence, a cut and a busy server are asked again."""
-    calls = Calls(error, "file")
+def test_a_retryable_failure_is_retried(error: AttemptError) -> None:
+    """Time-outs, broken connections, busy servers and invalid bodies are tried again."""
+    calls = ScriptedSource(error, "file")
     assert calls.run() == "file"
     assert calls.attempts == 2
 
 
-def test_waits_grow_with_full_jitter() -> None:
-    """Before attempt n + 1 passes anything from nothing to 0.5 * 2 ** (n - 1) seconds, and never more than ten."""
+def test_the_back_off_grows_with_full_jitter() -> None:
+    """The wait after attempt n is drawn from 0 to 0.5 * 2 ** (n - 1) seconds, 10 s at most."""
     draws: dict[int, list[float]] = {}
     for _ in range(400):
-        calls = Calls(TIMEOUT)
+        calls = ScriptedSource(TIMEOUT)
         calls.failure(attempts=9)
         for event in calls.retries:
             draws.setdefault(event.attempt, []).append(event.wait_seconds)
@@ -168,22 +168,22 @@ def test_waits_grow_with_full_jitter() -> None:
     assert [a for a, waits in draws.items() if min(waits) > 0.05 * bounds[a] or max(waits) < 0.95 * bounds[a]] == []
 
 
-@pytest.mark.parametrize("asked", [0.0, 7.0, MAX_RETRY_AFTER_SECONDS])
-def test_the_origins_wish_is_obeyed(asked: float) -> None:
-    """After a Retry-After comes exactly that pause, and up to a second more so that not everybody comes at once."""
+@pytest.mark.parametrize("retry_after", [0.0, 7.0, MAX_RETRY_AFTER_SECONDS])
+def test_a_retry_after_is_obeyed_with_jitter(retry_after: float) -> None:
+    """After a Retry-After the wait is that time plus up to one second of jitter."""
     waits = []
     for _ in range(100):
-        calls = Calls(busy(asked), "file")
+        calls = ScriptedSource(busy(retry_after), "file")
         calls.run()
         waits += calls.slept
-    assert asked <= min(waits) < asked + 0.25
-    assert asked + 0.75 < max(waits) <= asked + 1
+    assert retry_after <= min(waits) < retry_after + 0.25
+    assert retry_after + 0.75 < max(waits) <= retry_after + 1
 
 
-@pytest.mark.parametrize("asked", [60.001, 3600.0, 1e9])
-def test_an_origin_that_asks_for_too_much_is_left_alone(asked: float) -> None:
-    """A Retry-After of more than a minute ends the item at once: one request, no pause, and a later run may heal it."""
-    calls = Calls(busy(asked), "file")
+@pytest.mark.parametrize("retry_after", [60.001, 3600.0, 1e9])
+def test_a_retry_after_of_over_a_minute_ends_the_item(retry_after: float) -> None:
+    """A Retry-After of more than a minute ends the item after one request, as a retryable failure."""
+    calls = ScriptedSource(busy(retry_after), "file")
     error = calls.failure()
     assert (calls.attempts, calls.slept) == (1, [])
     assert isinstance(error, HttpError)
@@ -191,63 +191,63 @@ def test_an_origin_that_asks_for_too_much_is_left_alone(asked: float) -> None:
 
 
 @pytest.mark.parametrize(("item_timeout", "attempts"), [(60.0, 1), (59.0, 1), (120.0, 2)])
-def test_no_pause_begins_that_the_item_has_no_time_for(item_timeout: float, attempts: int) -> None:
-    """A pause that would end after the item's time is not slept: the item ends now."""
-    calls = Calls(busy(60.0), "file")
+def test_no_wait_exceeds_the_time_of_the_item(item_timeout: float, attempts: int) -> None:
+    """A wait that would end after the item's time-out is not begun: the item fails at once."""
+    calls = ScriptedSource(busy(60.0), "file")
     outcome = calls.run(item_timeout=item_timeout) if attempts > 1 else calls.failure(item_timeout=item_timeout)
     assert (calls.attempts, len(calls.slept), len(calls.retries)) == (attempts, attempts - 1, attempts - 1)
     assert isinstance(outcome, HttpError) == (attempts == 1)
 
 
 def test_a_name_is_looked_up_twice() -> None:
-    """A host name that does not resolve is not asked for as often as a busy server."""
-    calls = Calls(DNS, DNS, "file")
+    """A host name that does not resolve is looked up twice, however many attempts are allowed."""
+    calls = ScriptedSource(DNS, DNS, "file")
     assert calls.failure() is DNS
     assert calls.attempts == 2
 
 
 def test_a_name_that_resolves_late_has_all_attempts() -> None:
-    """One failed look-up takes nothing from what other failures are allowed."""
-    calls = Calls(DNS, TIMEOUT, TIMEOUT, "file")
+    """A failed look-up does not reduce the attempts that other failures may use."""
+    calls = ScriptedSource(DNS, TIMEOUT, TIMEOUT, "file")
     assert calls.run() == "file"
     assert calls.attempts == 4
 
 
-def test_a_pause_that_is_broken_off_ends_it_all() -> None:
-    """When the run must end, no further attempt is made, and the item learns why."""
-    calls = Calls(TIMEOUT, "file")
-    stopped = Cancelled(Reason.SIGNAL)
+def test_a_cancelled_wait_ends_the_retries() -> None:
+    """A cancellation during a wait is raised unchanged, and no further attempt is made."""
+    calls = ScriptedSource(TIMEOUT, "file")
+    cancelled = Cancelled(Reason.SIGNAL)
 
     def sleep(_seconds: float) -> None:
-        raise stopped
+        raise cancelled
 
     with pytest.raises(Cancelled) as caught:
         calls.run(sleep=sleep)
-    assert caught.value is stopped
+    assert caught.value is cancelled
     assert calls.attempts == 1
 
 
-def test_every_retry_is_told_before_its_pause() -> None:
-    """Which attempt failed, why, and how long the next one waits: as it is, and in time."""
+def test_a_retry_is_reported_before_its_wait() -> None:
+    """Each retry is reported before its wait, with the attempt, its error and the seconds to wait."""
     first, second = busy(3.0), NetworkError(Reason.CONNECTION, "reset")
-    calls = Calls(first, second, "file")
-    told_before: list[int] = []
+    calls = ScriptedSource(first, second, "file")
+    reported_before: list[int] = []
 
     def sleep(seconds: float) -> None:
-        told_before.append(len(calls.retries))
+        reported_before.append(len(calls.retries))
         calls.slept.append(seconds)
 
     calls.run(sleep=sleep)
     assert calls.retries == [RetryEvent(1, 4, calls.slept[0], first), RetryEvent(2, 4, calls.slept[1], second)]
-    assert told_before == [1, 2]
+    assert reported_before == [1, 2]
 
 
-def test_threads_do_not_disturb_each_other() -> None:
-    """Each item counts its own attempts, however many are tried at the same time."""
+def test_threads_count_their_attempts_separately() -> None:
+    """Attempts are counted for each item separately, however many threads retry at the same time."""
     together = Barrier(8)
-    items = [Calls(TIMEOUT) for _ in range(8)]
+    items = [ScriptedSource(TIMEOUT) for _ in range(8)]
 
-    def work(calls: Calls) -> None:
+    def work(calls: ScriptedSource) -> None:
         for _ in range(50):
             together.wait(BOUND)
             calls.attempts = 0
@@ -280,8 +280,8 @@ def test_threads_do_not_disturb_each_other() -> None:
         ("Mon, 01 Jan 0001 00:00:00 +2359", 0.0),
     ],
 )
-def test_a_retry_after_is_read(value: str, seconds: float) -> None:
-    """Whole seconds, or a date in each of HTTP's three forms; a date that has passed is now."""
+def test_a_valid_retry_after_is_parsed(value: str, seconds: float) -> None:
+    """A Retry-After is whole seconds or a date in one of HTTP's three forms; a past date is 0."""
     assert retry_after_seconds(value, NOW) == seconds
 
 
@@ -320,8 +320,8 @@ def test_a_retry_after_is_read(value: str, seconds: float) -> None:
     ],
     ids=lambda value: repr(value)[:40],
 )
-def test_a_retry_after_that_makes_no_sense_counts_as_none(value: str | None) -> None:
-    """Neither a crash nor a pause of a thousand years: the usual back-off."""
+def test_an_invalid_retry_after_is_ignored(value: str | None) -> None:
+    """An invalid or absurdly long Retry-After is None, without an exception."""
     assert retry_after_seconds(value, NOW) is None
 
 
@@ -333,59 +333,59 @@ WORDS = st.sampled_from([*DATES.split(), *ZONES.split()])
 @settings(deadline=None, max_examples=500)
 @given(st.text() | st.lists(WORDS, max_size=7).map(" ".join))
 @example("Mon, 01 Jan 0001 00:00:00 +2359")
-def test_no_header_breaks_the_reading(value: str) -> None:
-    """Whatever a server sends is a number of seconds from now on, within a year, or nothing."""
+def test_any_retry_after_is_bounded(value: str) -> None:
+    """Any header value yields None or a number of seconds between 0 and a year."""
     seconds = retry_after_seconds(value, NOW)
     assert seconds is None or 0 <= seconds <= 366 * 86400
 
 
 @settings(deadline=None)
 @given(st.integers(0, 366 * 86400 - 1))
-def test_any_date_within_a_year_is_obeyed(seconds: int) -> None:
-    """A date is worth as much as the seconds until then."""
+def test_a_date_equals_its_seconds(seconds: int) -> None:
+    """A Retry-After as a date within a year yields the same seconds as a number."""
     date = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
     assert retry_after_seconds(date, NOW) == retry_after_seconds(str(seconds), NOW) == seconds
 
 
-def test_the_runs_budget_is_asked_last_and_once_a_retry() -> None:
-    """What is not tried again for another reason costs the run nothing."""
-    asked: list[None] = []
+def test_the_retry_budget_is_used_once_for_each_retry() -> None:
+    """A failure that is not retried for another reason uses nothing of the run's retry budget."""
+    budget_calls: list[None] = []
 
     def may_retry(_error: AttemptError) -> bool:
-        asked.append(None)
-        return len(asked) < 3
+        budget_calls.append(None)
+        return len(budget_calls) < 3
 
-    for calls, attempts in ((Calls(NotFoundError(404, "no")), 4), (Calls(TIMEOUT), 1)):
+    for calls, attempts in ((ScriptedSource(NotFoundError(404, "no")), 4), (ScriptedSource(TIMEOUT), 1)):
         with pytest.raises(AttemptError):
             calls.run_with(RetryPolicy(attempts, 1e6), sleep=calls.slept.append, may_retry=may_retry)
-    assert asked == []
-    calls = Calls(TIMEOUT)
+    assert budget_calls == []
+    calls = ScriptedSource(TIMEOUT)
     with pytest.raises(NetworkError):
         calls.run_with(RetryPolicy(9, 1e6), sleep=calls.slept.append, may_retry=may_retry)
-    assert (calls.attempts, len(asked)) == (3, 3)
+    assert (calls.attempts, len(budget_calls)) == (3, 3)
 
 
-def test_no_pause_begins_that_the_run_would_not_outlive() -> None:
-    """With half a second left and a second asked for, the item ends now, and with its own reason."""
-    calls = Calls(busy(1.0))
+def test_no_wait_exceeds_the_time_of_the_run() -> None:
+    """A wait that would end after the run's deadline is not begun, and the item keeps its own reason."""
+    calls = ScriptedSource(busy(1.0))
     with pytest.raises(HttpError):
         calls.run(ends_at=monotonic() + 0.5)
     assert (calls.attempts, calls.slept) == (1, [])
 
 
-def test_time_at_the_throttle_is_not_the_items() -> None:
-    """An item of sixty seconds that waited a thousand for the origin still has its retry."""
+def test_throttled_time_is_not_the_items() -> None:
+    """Seconds spent waiting for a permit do not count against the item's time-out."""
 
-    class Waited(Calls):
+    class ThrottledSource(ScriptedSource):
         def get(self, request: ItemRequest) -> NotModified:
             request.throttled_seconds += 1000.0
             return super().get(request)
 
-    assert Waited(busy(59.0), "file").run(item_timeout=60.0) == "file"
+    assert ThrottledSource(busy(59.0), "file").run(item_timeout=60.0) == "file"
 
 
-def test_probes_wait_longer_each_time_up_to_half_a_minute() -> None:
-    """One second, two, four ... and never more than thirty."""
+def test_probes_back_off_exponentially() -> None:
+    """The wait before a probe doubles from 1 s, with up to 1 s of jitter, and is 30 s at most."""
     waits = [probe_wait_seconds(probe) for probe in range(1, 40)]
     assert all(2 ** (n - 1) <= wait <= 2 ** (n - 1) + 1 for n, wait in enumerate(waits[:5], 1))
     assert all(wait <= 30 for wait in waits)

@@ -1,4 +1,4 @@
-"""An attempt at the throttle, for tests that drive its clock."""
+"""Attempts at the throttle, for tests that drive its clock."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Attempt(Permit):
     waited_seconds: float = 0.0
 
 
-def enter(
+def acquire(
     throttle: Throttle,
     sleep: Callable[[float], None],
     item: str = "",
@@ -21,8 +21,8 @@ def enter(
     is_retry: bool = False,
     fails_while_others_succeed: bool = False,
 ) -> Attempt:
-    """Wait for the permit of an item's attempt."""
-    clock = throttle._clock  # noqa: SLF001  (the test's own, or the one that it left as it is)
+    """Wait for the permit of an item's attempt, and return it."""
+    clock = throttle._clock  # noqa: SLF001  (a clock of the test, or the default one)
     attempt = Attempt(item, is_retry=is_retry, fails_while_others_succeed=fails_while_others_succeed)
     began = clock()
     wait_for_permit(throttle, attempt, sleep)
