@@ -1,4 +1,4 @@
-"""One HTTP attempt: what a URL's answer becomes, over redirects, in requests' terms."""
+"""The client: one HTTP attempt for a URL, over redirects, with requests' errors mapped to ours."""
 
 import os
 import resource
@@ -38,51 +38,53 @@ Make = Callable[..., Client]
 
 
 @pytest.fixture
-def made() -> list[MemoryBody]:
-    """Every body that a transfer began."""
+def bodies() -> list[MemoryBody]:
+    """Return the list of every body that a transfer began."""
     return []
 
 
 @pytest.fixture
-def make(made: list[MemoryBody]) -> Iterator[Make]:
+def new_client(bodies: list[MemoryBody]) -> Iterator[Make]:
     clients = []
 
     def new_body() -> MemoryBody:
-        made.append(MemoryBody())
-        return made[-1]
+        bodies.append(MemoryBody())
+        return bodies[-1]
 
-    def make(**settings: object) -> Client:
+    def new_client(**settings: object) -> Client:
         adapter = CurlAdapter(new_body=new_body, max_bytes=MAX_BYTES)
         limits = {"connect_timeout": 5, "read_timeout": 5, "attempt_timeout": 20}
         facts = {"user_agent": "flagjob/test", **limits, **settings}
         clients.append(Client(adapter, ClientConfig(**facts)))  # type: ignore[arg-type]  # by name
         return clients[-1]
 
-    yield make
+    yield new_client
     for client in clients:
         client.close()
 
 
-def fetched(reply: Reply | NotModified) -> Reply:
-    """Tell the type checker what a plain request brings."""
+def require_reply(reply: Reply | NotModified) -> Reply:
+    """Return the answer as a Reply, which is what a plain request brings."""
     assert isinstance(reply, Reply)
     return reply
 
 
-def test_an_answer_comes_with_its_body_and_facts(make: Make) -> None:
-    """A 200 brings the body, whole, and what its headers claim."""
+def test_a_200_becomes_a_reply(new_client: Make) -> None:
+    """A 200 becomes a Reply with the whole body and the facts of its headers."""
     headers = {"Content-Type": "image/gif", "ETag": '"x"'}
     with ScriptedServer({"/br.gif": Answer(headers=headers, body=GIF)}) as server:
-        reply = fetched(make().get(server.url("/br.gif")))
+        reply = require_reply(new_client().get(server.url("/br.gif")))
     assert reply.body.read() == GIF
     assert (reply.body.size, reply.content_length, reply.content_type) == (len(GIF), len(GIF), "image/gif")
     assert reply.content_encoding is None
 
 
-def test_the_request_says_who_asks_and_wants_no_encoding(make: Make) -> None:
-    """The user agent is ours, bodies are asked for as they are, and secret headers go along."""
+def test_a_request_has_the_configured_headers(new_client: Make) -> None:
+    """A request has our user agent, asks for no encoding, and has the secret headers."""
     with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server:
-        fetched(make(secret_headers={"Authorization": "Bearer abc"}).get(server.url("/br.gif?x=1"))).body.close()
+        require_reply(
+            new_client(secret_headers={"Authorization": "Bearer abc"}).get(server.url("/br.gif?x=1"))
+        ).body.close()
         request = server.requests[0]
     assert (request.method, request.target) == ("GET", "/br.gif?x=1")
     wanted = {"user-agent": "flagjob/test", "accept": "*/*", "accept-encoding": "identity"}
@@ -91,50 +93,52 @@ def test_the_request_says_who_asks_and_wants_no_encoding(make: Make) -> None:
     assert "cookie" not in request.headers
 
 
-def test_cookies_are_not_kept(make: Make) -> None:
-    """What one answer sets is not sent with the next request."""
+def test_cookies_are_not_sent_back(new_client: Make) -> None:
+    """A cookie that one answer sets is not sent with the next request."""
     with ScriptedServer({"/br.gif": Answer(headers={"Set-Cookie": "a=b"}, body=GIF)}) as server:
-        client = make()
+        client = new_client()
         for _ in range(2):
-            fetched(client.get(server.url("/br.gif"))).body.close()
+            require_reply(client.get(server.url("/br.gif"))).body.close()
     assert "cookie" not in server.requests[1].headers
 
 
 @pytest.mark.parametrize("status", [204, 206, 304, 400, 401, 403, 408, 429, 451, 500, 501, 503, 520, 600, 999])
-def test_only_200_is_an_answer(make: Make, status: int) -> None:
-    """Any other status is an error that names it, with requests' wording of it, however good its body looks."""
+def test_only_200_becomes_a_reply(new_client: Make, status: int) -> None:
+    """Any status but 200 is an HttpError with that status and requests' wording, whatever its body is."""
     answer = Answer(status, body=b"" if status in {204, 304} else GIF)
     with ScriptedServer({"/br.gif": answer}) as server, pytest.raises(HttpError) as caught:
-        make().get(server.url("/br.gif"))
+        new_client().get(server.url("/br.gif"))
     assert (caught.value.failure.reason, caught.value.failure.http_status) == (f"http_{status}", status)
     assert str(caught.value).startswith(f"HTTP error {status} - ")
 
 
 @pytest.mark.parametrize("status", [404, 410])
-def test_gone_files_are_not_found(make: Make, status: int) -> None:
-    """404 and 410 say that there is no such file."""
+def test_404_and_410_are_not_found(new_client: Make, status: int) -> None:
+    """404 and 410 are a NotFoundError."""
     with ScriptedServer({"/zz.gif": Answer(status)}) as server, pytest.raises(NotFoundError) as caught:
-        make().get(server.url("/zz.gif"))
+        new_client().get(server.url("/zz.gif"))
     assert caught.value.failure.http_status == status
 
 
 @pytest.mark.parametrize(("header", "low", "high"), [("7", 7, 7), ("abc", None, None), ("date", 50, 61)])
-def test_what_the_origin_asks_to_wait_is_kept(make: Make, header: str, low: float | None, high: float | None) -> None:
-    """Retry-After, in seconds or as a date, comes with the error; nonsense does not."""
+def test_a_retry_after_comes_with_the_error(
+    new_client: Make, header: str, low: float | None, high: float | None
+) -> None:
+    """An HttpError has the Retry-After in seconds, from a number or a date; None if it is invalid."""
     value = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True) if header == "date" else header
     with ScriptedServer({"/": Answer(503, {"Retry-After": value})}) as server, pytest.raises(HttpError) as caught:
-        make().get(server.url())
+        new_client().get(server.url())
     wait = caught.value.retry_after
     assert wait == low if wait is None or low == high else (low or 0) <= wait <= (high or 0)
 
 
-def test_a_conditional_request_may_be_answered_by_304(make: Make) -> None:
-    """Validators go out, a 304 comes back as what it says, and a 200 with its own validators."""
+def test_a_conditional_request_may_return_not_modified(new_client: Make) -> None:
+    """Validators are sent; a 304 returns NotModified, and a 200 a Reply with its own validators."""
     script = {"/same.gif": Answer(304, {"ETag": '"b"'}), "/new.gif": Answer(headers={"ETag": '"c"'}, body=GIF)}
     with ScriptedServer(script) as server:
-        client, then = make(), "Sun, 22 Nov 2026 04:17:00 GMT"
+        client, then = new_client(), "Sun, 22 Nov 2026 04:17:00 GMT"
         same = client.get(server.url("/same.gif"), Validators('"a"', then))
-        new = fetched(client.get(server.url("/new.gif"), Validators('"a"', None)))
+        new = require_reply(client.get(server.url("/new.gif"), Validators('"a"', None)))
         new.body.close()
     sent = [
         (request.headers.get("if-none-match"), request.headers.get("if-modified-since")) for request in server.requests
@@ -144,8 +148,8 @@ def test_a_conditional_request_may_be_answered_by_304(make: Make) -> None:
     assert (new.etag, new.last_modified) == ('"c"', None)
 
 
-def test_validators_are_of_the_url_that_a_redirect_led_to(make: Make) -> None:
-    """They go there and nowhere else: to another URL they would say nothing, and its 304 would keep a stale file."""
+def test_validators_are_sent_to_their_redirect_target_only(new_client: Make) -> None:
+    """Validators are sent only to the URL whose answer they came with, so that no 304 keeps a stale file."""
     changed = Answer(304)
     script: Script = {
         "/cn.gif": [Answer(302, {"Location": f"/{place}.gif"}) for place in ("v2", "v2", "v1")],
@@ -153,9 +157,12 @@ def test_validators_are_of_the_url_that_a_redirect_led_to(make: Make) -> None:
         "/v1.gif": Answer(headers={"ETag": '"1"'}, body=numbered_gif(1)),
     }
     with ScriptedServer(script) as server:
-        first = fetched(make().get(server.url("/cn.gif")))
+        first = require_reply(new_client().get(server.url("/cn.gif")))
         known = Validators(first.etag, None, first.redirected_to)
-        same, other = make().get(server.url("/cn.gif"), known), fetched(make().get(server.url("/cn.gif"), known))
+        same, other = (
+            new_client().get(server.url("/cn.gif"), known),
+            require_reply(new_client().get(server.url("/cn.gif"), known)),
+        )
         first.body.close()
         other.body.close()
     assert (type(same), other.etag) == (NotModified, '"1"')
@@ -164,182 +171,184 @@ def test_validators_are_of_the_url_that_a_redirect_led_to(make: Make) -> None:
     assert asked == ["/v2.gif"]
 
 
-def test_validators_of_a_url_do_not_go_along_with_its_redirect(make: Make) -> None:
-    """What was known of the URL itself says nothing of where it leads now; a 304 there is no answer."""
+def test_validators_do_not_follow_a_redirect(new_client: Make) -> None:
+    """Validators of the first URL are not sent to its redirect target, where a 304 is an error."""
     script: Script = {"/cn.gif": Answer(302, {"Location": "/v2.gif"}), "/v2.gif": Answer(304)}
     with ScriptedServer(script) as server, pytest.raises(HttpError) as caught:
-        make().get(server.url("/cn.gif"), Validators('"a"', None))
+        new_client().get(server.url("/cn.gif"), Validators('"a"', None))
     assert caught.value.failure.http_status == 304
     assert ["if-none-match" in request.headers for request in server.requests] == [True, False]
 
 
-def test_a_redirect_back_to_the_url_is_that_url(make: Make) -> None:
-    """A detour, as for a cookie, changes nothing."""
+def test_a_redirect_back_to_the_first_url_is_no_redirect(new_client: Make) -> None:
+    """A redirect that leads back to the first URL leaves `redirected_to` empty."""
     script: Script = {
         "/cn.gif": [Answer(302, {"Location": "/detour"}), Answer(body=GIF)],
         "/detour": Answer(302, {"Location": "/cn.gif"}),
     }
     with ScriptedServer(script) as server:
-        reply = fetched(make().get(server.url("/cn.gif")))
+        reply = require_reply(new_client().get(server.url("/cn.gif")))
     assert (reply.body.read(), reply.redirected_to) == (GIF, None)
 
 
-def test_redirects_share_the_time_of_an_attempt(make: Make) -> None:
-    """However many there are: what one took, the next has not."""
+def test_redirects_share_the_attempt_timeout(new_client: Make) -> None:
+    """All redirects of an attempt end within its time-out."""
 
-    def late(_: Request) -> Answer:
+    def answer_late(_: Request) -> Answer:
         Event().wait(0.3)
         return Answer(302, {"Location": "/"})
 
-    with ScriptedServer({"/": late}) as server, pytest.raises(NetworkError) as caught:
-        make(attempt_timeout=0.8).get(server.url())
+    with ScriptedServer({"/": answer_late}) as server, pytest.raises(NetworkError) as caught:
+        new_client(attempt_timeout=0.8).get(server.url())
     assert caught.value.failure.reason == Reason.TIMEOUT
     assert 1 < len(server.requests) < 5
 
 
-def test_a_reason_phrase_does_not_fill_the_log(make: Make) -> None:
-    """A server may say very much in its status line; what is shown of it is short."""
+def test_a_long_reason_phrase_is_shortened(new_client: Make) -> None:
+    """The message of an HttpError is short, however long the reason phrase is."""
     answer = Raw(b"HTTP/1.1 503 " + b"x" * 60_000 + b"\r\nContent-Length: 0\r\n\r\n")
     with ScriptedServer({"/": answer}) as server, pytest.raises(HttpError) as caught:
-        make().get(server.url())
+        new_client().get(server.url())
     assert len(str(caught.value)) < 200
 
 
-def test_a_redirect_on_the_same_origin_is_followed(make: Make) -> None:
-    """A relative redirect ends at the file; requests sees none of it, we decide."""
+def test_a_redirect_on_the_same_origin_is_followed(new_client: Make) -> None:
+    """A relative redirect is followed by the client itself, with the secret headers."""
     script = {"/old.gif": Answer(302, {"Location": "/new.gif"}), "/new.gif": Answer(body=GIF)}
     with ScriptedServer(script) as server:
-        reply = fetched(make(secret_headers={"X-Key": "abc"}).get(server.url("/old.gif")))
+        reply = require_reply(new_client(secret_headers={"X-Key": "abc"}).get(server.url("/old.gif")))
     assert reply.body.read() == GIF
     assert [request.headers.get("x-key") for request in server.requests] == ["abc", "abc"]
 
 
-def test_a_redirect_elsewhere_is_refused(make: Make) -> None:
-    """The other server is never asked, nor told any secret."""
+def test_a_redirect_to_another_host_is_refused(new_client: Make) -> None:
+    """A redirect to another host is refused, and that host receives no request."""
     with ScriptedServer({}) as canary:
         script = {"/": Answer(302, {"Location": f"http://localhost:{canary.port}/"})}
         with ScriptedServer(script) as server, pytest.raises(RedirectError) as caught:
-            make().get(server.url())
+            new_client().get(server.url())
     assert (caught.value.failure.reason, caught.value.failure.http_status) == (Reason.REDIRECT_REFUSED, 302)
     assert canary.requests == []
 
 
-def test_a_redirect_to_an_allowed_host_takes_no_secrets_along(make: Make) -> None:
-    """Where another host is allowed it gets the request, without the headers that are meant for the first."""
+def test_a_redirect_to_an_allowed_host_sends_no_secrets(new_client: Make) -> None:
+    """An allowed redirect host gets the request without the secret headers."""
     with ScriptedServer({"/": Answer(body=GIF)}) as other:
         script = {"/": Answer(302, {"Location": f"http://localhost:{other.port}/"})}
         with ScriptedServer(script) as server:
-            fetched(make(secret_headers={"X-Key": "abc"}, redirect_hosts=("localhost",)).get(server.url())).body.close()
+            require_reply(
+                new_client(secret_headers={"X-Key": "abc"}, redirect_hosts=("localhost",)).get(server.url())
+            ).body.close()
     assert "x-key" not in other.requests[0].headers
     assert other.requests[0].headers["user-agent"] == "flagjob/test"
 
 
-def test_redirects_end_after_five(make: Make) -> None:
-    """A loop costs six requests."""
+def test_at_most_five_redirects_are_followed(new_client: Make) -> None:
+    """A redirect loop ends after six requests."""
     with ScriptedServer({"/": Answer(307, {"Location": "/"})}) as server, pytest.raises(RedirectError) as caught:
-        make().get(server.url())
+        new_client().get(server.url())
     assert (caught.value.failure.reason, caught.value.failure.http_status) == (Reason.TOO_MANY_REDIRECTS, 307)
     assert len(server.requests) == 6
 
 
-def test_a_redirect_to_nowhere_is_refused(make: Make) -> None:
-    """A 302 without Location is no success."""
+def test_a_redirect_without_location_is_refused(new_client: Make) -> None:
+    """A 302 without a Location is a RedirectError."""
     with ScriptedServer({"/": Answer(302, body=GIF)}) as server, pytest.raises(RedirectError) as caught:
-        make().get(server.url())
+        new_client().get(server.url())
     assert caught.value.failure.reason == Reason.REDIRECT_REFUSED
 
 
-def test_a_closed_port_is_a_connection_error(make: Make) -> None:
-    """Nobody listens: connection, worth a retry."""
+def test_a_closed_port_is_a_connection_error(new_client: Make) -> None:
+    """A refused connection is a retryable connection failure."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(NetworkError) as caught:
-        make().get(f"http://127.0.0.1:{port}/")
+        new_client().get(f"http://127.0.0.1:{port}/")
     assert (caught.value.failure.reason, caught.value.failure.retryable) == (Reason.CONNECTION, True)
 
 
-def test_a_name_that_does_not_exist_is_a_dns_error(make: Make) -> None:
-    """A name that cannot be looked up is told from a host that cannot be reached."""
+def test_a_name_that_does_not_exist_is_a_dns_error(new_client: Make) -> None:
+    """A host name that does not resolve has the reason `dns`."""
     with pytest.raises(NetworkError) as caught:
-        make().get("http://no-such-host.invalid/")
+        new_client().get("http://no-such-host.invalid/")
     assert caught.value.failure.reason == Reason.DNS
 
 
 @pytest.mark.parametrize(
     "answered", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nGIF89a"], ids=["head", "body"]
 )
-def test_silence_is_a_timeout(make: Make, answered: bytes) -> None:
-    """A server that falls silent, before its answer or in the middle of a body, is a timeout by its cause."""
+def test_silence_is_a_timeout(new_client: Make, answered: bytes) -> None:
+    """A server that sends nothing more, before or within its answer, is a time-out."""
     with ScriptedServer({"/": Stall(answered)}) as server, pytest.raises(NetworkError) as caught:
-        make(read_timeout=1).get(server.url())
+        new_client(read_timeout=1).get(server.url())
     assert caught.value.failure.reason == Reason.TIMEOUT
 
 
-def test_a_short_body_is_truncated(make: Make, made: list[MemoryBody]) -> None:
-    """Fewer bytes than announced are no file, and those that came are thrown away."""
+def test_a_truncated_body_is_discarded(new_client: Make, bodies: list[MemoryBody]) -> None:
+    """A body shorter than its Content-Length is a ContentError, and is closed."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + GIF
     with ScriptedServer({"/": Raw(answer)}) as server, pytest.raises(ContentError) as caught:
-        make().get(server.url())
+        new_client().get(server.url())
     assert (caught.value.failure.reason, caught.value.failure.http_status) == (Reason.TRUNCATED, 200)
-    assert [body.closed for body in made] == [True]
+    assert [body.closed for body in bodies] == [True]
 
 
-def test_a_body_beyond_the_cap_is_too_large(make: Make, made: list[MemoryBody]) -> None:
-    """The cap holds for what is announced and for what comes unannounced; a retry would not help."""
+def test_a_body_over_the_maximum_is_too_large(new_client: Make, bodies: list[MemoryBody]) -> None:
+    """A body over `max_bytes`, announced or not, is a permanent failure, and is closed."""
     unannounced = b"HTTP/1.1 200 OK\r\n\r\n" + numbered_gif(1, MAX_BYTES + 1)
     script: dict[str, Answer | Raw] = {"/a": Answer(body=numbered_gif(1, MAX_BYTES + 1)), "/b": Raw(unannounced)}
     with ScriptedServer(script) as server:
-        client = make()
+        client = new_client()
         for path in script:
             with pytest.raises(ContentError) as caught:
                 client.get(server.url(path))
             assert (caught.value.failure.reason, caught.value.failure.retryable) == (Reason.TOO_LARGE, False)
-    assert all(body.closed for body in made)
+    assert all(body.closed for body in bodies)
 
 
-def test_a_body_up_to_the_cap_is_taken(make: Make) -> None:
-    """The cap is the largest size that is allowed, not the first that is not."""
-    whole = numbered_gif(1, MAX_BYTES)
-    with ScriptedServer({"/": Answer(body=whole)}) as server:
-        assert fetched(make().get(server.url())).body.read() == whole
+def test_a_body_of_exactly_the_maximum_is_accepted(new_client: Make) -> None:
+    """A body of exactly `max_bytes` is accepted."""
+    largest = numbered_gif(1, MAX_BYTES)
+    with ScriptedServer({"/": Answer(body=largest)}) as server:
+        assert require_reply(new_client().get(server.url())).body.read() == largest
 
 
-def test_a_dead_proxy_is_never_bypassed(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    """If the proxy cannot be reached the item fails, although the origin could be."""
+def test_a_dead_proxy_is_never_bypassed(new_client: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead proxy fails the attempt, even if the origin could be reached directly."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")  # how requests learns of proxies
     with ScriptedServer({"/": Answer(body=GIF)}) as server, pytest.raises(NetworkError) as caught:
-        make().get(server.url().replace("127.0.0.1", "localhost.localdomain"))
+        new_client().get(server.url().replace("127.0.0.1", "localhost.localdomain"))
     assert caught.value.failure.reason == Reason.PROXY
     assert server.requests == []
 
 
-def test_an_untrusted_certificate_is_a_tls_error(make: Make) -> None:
-    """A certificate that nobody vouches for is not retried: waiting does not heal it."""
+def test_an_untrusted_certificate_is_a_tls_error(new_client: Make) -> None:
+    """An untrusted certificate is a permanent failure."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
     with ScriptedServer({"/": Answer(body=GIF)}, context) as server, pytest.raises(NetworkError) as caught:
-        make().get(server.url())
+        new_client().get(server.url())
     assert (caught.value.failure.reason, caught.value.failure.retryable) == (Reason.TLS, False)
     assert server.requests == []
 
 
-def test_a_trusted_certificate_is_taken(make: Make, tmp_path: Path) -> None:
-    """With the authority's bundle the same server is fine."""
+def test_a_certificate_of_the_ca_bundle_is_trusted(new_client: Make, tmp_path: Path) -> None:
+    """A certificate of an authority in `ca_bundle` is trusted."""
     authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     with ScriptedServer({"/": Answer(body=GIF)}, context) as server:
-        assert fetched(make(ca_bundle=str(tmp_path / "ca.pem")).get(server.url())).body.read() == GIF
+        assert require_reply(new_client(ca_bundle=str(tmp_path / "ca.pem")).get(server.url())).body.read() == GIF
 
 
 @row(46)
-def test_a_lack_of_descriptors_is_our_own_fault(make: Make) -> None:
-    """Where this machine has no descriptor left, no retry over the network helps: a storage error, not a connection."""
+def test_a_shortage_of_descriptors_is_a_storage_error(new_client: Make) -> None:
+    """No file descriptor left is a StorageError of this machine, not a connection failure."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ScriptedServer({"/": Answer(body=GIF)}) as server:
-        client, url = make(), server.url()
+        client, url = new_client(), server.url()
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
@@ -361,8 +370,8 @@ def every_exception_of_requests() -> list[type[requests.RequestException]]:
 
 
 @pytest.mark.parametrize("kind", every_exception_of_requests(), ids=lambda kind: kind.__name__)
-def test_every_exception_of_requests_has_a_meaning(kind: type[requests.RequestException]) -> None:
-    """Whatever requests or our transport may raise becomes one of our errors with a reason of the list."""
+def test_every_exception_of_requests_is_mapped(kind: type[requests.RequestException]) -> None:
+    """Every exception of requests and of the transport becomes an AttemptError with a reason of the list."""
 
     class Raising(BaseAdapter):
         def send(self, *_: object, **__: object) -> requests.Response:

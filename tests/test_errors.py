@@ -1,4 +1,4 @@
-"""What each failure means: its status, whether it passes, and what it is counted as."""
+"""The error tree: the reason, status, retryability and outcome of each failure."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from job.errors import Failure, Fault, Outcome, Reason, UsageError, map_exceptio
 
 STATUSES = range(100, 1000)
 
-MEANING = {
+EXPECTED_FAILURES = {
     Reason.TIMEOUT: (True, "timeout"),
     Reason.CONNECTION: (True, "connection"),
     Reason.DNS: (True, "connection"),
@@ -30,7 +30,7 @@ MEANING = {
     Reason.UNIFORM_REFUSAL: (False, "invalid"),
     Reason.INTERNAL: (False, "invalid"),
 }
-"""Whether a reason may pass by waiting, and what its attempts are counted as."""
+"""Whether a failure with the reason is retryable, and the outcome that its attempt is counted by."""
 
 TREE = {
     "FlagjobError": "Exception",
@@ -48,8 +48,8 @@ TREE = {
 }
 
 
-def test_the_tree_is_the_one_that_is_drawn() -> None:
-    """Whoever catches a class catches what the drawing at the top of the module says, and the drawing is whole."""
+def test_the_tree_matches_its_drawing() -> None:
+    """The exception classes form the tree that the module's docstring draws."""
     classes = {
         name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, Exception)
     }
@@ -58,46 +58,48 @@ def test_the_tree_is_the_one_that_is_drawn() -> None:
 
 
 def test_the_list_of_reasons_is_closed() -> None:
-    """Operators build on these words: one more, or another name, is a decision."""
-    assert {reason.name.lower(): str(reason) for reason in Reason} == {str(reason): str(reason) for reason in MEANING}
+    """The reasons are exactly those listed here, because operators build on them."""
+    assert {reason.name.lower(): str(reason) for reason in Reason} == {
+        str(reason): str(reason) for reason in EXPECTED_FAILURES
+    }
 
 
 @pytest.mark.parametrize("reason", Reason)
-def test_each_reason_has_its_meaning(reason: Reason) -> None:
-    """What passes by waiting is tried again, what does not is not, and each has its class in the metrics."""
-    assert (Failure(reason).retryable, Failure(reason).outcome) == MEANING[reason]
+def test_each_reason_has_its_retryability_and_outcome(reason: Reason) -> None:
+    """Each reason is retryable or not, and has its outcome in the metrics."""
+    assert (Failure(reason).retryable, Failure(reason).outcome) == EXPECTED_FAILURES[reason]
 
 
-def test_the_statuses_that_are_tried_again() -> None:
-    """A busy or broken origin is asked again; a refusal is an answer."""
+def test_retryable_statuses() -> None:
+    """Only the statuses of a busy or broken origin are retryable."""
     expected = [408, 425, 429, 500, 502, 503, 504, *range(520, 600)]
     assert [status for status in STATUSES if Failure(None, status).retryable] == expected
 
 
 def test_each_status_has_its_outcome() -> None:
-    """Every status that a server can send falls into one of few classes; a 2xx that is no file is invalid."""
+    """Each status has one of few outcomes; a 2xx that is no file is invalid."""
     classes = {304: "304", 429: "429"}
     hundreds = {3: "3xx", 4: "4xx", 5: "5xx"}
     expected = {status: classes.get(status) or hundreds.get(status // 100, "invalid") for status in STATUSES}
     assert {status: Failure(None, status).outcome for status in STATUSES} == expected
 
 
-def test_every_outcome_is_on_the_list() -> None:
-    """The labels of the metric are all there before the first attempt, and all of them can occur."""
+def test_every_outcome_can_occur() -> None:
+    """The outcomes are exactly those that attempts can have."""
     failures = [*map(Failure, Reason), *(Failure(None, status) for status in STATUSES)]
     assert {failure.outcome for failure in failures} == set(Outcome) - {Outcome.OK}
     assert len(Outcome) == 9
 
 
-def test_an_http_error_knows_its_status() -> None:
-    """An unexpected status is its own reason, and keeps what the origin asked for."""
+def test_an_http_error_has_its_status() -> None:
+    """An HttpError has its status, a reason made of it, and the Retry-After in seconds."""
     error = errors.HttpError(503, "HTTP error 503 - Busy", 7.0)
     assert (error.failure.reason, error.failure.http_status, error.retry_after) == ("http_503", 503, 7.0)
     assert (error.failure.retryable, str(error)) == (True, "HTTP error 503 - Busy")
 
 
-def test_what_is_not_there_is_not_an_error() -> None:
-    """404 and 410 are an answer of their own, and final."""
+def test_a_not_found_error_is_permanent() -> None:
+    """A NotFoundError has its status and is not retryable."""
     error = errors.NotFoundError(410, "HTTP error 410 - Gone")
     assert (error.failure.reason, error.failure.http_status, error.retry_after) == (
         "http_410",
@@ -117,31 +119,31 @@ def test_what_is_not_there_is_not_an_error() -> None:
         (errors.ContentError(Reason.TOO_LARGE, "too much"), 200, False),
     ],
 )
-def test_an_attempt_error_says_what_it_means(
+def test_an_attempt_error_has_its_failure(
     error: errors.AttemptError,
     http_status: int | None,
     retryable: bool,  # noqa: FBT001  (a parameter of a table)
 ) -> None:
-    """Each kind knows whether an answer came, and whether another attempt may fare better."""
+    """Each class of AttemptError has the HTTP status of its answer, and is retryable by its reason."""
     assert (error.failure.http_status, error.failure.retryable) == (http_status, retryable)
     assert error.retry_after is None
 
 
-def test_a_stop_says_why() -> None:
-    """An item that was broken off can tell what for."""
+def test_a_cancellation_has_its_reason() -> None:
+    """A Cancelled error has the reason of the cancellation."""
     error = errors.Cancelled(Reason.DEADLINE)
     assert (error.reason, str(error)) == (Reason.DEADLINE, "cancelled: deadline")
 
 
-def test_a_fault_is_one_clear_message() -> None:
-    """Which setting, what it was, and what would be right; a value that is secret or missing is left out."""
+def test_a_fault_is_one_message() -> None:
+    """A Fault names the setting, its value if it may be shown, and the problem."""
     assert str(Fault("--workers", "many", "must be a number")) == "--workers 'many': must be a number"
     assert str(Fault("FLAGJOB_URL", None, "must be a URL")) == "FLAGJOB_URL: must be a URL"
     assert str(Fault("codes", "a\nb", "is odd")) == r"codes 'a\nb': is odd"
 
 
-def test_a_usage_error_holds_every_fault() -> None:
-    """Whoever fixes the first fault has read of the second."""
+def test_a_usage_error_has_every_fault() -> None:
+    """A UsageError has all faults, in order, and its message names each."""
     faults = (Fault("a", "1", "is wrong"), Fault("b", None, "is missing"))
     error = UsageError(*faults)
     assert error.faults == faults
@@ -150,18 +152,18 @@ def test_a_usage_error_holds_every_fault() -> None:
 
 def test_a_foreign_exception_becomes_the_first_match() -> None:
     """The first class in the mapping that matches decides, and the foreign exception is the cause."""
-    translators = {
+    mapping = {
         FileNotFoundError: lambda _: errors.PathError("gone"),
         OSError: lambda _: errors.StorageError("disk"),
     }
     for foreign, ours in ((FileNotFoundError(), errors.PathError), (PermissionError(), errors.StorageError)):
-        with pytest.raises(errors.StorageError) as caught, map_exceptions(translators):
+        with pytest.raises(errors.StorageError) as caught, map_exceptions(mapping):
             raise foreign
         assert (type(caught.value), caught.value.__cause__) == (ours, foreign)
 
 
 def test_a_translator_may_let_an_exception_pass() -> None:
-    """What has no counterpart comes out as it is, and so does what no class in the mapping matches."""
+    """An exception passes unchanged if its translator returns None, or if no class matches."""
     for foreign in (OSError("pass"), ValueError("pass")):
         with pytest.raises((OSError, ValueError)) as caught, map_exceptions({OSError: lambda _: None}):
             raise foreign

@@ -1,4 +1,4 @@
-"""Nothing foreign gets past the doors: every error has a meaning by its cause, and no answer is a bug."""
+"""Exceptions of requests, libcurl, the disk and the log are mapped to ours, and no answer causes a bug."""
 
 import errno
 import string
@@ -33,43 +33,43 @@ CONFIG = ClientConfig(user_agent="test", connect_timeout=5, read_timeout=5, atte
 ERRNOS = sorted(errno.errorcode)
 
 
-class Adapter(BaseAdapter):
-    """A transport that does one thing."""
+class StubAdapter(BaseAdapter):
+    """An adapter whose `send` calls a function."""
 
     def __init__(self, act: Callable[[], requests.Response]) -> None:
         super().__init__()
         self._act = act
 
     def send(self, *_: object, **__: object) -> requests.Response:
-        """Do it."""
+        """Return what the function returns."""
         return self._act()
 
     def close(self) -> None:
-        """Have nothing to close."""
+        """Do nothing: there is no connection."""
 
 
-def meaning(error: BaseException) -> Exception:
-    """Give what the door of `fetch` makes of an error of the transport."""
+def mapped(error: BaseException) -> Exception:
+    """Return the exception that the client raises for one of its transport."""
 
     def fail() -> requests.Response:
         raise error
 
     with pytest.raises((AttemptError, StorageError)) as caught:
-        Client(Adapter(fail), CONFIG).get("http://localhost/")
+        Client(StubAdapter(fail), CONFIG).get("http://localhost/")
     assert caught.value.__cause__ is error
     return caught.value
 
 
-def reason(error: BaseException) -> str:
-    """Give the reason of what is no fault of this machine."""
-    found = meaning(error)
+def mapped_reason(error: BaseException) -> str:
+    """Return the reason of the AttemptError that an exception is mapped to."""
+    found = mapped(error)
     assert isinstance(found, AttemptError)
     return found.failure.reason
 
 
 # Errors
 
-MEANT = {
+EXPECTED_REASONS = {
     "ChunkedEncodingError": Reason.TRUNCATED,
     "ConnectTimeout": Reason.TIMEOUT,
     "ConnectionError": Reason.CONNECTION,
@@ -82,8 +82,8 @@ MEANT = {
     "Timeout": Reason.TIMEOUT,
     "TooLargeError": Reason.TOO_LARGE,
 }
-"""What each exception of requests and of our transport means; every other one is `protocol`."""
-BY_CURL = {
+"""The reason for each exception of requests and of our transport; every other one is `protocol`."""
+LIBCURL_ERRORS = {
     Reason.CONNECTION: "AGAIN CHUNK_FAILED COULDNT_CONNECT FAILED_INIT GOT_NOTHING HTTP2 INTERFACE_FAILED"
     " NO_CONNECTION_AVAILABLE OUT_OF_MEMORY RECV_ERROR SEND_ERROR",
     Reason.DNS: "COULDNT_RESOLVE_HOST",
@@ -96,57 +96,61 @@ BY_CURL = {
     Reason.UNEXPECTED_ENCODING: "BAD_CONTENT_ENCODING",
     Reason.TOO_LARGE: "FILESIZE_EXCEEDED WRITE_ERROR",
 }
-"""What libcurl's errors mean that HTTP can end in, by pycurl's names for the codes; all others `protocol`."""
+"""The libcurl errors, by pycurl's names, that each reason stands for; all others are `protocol`."""
 
 
-def test_each_exception_of_requests_means_one_thing() -> None:
-    """By class, the nearest first; one that is new in requests is `protocol`, and not tried again."""
+def test_each_exception_of_requests_has_its_reason() -> None:
+    """An exception of requests is mapped by its nearest class; an unknown one to `protocol`."""
     kinds = [kind for kind in every_exception_of_requests() if not issubclass(kind, rx.JSONDecodeError)]
-    found = {kind.__name__: reason(kind("boom")) for kind in kinds}
-    assert {name: said for name, said in found.items() if said != Reason.PROTOCOL or name in MEANT} == MEANT
-    assert reason(rx.JSONDecodeError("boom", "doc", 0)) == Reason.PROTOCOL
+    found = {kind.__name__: mapped_reason(kind("boom")) for kind in kinds}
+    assert {
+        name: reason for name, reason in found.items() if reason != Reason.PROTOCOL or name in EXPECTED_REASONS
+    } == EXPECTED_REASONS
+    assert mapped_reason(rx.JSONDecodeError("boom", "doc", 0)) == Reason.PROTOCOL
 
 
-def test_each_error_of_libcurl_means_one_thing() -> None:
-    """By its code, those that have no name yet included: what is not listed here waiting does not heal."""
-    expected = {getattr(pycurl, f"E_{name}"): said for said, names in BY_CURL.items() for name in names.split()}
+def test_each_error_of_libcurl_has_its_reason() -> None:
+    """A libcurl error is mapped by its code, codes without a name included; all others to `protocol`."""
+    expected = {
+        getattr(pycurl, f"E_{name}"): reason for reason, names in LIBCURL_ERRORS.items() for name in names.split()
+    }
     expected |= {92: Reason.CONNECTION, 95: Reason.CONNECTION, 96: Reason.CONNECTION, 97: Reason.PROXY}
     expected |= {98: Reason.TLS, 99: Reason.CONNECTION, 101: Reason.TLS}
     named_codes = {getattr(pycurl, name) for name in dir(pycurl) if name.startswith("E_")}
-    found = {code: reason(exception_for(code)("boom")) for code in named_codes | set(range(1, 200))}
-    assert {code: said for code, said in found.items() if said != Reason.PROTOCOL} == expected
+    found = {code: mapped_reason(exception_for(code)("boom")) for code in named_codes | set(range(1, 200))}
+    assert {code: reason for code, reason in found.items() if reason != Reason.PROTOCOL} == expected
 
 
 @row(46)
-def test_each_error_of_the_system_means_one_thing() -> None:
-    """What the transport raises as it is, and not as an exception of requests, is this machine's failure."""
-    found = {number: type(meaning(OSError(number, "boom"))) for number in ERRNOS}
+def test_each_error_of_the_system_is_a_storage_error() -> None:
+    """An OSError of the transport that is no exception of requests becomes a StorageError."""
+    found = {number: type(mapped(OSError(number, "boom"))) for number in ERRNOS}
     assert found == dict.fromkeys(ERRNOS, StorageError)
 
 
 @row(15)
-def test_a_tls_error_is_no_local_one() -> None:
-    """Python's SSLError is an OSError with the number of EPERM: it is not taken for a disk that refuses."""
-    assert reason(rx.SSLError(PermissionError(errno.EPERM, "certificate verify failed"))) == Reason.TLS
+def test_a_tls_error_is_no_storage_error() -> None:
+    """An SSLError that carries the number of EPERM is a TLS failure, not a StorageError."""
+    assert mapped_reason(rx.SSLError(PermissionError(errno.EPERM, "certificate verify failed"))) == Reason.TLS
 
 
 @row(44)
-def test_each_error_of_a_disk_means_one_thing(tmp_path: Path) -> None:
-    """What is in the way of one name costs that item; everything else ends the run; both name the path."""
-    one = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
-    one |= {errno.EBUSY}
+def test_each_error_of_a_disk_is_mapped(tmp_path: Path) -> None:
+    """An OSError about one path becomes a PathError, any other a StorageError; both name the path."""
+    item_only = {errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP}
+    item_only |= {errno.EBUSY}
     for number in ERRNOS:
         with pytest.raises(StorageError) as caught, map_os_errors(tmp_path):
             raise OSError(number, "boom")
         assert (type(caught.value), str(caught.value)) == (
-            PathError if number in one else StorageError,
+            PathError if number in item_only else StorageError,
             f"{tmp_path}: boom",
         )
 
 
 @row(51)
-def test_each_error_of_a_log_means_one_thing() -> None:
-    """Whatever its stream raises, nobody takes the log any more."""
+def test_each_error_of_a_log_is_a_log_error() -> None:
+    """Any exception of the log's stream becomes a LogError."""
 
     class Broken(BytesIO):
         def write(self, _: object, /) -> int:
@@ -179,10 +183,10 @@ heads = st.lists(st.sampled_from(STARTS) | header | text, max_size=8)
 BODIES = [b"", GIF, GIF[:9], b"23\r\n" + GIF + b"\r\n0\r\n\r\n", b"fffffffffffffffff\r\n"]
 
 
-def judged(fetcher: Client, url: str) -> str:
-    """Fetch and judge; give the media type, or the reason. Everything but an AttemptError comes out."""
+def validated(client: Client, url: str) -> str:
+    """Get and validate a URL; return the media type or the reason of an AttemptError."""
     try:
-        reply = fetcher.get(url)
+        reply = client.get(url)
         assert isinstance(reply, Reply)
         return str(validation.validate(reply, (FileType.GIF,)))
     except AttemptError as error:
@@ -190,9 +194,9 @@ def judged(fetcher: Client, url: str) -> str:
 
 
 def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
-    """Whatever bytes a server sends, they are a file or a failure of the attempt, and nothing is said on the side."""
+    """Any bytes that a server sends become a file or an AttemptError, and nothing is printed."""
     adapter = CurlAdapter(new_body=MemoryBody, max_bytes=10_000)
-    fetcher, answer, seen = Client(adapter, CONFIG), [b""], set[str]()
+    client, answer, seen = Client(adapter, CONFIG), [b""], set[str]()
 
     @limits(max_examples=200, deadline=None)
     @example(start="", head=["HTTP/1.1 200 OK"], line="\r\n", body=GIF)
@@ -206,7 +210,7 @@ def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
     )
     def send(start: str, head: list[str], line: str, body: bytes) -> None:
         answer[0] = line.join([start, *head, "", ""]).encode("latin-1") + body
-        seen.add(judged(fetcher, url))
+        seen.add(validated(client, url))
 
     def step(_: object) -> Raw:
         return Raw(answer[0])
@@ -214,9 +218,9 @@ def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
     with ScriptedServer({"/": step, "/other": step}) as server:
         url = server.url()
         send()
-    fetcher.close()
+    client.close()
     assert capfd.readouterr() == ("", "")
-    assert {said for said in seen if said not in set(Reason) and not said.startswith("http_")} == {"image/gif"}
+    assert {reason for reason in seen if reason not in set(Reason) and not reason.startswith("http_")} == {"image/gif"}
 
 
 @given(
@@ -225,8 +229,8 @@ def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
 @example("0" * 6000 + "7")
 @example("9" * 6000)
 @example("\u0663")
-def test_a_length_is_a_number_or_none(value: str) -> None:
-    """Digits are what they say, however many zeros come first; of what is beyond any file only that is known."""
+def test_a_content_length_is_a_number_or_none(value: str) -> None:
+    """A Content-Length of digits is that number; a longer one than any file stays large; others are None."""
 
     def answer() -> requests.Response:
         response = requests.Response()
@@ -234,7 +238,7 @@ def test_a_length_is_a_number_or_none(value: str) -> None:
         response.headers["Content-Length"] = value
         return response
 
-    reply = Client(Adapter(answer), CONFIG).get("http://localhost/")
+    reply = Client(StubAdapter(answer), CONFIG).get("http://localhost/")
     assert isinstance(reply, Reply)
     digits = value.strip()
     if not (digits.isascii() and digits.isdigit()):
@@ -250,8 +254,8 @@ field = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\x00"),
 
 
 @given(st.lists(st.tuples(token, field), max_size=8), st.lists(st.tuples(token, field), max_size=2))
-def test_headers_are_what_was_sent(sent: list[tuple[str, str]], trailers: list[tuple[str, str]]) -> None:
-    """Each value without the blanks around it, in order, repeated ones joined, in either case; trailers add nothing."""
+def test_headers_are_read_as_sent(sent: list[tuple[str, str]], trailers: list[tuple[str, str]]) -> None:
+    """Header values are stripped, repeated headers joined in order, and trailers ignored."""
     expected: dict[str, list[str]] = {}
     for name, value in sent:
         expected.setdefault(name.lower(), []).append(value.strip())

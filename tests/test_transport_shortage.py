@@ -1,4 +1,4 @@
-"""A machine without a thread for a name look-up, or without memory."""
+"""The transport on a machine that has no thread left for a name look-up, or no memory."""
 
 import errno
 import threading
@@ -14,9 +14,9 @@ from job.transport import CurlAdapter, NameResolutionError
 from job.transport.handle import Handle, Sockets
 
 MORE_THAN_THERE_IS = 1 << 47
-"""Bytes of a stack; no process has that much room, so no thread starts."""
+"""Bytes of a stack; no process can reserve so much, so no thread starts."""
 REQUEST = requests.Request("GET", "http://no..name/").prepare()
-"""For a name that no resolver accepts."""
+"""A request for a name that no resolver accepts."""
 
 
 @contextmanager
@@ -28,8 +28,8 @@ def no_threads() -> Iterator[None]:
         threading.stack_size(usual)
 
 
-def failed_look_up() -> Exception:
-    """Give how a request ends whose name has no address."""
+def failed_look_up_error() -> Exception:
+    """Return the exception of a request whose name has no address."""
     adapter = CurlAdapter(new_body=MemoryBody, max_bytes=1)
     with pytest.raises(OSError) as caught:
         adapter.send(REQUEST)
@@ -37,14 +37,14 @@ def failed_look_up() -> Exception:
     return caught.value
 
 
-def late_look_up() -> Exception:
-    """Give what it means that a transfer timed out before there was an address."""
+def look_up_timeout_error() -> Exception:
+    """Return the exception for a transfer that timed out before its name had an address."""
     error = pycurl.error(pycurl.E_OPERATION_TIMEDOUT, "Resolving timed out")
     return Handle(Sockets(), 1).map_error(error, REQUEST)
 
 
-def assert_shortage_of(what: int, error: Exception) -> None:
-    assert (isinstance(error, requests.RequestException), getattr(error, "errno", None)) == (False, what)
+def assert_shortage_of(number: int, error: Exception) -> None:
+    assert (isinstance(error, requests.RequestException), getattr(error, "errno", None)) == (False, number)
 
 
 def assert_shortage_of_threads(error: Exception) -> None:
@@ -53,21 +53,21 @@ def assert_shortage_of_threads(error: Exception) -> None:
     assert isinstance(error.__cause__, RuntimeError)
 
 
-def test_a_machine_without_threads_is_not_the_networks_fault() -> None:
-    """A look-up that fails, or takes too long, while no thread can be started is an OSError of this machine."""
+def test_a_shortage_of_threads_is_an_os_error() -> None:
+    """A look-up that fails or times out while no thread can start is an OSError of this machine."""
     with no_threads():
-        failed, late = failed_look_up(), late_look_up()
+        failed, late = failed_look_up_error(), look_up_timeout_error()
     assert_shortage_of_threads(failed)
     assert_shortage_of_threads(late)
 
 
-def test_with_threads_it_is_the_network() -> None:
-    """The same look-ups on a machine with threads left say that the name has no address, and that time is up."""
-    assert type(failed_look_up()) is NameResolutionError
-    assert type(late_look_up()) is requests.ConnectTimeout
+def test_with_threads_a_failed_look_up_is_the_networks() -> None:
+    """With threads available the same look-ups are a NameResolutionError and a ConnectTimeout."""
+    assert type(failed_look_up_error()) is NameResolutionError
+    assert type(look_up_timeout_error()) is requests.ConnectTimeout
 
 
-def test_out_of_memory_is_not_the_networks_fault() -> None:
-    """What libcurl has no memory for is an OSError of this machine, even if there is enough a moment later."""
+def test_out_of_memory_is_an_os_error() -> None:
+    """An out-of-memory error of libcurl is an OSError of this machine, even if memory is free again."""
     error = Handle(Sockets(), 1).map_error(pycurl.error(pycurl.E_OUT_OF_MEMORY, "Out of memory"), REQUEST)
     assert_shortage_of(errno.ENOMEM, error)
