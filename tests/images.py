@@ -1,4 +1,4 @@
-"""Small files of each type, as an origin would serve them."""
+"""Small images of each type, as an origin serves them."""
 
 GIF = (
     b"GIF89a\x01\x00\x01\x00\x80\x00\x00\xff\xff\xff\x00\x00\x00,\x00\x00\x00\x00\x01\x00\x01\x00\x00\x02\x02D\x01\x00;"
@@ -10,5 +10,5 @@ HTML = b"<!DOCTYPE html><html><body>Please log in.</body></html>"
 
 
 def numbered_gif(number: int, size: int = 0) -> bytes:
-    """Give a GIF that no other number has, of at least `size` bytes (a comment extension carries both)."""
+    """Return a GIF that is unique to a number, of at least `size` bytes (a comment extension carries both)."""
     return GIF[:-1] + b"!\xfe\x08%08d\x00;" % number + b"\x00" * max(size - len(GIF) - 12, 0)

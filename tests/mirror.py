@@ -1,4 +1,4 @@
-"""An origin that knows validators: files by name, which a test may change, and what was asked for."""
+"""An origin that answers conditional requests: files by name, which a test may change, and counted requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from scripted import Answer, Request, ScriptedServer, Step
 
 
 class Mirror:
-    """A scripted server's files. A plain `bytes` is served with its ETag, and as 304 to who has it; a Step as it is."""
+    """A scripted server's files. `bytes` are served with an ETag, or as 304 if it matches; a Step is done as it is."""
 
     def __init__(self, files: dict[str, bytes | Step]) -> None:
         self.files = files
@@ -16,11 +16,11 @@ class Mirror:
 
     @property
     def url(self) -> str:
-        """The template of every file."""
+        """The URL template of every file."""
         return self.server.url("/{cc}.gif")
 
     def answer(self, request: Request) -> Step:
-        """Answer one request as a well-behaved origin does (RFC 9110, 13.1.2)."""
+        """Return the answer of a well-behaved origin (RFC 9110, 13.1.2)."""
         file = self.files.get(request.target.strip("/").removesuffix(".gif"), Answer(404))
         if not isinstance(file, bytes):
             return file
@@ -30,7 +30,7 @@ class Mirror:
         return Answer(headers={"ETag": etag, "Content-Type": "image/gif"}, body=file)
 
     def asked(self, since: int = 0) -> dict[str, int]:
-        """Count requests, from the `since`th on: with a condition and without."""
+        """Return how many requests, from number `since` on, were conditional, and how many were not."""
         requests = self.server.requests[since:]
         conditional = sum("if-none-match" in request.headers for request in requests)
         return {"conditional": conditional, "plain": len(requests) - conditional}
@@ -38,7 +38,7 @@ class Mirror:
 
 @contextmanager
 def mirror(files: dict[str, bytes | Step], *others: str) -> Iterator[Mirror]:
-    """Serve files, and 404 for `others`, on a port of its own."""
+    """Yield an origin of files on a port of its own, which answers 404 for `others`."""
     served = Mirror(files)
     with ScriptedServer({f"/{name}.gif": served.answer for name in (*files, *others)}) as server:
         served.server = server

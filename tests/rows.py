@@ -1,4 +1,4 @@
-"""Which test holds which row of the catalogue of faults, docs/faults.md, and what that says."""
+"""The rows of the catalogue of faults, docs/faults.md, and the tests that claim them."""
 
 import ast
 import re
@@ -14,9 +14,9 @@ CATALOGUE = ROOT / "docs" / "faults.md"
 
 
 def row(*numbers: int) -> pytest.MarkDecorator:
-    """Mark a test, or a case of one (`marks=row(5)`), that holds these rows of the catalogue.
+    """Mark a test, or a case of a test (`marks=row(5)`), that holds these rows of the catalogue.
 
-    The numbers are written out, so that they are found without running anything; `pytest -m row` runs all of them.
+    The numbers are literals, so that they can be found without running a test; `pytest -m row` runs all of them.
     """
     return pytest.mark.row(*numbers)
 
@@ -38,25 +38,25 @@ class Line(NamedTuple):
 
     @property
     def exit_code(self) -> int:
-        """The exit code where other items went well."""
+        """The exit code of a run in which the other items succeed."""
         return int(self.exit.split()[0])
 
 
 @cache
 def lines() -> list[Line]:
-    """Give every line of the catalogue's tables."""
+    """Return every line of the catalogue's tables."""
     found = re.findall(r"^\| (\d+) \| (.*) \|$", CATALOGUE.read_text("utf-8"), re.MULTILINE)
     return [Line(int(number), *rest.split(" | ")) for number, rest in found]
 
 
 def line_of(fault: str) -> Line:
-    """Give the one line of a fault, by the beginning of its words."""
+    """Return the only line of a fault, by the beginning of its words."""
     (found,) = [line for line in lines() if line.fault.startswith(fault)]
     return found
 
 
 def claims() -> Iterator[tuple[int, str]]:
-    """Give the rows that tests claim, each with the file of the test."""
+    """Yield the rows that tests claim, each with the file of the test."""
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "row":

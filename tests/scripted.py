@@ -1,4 +1,4 @@
-"""A scripted HTTP server for tests: real sockets on loopback, each answer or fault as the script says."""
+"""A scripted HTTP server for tests: real sockets on loopback, and an answer or fault for each request."""
 
 import contextlib
 import socket
@@ -15,14 +15,14 @@ from typing import BinaryIO, Self
 
 @dataclass(frozen=True)
 class Answer:
-    """A good answer: its length is right, no other header is added, and the connection stays open for more."""
+    """A valid answer with the right length and no other headers; the connection stays open."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
 
     def wire(self) -> bytes:
-        """Give the whole answer."""
+        """Return the whole answer as bytes."""
         lines = [f"HTTP/1.1 {self.status} {phrases.get(self.status, 'Unheard Of')}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         if self.status not in {204, 304}:
@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Raw:
-    """Bytes as they are, then the end of the connection: in order (FIN), or by `reset` (RST)."""
+    """Raw bytes, then the end of the connection: in order (FIN), or with `reset` (RST)."""
 
     data: bytes
     reset: bool = False
@@ -40,14 +40,14 @@ class Raw:
 
 @dataclass(frozen=True)
 class Stall:
-    """Bytes as they are, then silence until the client leaves or the server stops."""
+    """Raw bytes, then silence until the client leaves or the server stops."""
 
     data: bytes = b""
 
 
 @dataclass(frozen=True)
 class Drip:
-    """Bytes as they are, then `drop` every `interval` seconds until the client leaves or the server stops."""
+    """Raw bytes, then `drop` every `interval` seconds until the client leaves or the server stops."""
 
     data: bytes = b""
     drop: bytes = b"."
@@ -56,7 +56,7 @@ class Drip:
 
 @dataclass(frozen=True)
 class Throttle:
-    """Nothing until `event` is set or the server stops, then the step."""
+    """A wait until `event` is set or the server stops, then the next step."""
 
     event: threading.Event
     then: "Step"
@@ -64,7 +64,7 @@ class Throttle:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as it came. `connection` counts from 1; header names are in lower case; `head` is all lines as sent."""
+    """A received request. `connection` counts from 1; header names are in lower case; `head` is all lines as sent."""
 
     method: str
     target: str
@@ -76,23 +76,23 @@ class Request:
 
 Step = Answer | Raw | Stall | Drip | Throttle
 Script = Mapping[str, Step | Sequence[Step] | Callable[[Request], Step]]
-"""What to do for each path (a target without its query), request by request; the last step repeats."""
+"""The steps for each path (a target without its query), request by request; the last step repeats."""
 
 
 class ScriptedServer:
-    """Serves a script on a free port of 127.0.0.1 while its `with` block runs; everything else is 404.
+    """Serves a script on a free port of 127.0.0.1 while its `with` block runs; other paths are 404.
 
-    A thread accepts, one serves each connection; `_news` guards what they share. `requests` are in order of arrival,
-    `sent` counts bytes in steps of 64 KiB, while one connection is in use.
+    One thread accepts, and one serves each connection; `_changed` guards their shared state. `requests` are in order of
+    arrival. `sent` counts bytes in steps of 64 KiB, and is exact while one connection is in use.
     """
 
     def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
         self._script = script
         self._tls = tls
-        self._news = threading.Condition()
+        self._changed = threading.Condition()
         self._served: Counter[str] = Counter()
         self._open: set[socket.socket] = set()
-        self._gates: set[threading.Event] = set()
+        self._events: set[threading.Event] = set()
         self._threads: list[threading.Thread] = []
         self._stopped = threading.Event()
         self.requests: list[Request] = []
@@ -110,9 +110,9 @@ class ScriptedServer:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._accepter.join()
         self._listener.close()
-        with self._news:
-            for gate in self._gates:
-                gate.set()
+        with self._changed:
+            for event in self._events:
+                event.set()
             for wire in self._open:
                 with contextlib.suppress(OSError):  # the client was faster
                     wire.shutdown(socket.SHUT_RDWR)
@@ -120,13 +120,13 @@ class ScriptedServer:
             thread.join()
 
     def url(self, path: str = "/") -> str:
-        """Give the URL of a path here."""
+        """Return the URL of a path on this server."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}{path}"
 
     def wait_for(self, count: int, timeout: float = 10) -> list[Request]:
-        """Give the requests as soon as there are `count` of them; TimeoutError after `timeout` seconds."""
-        with self._news:
-            if not self._news.wait_for(lambda: len(self.requests) >= count, timeout):
+        """Return the requests as soon as there are `count` of them; TimeoutError after `timeout` seconds."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: len(self.requests) >= count, timeout):
                 raise TimeoutError(f"{len(self.requests)} of {count} requests after {timeout} s")
             return list(self.requests)
 
@@ -137,7 +137,7 @@ class ScriptedServer:
                 self.connections += 1
                 if self._tls:
                     wire = self._tls.wrap_socket(wire, server_side=True, do_handshake_on_connect=False)
-                with self._news:
+                with self._changed:
                     self._open.add(wire)
                 self._threads.append(threading.Thread(target=self._serve, args=(wire, self.connections)))
                 self._threads[-1].start()
@@ -149,27 +149,27 @@ class ScriptedServer:
                 wire.do_handshake()
             while (request := _read_request(stream, number)) and self._act(wire, self._step_for(request)):
                 pass
-        with self._news, wire:
+        with self._changed, wire:
             self._open.discard(wire)
 
     def _step_for(self, request: Request) -> Step:
-        """Record the request, and find what to do for it."""
+        """Record the request, and return the step for it."""
         path = request.target.partition("?")[0]
-        with self._news:
+        with self._changed:
             turn = self._served[path]
             self._served[path] += 1
             self.requests.append(request)
-            self._news.notify_all()
+            self._changed.notify_all()
         steps = self._script.get(path, Answer(404))
         if callable(steps):
             return steps(request)
         return steps[min(turn, len(steps) - 1)] if isinstance(steps, Sequence) else steps
 
     def _act(self, wire: socket.socket, step: Step) -> bool:
-        """Do a step; tell whether another request may follow."""
+        """Do a step; return whether another request may follow."""
         if isinstance(step, Throttle):
-            with self._news:
-                self._gates.add(step.event)
+            with self._changed:
+                self._events.add(step.event)
             if not self._stopped.is_set():
                 step.event.wait()
             return self._act(wire, step.then)
@@ -183,14 +183,14 @@ class ScriptedServer:
         return isinstance(step, Answer)
 
     def _send(self, wire: socket.socket, data: bytes) -> None:
-        """Send all of it, counting what the network takes until the client leaves."""
+        """Send all data, and count the bytes that the network accepts."""
         for part in (data[start : start + (1 << 16)] for start in range(0, len(data), 1 << 16)):
             wire.sendall(part)
             self.sent += len(part)
 
 
 def _read_request(stream: BinaryIO, number: int) -> Request | None:
-    """Read a request; None when the client has left, or speaks something else."""
+    """Return the next request; None if the client has left, or does not speak HTTP."""
     lines = list(takewhile(bytes.strip, stream))
     if not lines or len(words := lines[0].decode("latin-1").split()) != 3:
         return None

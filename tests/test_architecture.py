@@ -1,4 +1,4 @@
-"""The map of the house: a change here is a design decision, so it shows in review."""
+"""The module map: layers, the owner of each outside library, and the lock files."""
 
 import ast
 import re
@@ -52,12 +52,12 @@ PIN = re.compile(r"([a-z0-9-]+)(?:\[[a-z0-9,-]+\])?==[0-9][0-9a-z.+!]*(?: ; [^#@
 
 
 def owner(file: str) -> str:
-    """Give the module, or the package, that a file under job/ belongs to."""
+    """Return the module, or the package, that a file under job/ belongs to."""
     return Path(file).with_suffix("").parts[1]
 
 
-def imported(source: str, file: str) -> set[str]:
-    """Give every name that source imports, anywhere in it, dotted from the top."""
+def imported_names(source: str, file: str) -> set[str]:
+    """Return every name that a source text imports, anywhere in it, dotted from the top."""
     found = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -70,15 +70,15 @@ def imported(source: str, file: str) -> set[str]:
 
 
 def imported_by(file: str) -> set[str]:
-    return imported(FILES[file].read_text("utf-8"), file)
+    return imported_names(FILES[file].read_text("utf-8"), file)
 
 
-def opens(name: str, library: str) -> bool:
+def is_part_of(name: str, library: str) -> bool:
     return f"{name}.".startswith(f"{library}.")
 
 
-def pins(lock: Path) -> list[str]:
-    """Give a lock file's requirements, each on one line."""
+def requirements(lock: Path) -> list[str]:
+    """Return a lock file's requirements, each on one line."""
     return re.sub(r"\s*\\\n\s*", " ", lock.read_text("utf-8")).splitlines()
 
 
@@ -94,19 +94,19 @@ def pins(lock: Path) -> list[str]:
         ("def late():\n    import requests", {"requests"}),
     ],
 )
-def test_no_way_to_import_goes_unseen(statement: str, names: set[str]) -> None:
-    """The map sees an import however it is written, and wherever."""
-    assert imported(statement, "job/storage/bucket.py") == names
+def test_every_form_of_import_is_found(statement: str, names: set[str]) -> None:
+    """An import is found in every form, and inside functions."""
+    assert imported_names(statement, "job/storage/bucket.py") == names
 
 
 def test_every_module_is_on_the_map() -> None:
-    """Nothing is built beside the map, and nothing on it is missing."""
+    """Every module has a layer, and every module in the layers exists."""
     assert {owner(file) for file in FILES} - {"__init__"} == set(RANK)
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_imports_point_down(file: str) -> None:
-    """A module imports from lower layers only; inside a package the files may import each other."""
+    """A module imports from lower layers only; the files of a package may import each other."""
     own = {name.split(".")[1] for name in imported_by(file) if name.startswith("job.")}
     below = {name for name in RANK if RANK[name] < RANK.get(owner(file), 0)}
     assert own - below - {owner(file), "__version__"} == set()
@@ -114,57 +114,60 @@ def test_imports_point_down(file: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_each_library_has_one_door(file: str) -> None:
-    """A library is imported where the map says, so that it can be explained and replaced there alone."""
+    """A library is imported only by the modules that the map allows."""
     names = imported_by(file)
     wrong = {
-        name for name in names for library, doors in DOORS.items() if opens(name, library) and owner(file) not in doors
+        name
+        for name in names
+        for library, doors in DOORS.items()
+        if is_part_of(name, library) and owner(file) not in doors
     }
     assert wrong == set()
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_no_library_comes_in_without_a_door(file: str) -> None:
-    """What is neither Python's own nor ours is on the map of doors."""
+    """Every third-party library that is imported is in DOORS."""
     known = {"job", "_typeshed", *sys.stdlib_module_names, *DOORS}
     assert {name.split(".")[0] for name in imported_by(file)} - known == set()
 
 
 @pytest.mark.parametrize("file", FILES)
 def test_every_module_opens_with_one_sentence(file: str) -> None:
-    """The first lines of the modules, one after the other, tell the whole program."""
+    """The docstring of every module begins with one sentence."""
     first = (ast.get_docstring(ast.parse(FILES[file].read_text("utf-8"))) or "").split("\n\n")[0]
     assert re.fullmatch(r"(?:[^.\n]|\.(?=\S))+\.", first), first
 
 
-def test_urllib3_is_the_one_that_requests_was_tried_with() -> None:
-    """urllib3-future is not installed: it puts its own files over urllib3's, under the same name."""
+def test_urllib3_future_is_not_installed() -> None:
+    """urllib3-future, whose files replace those of urllib3, is not installed."""
     with pytest.raises(PackageNotFoundError):
         distribution("urllib3-future")
     assert packages_distributions()["urllib3"] == ["urllib3"]
 
 
-def test_there_are_lock_files_to_judge() -> None:
-    """The locks of the program and of its development lie at the root."""
+def test_lock_files_exist() -> None:
+    """The lock files of the program and of its development exist."""
     assert {"requirements.lock", "requirements-dev.lock"} <= {lock.name for lock in LOCKS}
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
 def test_lock_files_pin_everything_by_hash(lock: Path) -> None:
-    """Every line is one version of one package with its hashes: no option, no file, nothing unpinned."""
-    assert [line for line in pins(lock) if not PIN.fullmatch(line)] == []
+    """Every line of a lock file is one version of one package with its hashes."""
+    assert [line for line in requirements(lock) if not PIN.fullmatch(line)] == []
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
 def test_lock_files_name_no_host(lock: Path) -> None:
-    """Where packages come from is the installer's setting, not ours."""
+    """No lock file names a package index or any other host."""
     assert re.findall(r"\S*(?:://|index-url|find-links|trusted-host)\S*", lock.read_text("utf-8")) == []
 
 
 @pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
 def test_lock_files_hold_every_dependency(lock: str) -> None:
-    """What pyproject.toml asks for is in the locks, so that an install by hashes is complete."""
+    """Every dependency in pyproject.toml is in the lock files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["origin"]]
     names = {re.split(r"[^A-Za-z0-9._-]", text)[0].lower() for text in wanted}
-    locked = {found[1] for line in pins(ROOT / lock) if (found := PIN.fullmatch(line))}
+    locked = {found[1] for line in requirements(ROOT / lock) if (found := PIN.fullmatch(line))}
     assert names - locked == set()

@@ -1,4 +1,4 @@
-"""What the metrics of attempts count: the origin's time and outcomes, and nothing of the destination's."""
+"""The metrics of attempts: the origin's time and outcomes only, without the destination's."""
 
 import os
 import resource
@@ -16,17 +16,17 @@ from prometheus_client.parser import text_string_to_metric_families
 from scripted import Answer, ScriptedServer
 
 IN_MEMORY = numbered_gif(1, 20_000)
-"""A body that is first written when it is published."""
+"""A body that is kept in memory until it is published."""
 
 
 def samples(text: str) -> dict[str, float]:
-    """Give what is counted, by name and labels as they are written."""
+    """Return the values of all samples, by name and label values."""
     found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     return {" ".join([sample.name, *sample.labels.values()]): sample.value for sample in found}
 
 
 def test_an_attempts_time_ends_with_the_last_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When the file is written to the disk, its attempt is counted already. (Only a hook sees that moment.)."""
+    """An attempt is counted before its file is written to the disk. (Only a hook can observe that moment.)."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = f"127.0.0.1:{free.getsockname()[1]}"
     counts: list[float] = []
@@ -45,8 +45,8 @@ def test_an_attempts_time_ends_with_the_last_byte(tmp_path: Path, monkeypatch: p
     assert (done.code, counts) == (0, [1.0])
 
 
-def test_a_full_disk_is_no_outcome_of_the_origin(tmp_path: Path) -> None:
-    """The origin answered with a whole file; that the disk refuses it is counted as a failed download only."""
+def test_a_full_disk_is_no_failure_of_the_origin(tmp_path: Path) -> None:
+    """A full disk counts as a failed download, while its attempt counts as an answer of the origin."""
     textfile = tmp_path / "flagjob.prom"
     with ScriptedServer({"/br.gif": Answer(body=IN_MEMORY)}) as server, limited(resource.RLIMIT_FSIZE, 10_000):
         url = server.url("/{cc}.gif")

@@ -1,4 +1,4 @@
-"""The budgets that keep the house small; when one is broken, the design is asking for something."""
+"""The size budgets of functions, modules and test doubles."""
 
 import ast
 import io
@@ -24,14 +24,14 @@ _FAKES = {"Mock", "MagicMock", "AsyncMock", "create_autospec", "patch"}
 
 
 class Function(NamedTuple):
-    """A function, where it stands, and its measures by the names of LIMITS."""
+    """A function, its location, and its measures by the names of LIMITS."""
 
-    place: str
+    location: str
     measures: dict[str, int]
 
 
 def code_lines(source: str) -> set[int]:
-    """Give the numbers of the lines that hold code: no blank line, comment or docstring."""
+    """Return the numbers of the lines that hold code: no blank line, comment or docstring."""
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type not in _LAYOUT:
@@ -43,7 +43,7 @@ def code_lines(source: str) -> set[int]:
 
 
 def branches(function: ast.AST) -> int:
-    """Count the ways through a function: one, and one more for each decision."""
+    """Return how many ways lead through a function: one, and one more for each decision."""
     nodes = list(ast.walk(function))
     decisions = sum(isinstance(node, _BRANCHES) for node in nodes)
     conditions = sum(len(node.values) - 1 for node in nodes if isinstance(node, ast.BoolOp))
@@ -51,13 +51,13 @@ def branches(function: ast.AST) -> int:
 
 
 def nesting(node: ast.AST) -> int:
-    """Count the blocks that lie in each other; an inner function begins anew."""
+    """Return the depth of nested blocks; an inner function counts separately."""
     inner = (n for n in ast.iter_child_nodes(node) if not isinstance(n, ast.ClassDef | Definition))
     return max((nesting(child) + isinstance(child, _BLOCKS) for child in inner), default=0)
 
 
 def untyped(function: Definition) -> int:
-    """Count the parameters without a type, and a missing return type."""
+    """Return how many parameters have no type, plus one if the return type is missing."""
     given = function.args
     named = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, [given.vararg, given.kwarg])]
     missing = [p for p in named if p.annotation is None and p.arg not in {"self", "cls"}]
@@ -65,7 +65,7 @@ def untyped(function: Definition) -> int:
 
 
 def functions(source: str, file: str) -> Iterator[Function]:
-    """Measure every function and method of a source text."""
+    """Yield every function and method of a source text, measured."""
     code = code_lines(source)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, Definition):
@@ -79,15 +79,15 @@ def functions(source: str, file: str) -> Iterator[Function]:
             yield Function(f"{file}:{node.lineno} {node.name}", measures)
 
 
-def fakes(source: str) -> int:
-    """Count what a test replaces or pretends."""
+def count_fakes(source: str) -> int:
+    """Return how often a test replaces or fakes a part of the program or of Python."""
     calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
     return sum(name.startswith("monkeypatch.") or not _FAKES.isdisjoint(name.split(".")) for name in calls)
 
 
 @cache
 def sources(directory: str) -> dict[str, str]:
-    """Give every Python file under a directory, by its path from the root."""
+    """Return every Python file under a directory, by its path from the root."""
     found = sorted((ROOT / directory).rglob("*.py"))
     return {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in found}
 
@@ -97,9 +97,11 @@ def all_functions() -> list[Function]:
     return [function for file, source in sources("job").items() for function in functions(source, file)]
 
 
-def longest() -> str:
+def list_longest() -> str:
     by_length = sorted(all_functions(), key=lambda function: -function.measures["code lines"])
-    return "\n".join(f"{function.place}: {function.measures['code lines']} code lines" for function in by_length[:20])
+    return "\n".join(
+        f"{function.location}: {function.measures['code lines']} code lines" for function in by_length[:20]
+    )
 
 
 SAMPLE = '''
@@ -122,8 +124,8 @@ lines" if y]  # 2
 '''
 
 
-def test_the_measures_measure() -> None:
-    """A function whose sizes are known has those sizes: the other tests here would pass with a broken rule."""
+def test_the_measures_are_right() -> None:
+    """A sample whose sizes are known is measured correctly, or the other tests here would prove nothing."""
     assert list(functions(SAMPLE, "sample.py")) == [
         Function(
             "sample.py:6 one",
@@ -134,34 +136,34 @@ def test_the_measures_measure() -> None:
             {"code lines": 1, "branches": 1, "nesting": 0, "positional parameters": 0, "untyped": 2},
         ),
     ]
-    assert fakes("mock.Mock(); patch.object(a, 'b'); monkeypatch.setenv('A', 'b'); ok(patched); Mocked()") == 3
+    assert count_fakes("mock.Mock(); patch.object(a, 'b'); monkeypatch.setenv('A', 'b'); ok(patched); Mocked()") == 3
 
 
 @pytest.mark.parametrize("measure", LIMITS)
 def test_no_function_is_over_a_limit(measure: str) -> None:
-    """Every function can be read, and called, without getting lost."""
+    """Every function is within the limits."""
     limit = LIMITS[measure]
-    sizes = [(function.place, function.measures[measure]) for function in all_functions()]
-    over = [f"{place}: {size} {measure}, at most {limit}" for place, size in sizes if size > limit]
+    sizes = [(function.location, function.measures[measure]) for function in all_functions()]
+    over = [f"{location}: {size} {measure}, at most {limit}" for location, size in sizes if size > limit]
     assert over == [], "\n".join(over)
 
 
 def test_the_usual_function_is_short() -> None:
-    """Half of the functions fit into eight lines, nine tenths into twenty-five."""
+    """Half of the functions have at most eight lines, and nine tenths at most twenty-five."""
     lengths = [function.measures["code lines"] for function in all_functions()]
-    assert median(lengths) <= MEDIAN_LINES, longest()
-    assert quantiles(lengths, n=10, method="inclusive")[-1] <= NINETIETH_LINES, longest()
+    assert median(lengths) <= MEDIAN_LINES, list_longest()
+    assert quantiles(lengths, n=10, method="inclusive")[-1] <= NINETIETH_LINES, list_longest()
 
 
 def test_no_module_is_too_long() -> None:
-    """A module that outgrows its budget becomes a package of the same name."""
+    """Every module has at most 400 lines."""
     lengths = {file: len(source.splitlines()) for file, source in sources("job").items()}
     over = [f"{file}: {lines} lines, at most {MODULE_LINES}" for file, lines in lengths.items() if lines > MODULE_LINES]
     assert over == [], "\n".join(over)
 
 
-def test_tests_talk_to_what_is_real() -> None:
+def test_tests_fake_little() -> None:
     """Hardly any test replaces a part of the program or of Python."""
-    counts = {file: fakes(source) for file, source in sources("tests").items()}
+    counts = {file: count_fakes(source) for file, source in sources("tests").items()}
     tests = sum(source.count("\ndef test_") for source in sources("tests").values())
     assert sum(counts.values()) / tests <= MOCKS_PER_TEST, {file: count for file, count in counts.items() if count}
