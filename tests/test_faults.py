@@ -1,4 +1,4 @@
-"""The catalogue of faults, rows 1 to 35: what the network, the origin and its files can do to a run."""
+"""The catalogue of faults, rows 1 to 35: faults of the network, the origin and its files."""
 
 import gzip
 import socket
@@ -30,18 +30,18 @@ OLD = numbered_gif(1)
 MAX_BYTES = 20_000
 
 
-def sized(text: str) -> Step:
-    """Give a good answer whose length is said in other words."""
+def answer_with_length(text: str) -> Step:
+    """Return a valid answer with this text as its Content-Length."""
     return Raw(OK + f"Content-Length: {text}\r\n\r\n".encode() + GIF)
 
 
-def coded(body: bytes) -> Step:
-    """Give a body that says it is gzip."""
+def answer_with_encoding(body: bytes) -> Step:
+    """Return an answer whose headers say that its body is gzip."""
     return Answer(headers={"Content-Encoding": "gzip", "Content-Type": "image/gif"}, body=body)
 
 
-def sent_to(location: str) -> Step:
-    """Give a redirect."""
+def redirect_to(location: str) -> Step:
+    """Return a redirect."""
     return Answer(302, {"Location": location})
 
 
@@ -67,12 +67,12 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(23), "more interim answers", Raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 15_000 + Answer(body=GIF).wire())),
     (row(23), "an interim answer and", Raw(b"HTTP/1.1 103 Early Hints\r\n\r\n")),
     (row(23), "200 interim answers", Raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 200 + Answer(body=GIF).wire())),
-    (row(25), "redirects in a circle", sent_to("/round")),
-    (row(27), "a redirect to file:", sent_to("file:///etc/passwd")),
-    (row(27), "a redirect to ftp:", sent_to("ftp://127.0.0.1/cn.gif")),
-    (row(27), "a redirect to gopher:", sent_to("gopher://127.0.0.1/cn.gif")),
-    (row(27), "a redirect to javascript:", sent_to("javascript:alert(1)")),
-    (row(27), "a redirect to what is no URL", sent_to("http://[::1")),
+    (row(25), "redirects in a circle", redirect_to("/round")),
+    (row(27), "a redirect to file:", redirect_to("file:///etc/passwd")),
+    (row(27), "a redirect to ftp:", redirect_to("ftp://127.0.0.1/cn.gif")),
+    (row(27), "a redirect to gopher:", redirect_to("gopher://127.0.0.1/cn.gif")),
+    (row(27), "a redirect to javascript:", redirect_to("javascript:alert(1)")),
+    (row(27), "a redirect to what is no URL", redirect_to("http://[::1")),
     (row(27), "a redirect without", Answer(302, body=GIF)),
     (
         row(28),
@@ -82,15 +82,15 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(29), "a header of 70 kB", Raw(OK + b"X: " + b"x" * 70_000 + b"\r\n\r\n" + GIF)),
     (row(29), "two hundred headers", Raw(OK + b"X: x\r\n" * 200 + b"\r\n" + GIF)),
     (row(29), "a header of 400 kB", Raw(OK + b"X: " + b"x" * 400_000 + b"\r\n\r\n" + GIF)),
-    (row(30), "two lengths that differ", sized("34\r\nContent-Length: 35")),
-    (row(30), "a negative length", sized("-35")),
-    (row(30), "a length in words", sized("thirty-five")),
-    (row(30), "a length of five thousand digits", sized("0" * 5000 + "35")),
+    (row(30), "two lengths that differ", answer_with_length("34\r\nContent-Length: 35")),
+    (row(30), "a negative length", answer_with_length("-35")),
+    (row(30), "a length in words", answer_with_length("thirty-five")),
+    (row(30), "a length of five thousand digits", answer_with_length("0" * 5000 + "35")),
     (row(30), "no HTTP at all", Raw(b"SSH-2.0-OpenSSH_9.2\r\n")),
-    (row(31), "a gzip bomb", coded(ZIPPED)),
-    (row(32), "gzip that is cut", coded(ZIPPED[:5000])),
-    (row(32), "gzip without its trailer", coded(ZIPPED[:-8])),
-    (row(32), "gzip that is none", coded(GIF)),
+    (row(31), "a gzip bomb", answer_with_encoding(ZIPPED)),
+    (row(32), "gzip that is cut", answer_with_encoding(ZIPPED[:5000])),
+    (row(32), "gzip without its trailer", answer_with_encoding(ZIPPED[:-8])),
+    (row(32), "gzip that is none", answer_with_encoding(GIF)),
     (row(32), "gzip whose header", Raw(OK + b"Content-Encoding : gzip\r\n\r\n" + GIF)),
     (row(32), "chunks whose header", Raw(OK + b"Transfer-Encoding : chunked\r\n\r\n23\r\n" + GIF + b"\r\n0\r\n\r\n")),
     (row(32), "a transfer coding, unasked", Raw(OK + b"Transfer-Encoding: gzip\r\n\r\n" + GIF)),
@@ -109,46 +109,50 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
 
 
 def outcome(done: Done, code: str) -> list[str]:
-    """Give status and reason of an item."""
+    """Return the status and, if there is one, the reason of an item."""
     (line,) = [line for line in done.named("result") if line["code"] == code]
     return [line["status"], *filter(None, [line["reason"]])]
 
 
 def attempts(done: Done) -> int:
-    """Give how often the first of the items was tried."""
+    """Return how many attempts the item CN took."""
     return int(next(line["attempts"] for line in done.named("result") if line["code"] == "CN"))
 
 
-def check(fault: str, step: Step, root: Path, **settings: str) -> None:
-    """Hold a run against the catalogue: CN never heals, BR does at once, nothing is wrong with US."""
+def assert_matches_catalogue(fault: str, step: Step, root: Path, **settings: str) -> None:
+    """Compare a run with the catalogue: CN fails always, BR at its first attempt only, and US never."""
     line, whole = line_of(fault), Answer(body=GIF)
     settings |= {"attempt_timeout": "0.4" if line.words[-1] == "timeout" else "20", "max_bytes": str(MAX_BYTES)}
-    dest, heals, passes = root / "dest", line.again == "yes", line.words == ["ok"]
+    dest, succeeds_later, succeeds = root / "dest", line.again == "yes", line.words == ["ok"]
     dest.mkdir()
     (dest / "cn.gif").write_bytes(OLD)
-    script = {"/cn.gif": step, "/br.gif": [step, whole], "/us.gif": whole, "/round": sent_to("/round")}
+    script = {"/cn.gif": step, "/br.gif": [step, whole], "/us.gif": whole, "/round": redirect_to("/round")}
     with ScriptedServer(script) as server:
         url = server.url("/{cc}.gif")
         done = here("cn", "br", "us", dest=dest, url=url, max_attempts="2", **settings)
         alone = here("cn", dest=root / "alone", url=url, max_attempts="1", **settings)
-    assert [outcome(done, code) for code in ("CN", "BR", "US")] == [line.words, ["ok"] if heals else line.words, ["ok"]]
-    assert (attempts(done), sum(done.summary["counts"].values())) == (2 if heals else 1, 3)
+    assert [outcome(done, code) for code in ("CN", "BR", "US")] == [
+        line.words,
+        ["ok"] if succeeds_later else line.words,
+        ["ok"],
+    ]
+    assert (attempts(done), sum(done.summary["counts"].values())) == (2 if succeeds_later else 1, 3)
     assert (done.code, alone.code) == (line.exit_code, 6 if "(6)" in line.exit else line.exit_code)
-    new = {"cn.gif", "us.gif"} | ({"br.gif"} if heals or passes else set())
+    new = {"cn.gif", "us.gif"} | ({"br.gif"} if succeeds_later or succeeds else set())
     assert left_in(dest) == {**dict.fromkeys(new, GIF), "cn.gif": OLD if line.file == "kept" else GIF}
-    assert left_in(root / "alone") == ({"cn.gif": GIF} if passes else {})
+    assert left_in(root / "alone") == ({"cn.gif": GIF} if succeeds else {})
 
 
 @pytest.mark.parametrize(
     ("fault", "step"), [pytest.param(fault, step, marks=mark, id=fault) for mark, fault, step in CASES]
 )
-def test_a_fault_costs_what_the_catalogue_says(tmp_path: Path, fault: str, step: Step) -> None:
-    """Status, reason, further tries, exit code and file are those of its line; the other items notice nothing."""
-    check(fault, step, tmp_path)
+def test_a_fault_ends_as_the_catalogue_says(tmp_path: Path, fault: str, step: Step) -> None:
+    """Status, reason, attempts, exit code and files are as in the catalogue, and other items are unaffected."""
+    assert_matches_catalogue(fault, step, tmp_path)
 
 
 def test_each_case_is_of_its_row() -> None:
-    """A case is marked with the number that its line has."""
+    """Each case is marked with the number of its row."""
     assert [fault for mark, fault, _ in CASES if mark.args != (line_of(fault).number,)] == []
 
 
@@ -159,11 +163,11 @@ def test_each_case_is_of_its_row() -> None:
         pytest.param("other bytes than the digest", Answer(body=numbered_gif(3)), marks=row(35)),
     ],
 )
-def test_a_digest_that_was_given_tells(tmp_path: Path, fault: str, step: Step) -> None:
-    """What looks like a whole file, and is another one or a part, is never stored where a digest was given."""
+def test_a_body_with_another_digest_is_never_stored(tmp_path: Path, fault: str, step: Step) -> None:
+    """A body that does not have the given digest is never stored, even if it looks complete."""
     digest = sha256(GIF).hexdigest()
     (tmp_path / "sums").write_text(f"{digest}  cn.gif\n{digest}  br.gif\n")
-    check(fault, step, tmp_path, checksums=str(tmp_path / "sums"))
+    assert_matches_catalogue(fault, step, tmp_path, checksums=str(tmp_path / "sums"))
 
 
 # No answer at all
@@ -174,12 +178,12 @@ def closed_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def refusing(_: ExitStack) -> str:
+def url_that_refuses(_: ExitStack) -> str:
     return f"http://127.0.0.1:{closed_port()}"
 
 
-def dropping(stack: ExitStack) -> str:
-    """Give a port whose backlog is full: the kernel drops what comes next."""
+def url_that_drops_packets(stack: ExitStack) -> str:
+    """Return a URL whose backlog is full, so that the kernel drops connection requests."""
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
     for filler in [stack.enter_context(socket.socket()) for _ in range(3)]:
         filler.settimeout(0)
@@ -187,11 +191,11 @@ def dropping(stack: ExitStack) -> str:
     return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def nameless(_: ExitStack) -> str:
+def url_without_address(_: ExitStack) -> str:
     return "http://no..name"
 
 
-def hang_up(listener: socket.socket) -> None:
+def accept_and_close(listener: socket.socket) -> None:
     with suppress(OSError):  # it was shut down
         while True:
             peer, _ = listener.accept()
@@ -199,41 +203,41 @@ def hang_up(listener: socket.socket) -> None:
                 peer.recv(1 << 16)
 
 
-def leaving(stack: ExitStack) -> str:
-    """Give a port where somebody listens, and leaves at the first word."""
+def url_that_hangs_up(stack: ExitStack) -> str:
+    """Return a URL whose server closes each connection at its first bytes."""
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-    peer = Thread(target=hang_up, args=[listener])
+    peer = Thread(target=accept_and_close, args=[listener])
     peer.start()
     stack.callback(peer.join)
     stack.callback(listener.shutdown, socket.SHUT_RDWR)
     return f"https://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def mute(stack: ExitStack) -> str:
-    """Give a port that connections come to, and nobody ever speaks."""
+def url_that_is_silent(stack: ExitStack) -> str:
+    """Return a URL whose server accepts connections and sends nothing."""
     return f"https://127.0.0.1:{stack.enter_context(socket.create_server(('127.0.0.1', 0))).getsockname()[1]}"
 
 
 @pytest.mark.parametrize(
-    ("fault", "origin", "tries"),
+    ("fault", "origin", "attempts_expected"),
     [
-        pytest.param("nobody listens", refusing, 3, marks=row(1)),
-        pytest.param("packets are dropped", dropping, 3, marks=row(2)),
-        pytest.param("the name does not exist", nameless, 2, marks=row(13)),
-        pytest.param("TLS: the other side never", mute, 3, marks=row(16)),
-        pytest.param("TLS: the other side leaves", leaving, 3, marks=row(16)),
+        pytest.param("nobody listens", url_that_refuses, 3, marks=row(1)),
+        pytest.param("packets are dropped", url_that_drops_packets, 3, marks=row(2)),
+        pytest.param("the name does not exist", url_without_address, 2, marks=row(13)),
+        pytest.param("TLS: the other side never", url_that_is_silent, 3, marks=row(16)),
+        pytest.param("TLS: the other side leaves", url_that_hangs_up, 3, marks=row(16)),
     ],
 )
-def test_an_origin_that_nobody_reaches_is_down(
-    tmp_path: Path, fault: str, origin: Callable[[ExitStack], str], tries: int
+def test_an_unreachable_origin_is_exit_code_6(
+    tmp_path: Path, fault: str, origin: Callable[[ExitStack], str], attempts_expected: int
 ) -> None:
-    """The item is tried again as its row says, a name once only; where no item got an answer the exit code is 6."""
+    """An item of an unreachable origin is retried as its row says, and the run ends with exit code 6."""
     line = line_of(fault)
     tmp_path.joinpath("cn.gif").write_bytes(OLD)
     with ExitStack() as stack:
         url = origin(stack) + "/{cc}.gif"
         done = here("cn", dest=tmp_path, url=url, connect_timeout="0.1", max_attempts="3")
-    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, tries, 6)
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, attempts_expected, 6)
     assert left_in(tmp_path) == {"cn.gif": OLD}
 
 
@@ -249,10 +253,10 @@ AN_HOUR = timedelta(hours=1)
         ("TLS: an authority that nobody knows", "127.0.0.1", False, AN_HOUR, "unable to get local issuer certificate"),
     ],
 )
-def test_a_certificate_that_is_not_good_is_told_by_host_and_cause(  # noqa: PLR0913  (a column each)
+def test_an_invalid_certificate_is_reported_with_host_and_cause(  # noqa: PLR0913  (a column each)
     tmp_path: Path, *, fault: str, host: str, known: bool, until: timedelta, cause: str
 ) -> None:
-    """Waiting does not heal it: one attempt, no request, exit 6 where all end so, and a message to act upon."""
+    """An invalid certificate ends an item after one attempt; the message names host and cause."""
     line, authority, context = line_of(fault), trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     now = datetime.now(UTC)
     authority.issue_cert(host, not_before=now - 2 * AN_HOUR, not_after=now + until).configure_cert(context)
@@ -262,26 +266,26 @@ def test_a_certificate_that_is_not_good_is_told_by_host_and_cause(  # noqa: PLR0
         done = here("cn", "br", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **settings)
         assert server.requests == []
     assert (outcome(done, "CN"), outcome(done, "BR"), attempts(done), done.code) == (line.words, line.words, 1, 6)
-    told = {(cause in result["error"], "127.0.0.1" in result["error"]) for result in done.named("result")}
-    assert told == {(True, True)}
+    messages_name = {(cause in result["error"], "127.0.0.1" in result["error"]) for result in done.named("result")}
+    assert messages_name == {(True, True)}
 
 
 @pytest.fixture
-def proxy(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Give a way to name the proxy of both schemes, as requests learns of it."""
+def use_proxy(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Return a function that sets the proxy of both schemes in the environment."""
 
-    def use(url: str) -> None:
+    def set_proxy(url: str) -> None:
         for variable, value in {"http_proxy": url, "https_proxy": url, "no_proxy": ""}.items():
             monkeypatch.setenv(variable, value)
 
-    return use
+    return set_proxy
 
 
 @row(17)
-def test_a_dead_proxy_is_never_bypassed(tmp_path: Path, proxy: Callable[[str], None]) -> None:
-    """The origin could be reached, and hears nothing."""
+def test_a_dead_proxy_is_never_bypassed(tmp_path: Path, use_proxy: Callable[[str], None]) -> None:
+    """A dead proxy fails the item, and the origin gets no connection."""
     line = line_of("the proxy is dead")
-    proxy(f"http://127.0.0.1:{closed_port()}")
+    use_proxy(f"http://127.0.0.1:{closed_port()}")
     with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server:
         done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
         assert server.connections == 0
@@ -290,29 +294,29 @@ def test_a_dead_proxy_is_never_bypassed(tmp_path: Path, proxy: Callable[[str], N
 
 @row(17)
 @pytest.mark.parametrize("status", [403, 407])
-def test_a_tunnel_that_a_proxy_refuses_is_the_proxys(tmp_path: Path, proxy: Callable[[str], None], status: int) -> None:
-    """It says nothing of the origin, and may pass."""
+def test_a_refused_tunnel_is_a_proxy_failure(tmp_path: Path, use_proxy: Callable[[str], None], status: int) -> None:
+    """A tunnel that the proxy refuses is a retryable proxy failure."""
     line = line_of("the proxy refuses the tunnel")
     with ScriptedServer({"origin.example:443": Answer(status)}) as server:
-        proxy(server.url())
+        use_proxy(server.url())
         done = here("cn", dest=tmp_path, url="https://origin.example/{cc}.gif", max_attempts="2")
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 2, 6)
 
 
 @row(17)
-def test_what_a_proxy_answers_for_the_origin_is_an_answer(tmp_path: Path, proxy: Callable[[str], None]) -> None:
-    """A page that is blocked is refused for good, as the origin's own 403."""
+def test_a_403_of_a_proxy_is_permanent(tmp_path: Path, use_proxy: Callable[[str], None]) -> None:
+    """A 403 of the proxy for an http URL is permanent, as the origin's own."""
     line = line_of("the proxy answers 403")
     with ScriptedServer({"http://origin.example/cn.gif": Answer(403)}) as server:
-        proxy(server.url())
+        use_proxy(server.url())
         done = here("cn", dest=tmp_path, url="http://origin.example/{cc}.gif", max_attempts="2")
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
 
 
 @row(17)
 @pytest.mark.parametrize("value", ["http://user:hunter2@", "ftp://127.0.0.1:21", "http://[::1"])
-def test_a_proxy_that_is_no_url_is_a_usage_error(value: str) -> None:
-    """It is told before anything is attempted, and without its password."""
+def test_an_invalid_proxy_url_is_a_usage_error(value: str) -> None:
+    """An invalid proxy URL is a usage error, whose message has no password."""
     with pytest.raises(UsageError) as caught:
         load(["cn"], {"HTTP_PROXY": value, "FLAGJOB_URL": "http://127.0.0.1/{cc}.gif"})
     assert [fault.setting for fault in caught.value.faults] == ["HTTP_PROXY"]
@@ -320,8 +324,8 @@ def test_a_proxy_that_is_no_url_is_a_usage_error(value: str) -> None:
 
 
 @row(8)
-def test_a_connection_that_was_closed_meanwhile_costs_nothing(tmp_path: Path) -> None:
-    """The second item of a worker finds its connection gone, and gets another in the same attempt."""
+def test_a_stale_connection_costs_no_attempt(tmp_path: Path) -> None:
+    """A request on a stale connection is sent again on a new one within the same attempt."""
     line = line_of("a kept connection")
     closing = Raw(Answer(body=GIF).wire())
     with ScriptedServer({"/br.gif": closing, "/cn.gif": Answer(body=GIF)}) as server:
@@ -334,13 +338,13 @@ def test_a_connection_that_was_closed_meanwhile_costs_nothing(tmp_path: Path) ->
 
 
 @row(21)
-def test_what_an_origin_asks_to_wait_is_waited(tmp_path: Path) -> None:
-    """By seconds or by a date; it costs no attempt, and nobody comes before the time."""
-    line, asked = line_of("429 or 503 with Retry-After"), []
+def test_a_retry_after_is_obeyed(tmp_path: Path) -> None:
+    """A Retry-After in seconds or as a date is obeyed, and costs no attempt."""
+    line, asked_at = line_of("429 or 503 with Retry-After"), []
 
     def busy(_: object) -> Step:
-        asked.append(time.monotonic())
-        return Answer(429, {"Retry-After": "1"}) if len(asked) == 1 else Answer(body=GIF)
+        asked_at.append(time.monotonic())
+        return Answer(429, {"Retry-After": "1"}) if len(asked_at) == 1 else Answer(body=GIF)
 
     dates: list[str] = []
 
@@ -351,12 +355,12 @@ def test_what_an_origin_asks_to_wait_is_waited(tmp_path: Path) -> None:
     with ScriptedServer({"/cn.gif": busy, "/br.gif": busy_until}) as server:
         done = here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
     assert (outcome(done, "CN"), outcome(done, "BR"), done.code) == (line.words, line.words, line.exit_code)
-    assert asked[1] - asked[0] >= 1
+    assert asked_at[1] - asked_at[0] >= 1
 
 
 @row(21)
-def test_two_pauses_in_a_row_are_two_pauses(tmp_path: Path) -> None:
-    """An origin that asks once more is not given up: the one attempt is still there for the file."""
+def test_two_pauses_in_a_row_are_obeyed(tmp_path: Path) -> None:
+    """A second pause in a row costs no attempt and does not give the origin up."""
     busy = Answer(429, {"Retry-After": "1"})
     with ScriptedServer({"/cn.gif": [busy, busy, Answer(body=GIF)]}) as server:
         done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
@@ -365,8 +369,8 @@ def test_two_pauses_in_a_row_are_two_pauses(tmp_path: Path) -> None:
 
 @row(21)
 @pytest.mark.parametrize("value", ["0", "Sun, 06 Nov 1994 08:49:37 GMT"])
-def test_a_wait_that_is_over_is_none(tmp_path: Path, value: str) -> None:
-    """The item is tried again as after any other failure; nobody else is held back."""
+def test_a_retry_after_in_the_past_is_no_pause(tmp_path: Path, value: str) -> None:
+    """A Retry-After of 0 or in the past leads to an ordinary retry and pauses nothing."""
     line = line_of("Retry-After of 0 s")
     with ScriptedServer({"/cn.gif": [Answer(503, {"Retry-After": value}), Answer(body=GIF)]}) as server:
         done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
@@ -375,8 +379,8 @@ def test_a_wait_that_is_over_is_none(tmp_path: Path, value: str) -> None:
 
 
 @row(22)
-def test_a_wait_that_is_none_is_ignored(tmp_path: Path) -> None:
-    """An item goes on after its own back-off, at most half a second the first time; nothing crashes."""
+def test_an_invalid_retry_after_is_ignored(tmp_path: Path) -> None:
+    """An invalid Retry-After leads to an ordinary back-off, at most half a second before the first retry."""
     line = line_of("Retry-After that is none")
     values = ["abc", "3.5", "-1", "", "2026-11-22T04:17:00Z", "Fri, 31 Dec 9999 23:59:59 GMT"]
     script = {f"/c{n}.gif": [Answer(503, {"Retry-After": v}), Answer(body=GIF)] for n, v in enumerate(values)}
@@ -390,10 +394,10 @@ def test_a_wait_that_is_none_is_ignored(tmp_path: Path) -> None:
 
 @row(24)
 def test_five_redirects_on_the_origin_are_followed(tmp_path: Path) -> None:
-    """The file at their end is the item's."""
+    """Five redirects on the same origin are followed to the file."""
     line = line_of("a redirect on the same origin")
-    hops = {f"/{number}": sent_to(f"/{number + 1}") for number in range(1, 5)}
-    with ScriptedServer({"/cn.gif": sent_to("/1"), **hops, "/5": Answer(body=GIF)}) as server:
+    hops = {f"/{number}": redirect_to(f"/{number + 1}") for number in range(1, 5)}
+    with ScriptedServer({"/cn.gif": redirect_to("/1"), **hops, "/5": Answer(body=GIF)}) as server:
         done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"))
         assert len(server.requests) == 6
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
@@ -402,8 +406,8 @@ def test_five_redirects_on_the_origin_are_followed(tmp_path: Path) -> None:
 
 @row(26)
 @pytest.mark.parametrize("where", ["another host", "another port", "without TLS"])
-def test_a_redirect_elsewhere_is_heard_by_nobody(tmp_path: Path, where: str) -> None:
-    """The other server is not asked, and gets no secret header."""
+def test_a_redirect_to_another_origin_sends_nothing(tmp_path: Path, where: str) -> None:
+    """A redirect to another host, port or scheme is refused, and that server gets no connection."""
     line, authority, context = (
         line_of("a redirect to another host"),
         trustme.CA(),
@@ -415,7 +419,7 @@ def test_a_redirect_elsewhere_is_heard_by_nobody(tmp_path: Path, where: str) -> 
     paths = {"ca_bundle": str(tmp_path / "ca.pem"), "headers_file": str(tmp_path / "headers")}
     with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as canary:
         there = canary.url("/cn.gif").replace("127.0.0.1", "localhost" if where == "another host" else "127.0.0.1")
-        with ScriptedServer({"/cn.gif": sent_to(there)}, context if where == "without TLS" else None) as server:
+        with ScriptedServer({"/cn.gif": redirect_to(there)}, context if where == "without TLS" else None) as server:
             done = here("cn", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **paths)
         assert canary.connections == 0
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)

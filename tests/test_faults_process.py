@@ -1,4 +1,4 @@
-"""The catalogue of faults, rows 47 to 56: what signals, clusters, logs and dead origins can do to a run."""
+"""The catalogue of faults, rows 47 to 56: signals, memory, clusters, logs, metrics and dead origins."""
 
 import ast
 import errno
@@ -28,11 +28,11 @@ from job.errors import LogError, Reason
 from job.model import FileType, Reply
 
 WORKERS = 30
-"""As many failures of the origin in a row are enough, and as many requests may be under way then."""
+"""This many failures in a row give the origin up, and this many requests may be in flight then."""
 
 
 def results(done: Done) -> Counter[tuple[str, str | None]]:
-    """Count how items ended; each must have exactly one line."""
+    """Return how many items ended in each way; each item must have exactly one line."""
     lines = done.named("result")
     assert len({line["code"] for line in lines}) == len(lines) == done.summary["codes"]
     return Counter((line["status"], line["reason"]) for line in lines)
@@ -53,29 +53,29 @@ def closed_port() -> int:
 @row(47)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    ("step", "moment"),
+    ("step", "log_text"),
     [
         pytest.param(Answer(503), b'"retry"', id="in a back-off"),
         pytest.param(Answer(503, {"Retry-After": "60"}), b'"host_paused"', id="in a pause that the origin asked for"),
         pytest.param(Stall(), None, id="in the middle of a transfer"),
     ],
 )
-def test_a_signal_ends_every_wait(tmp_path: Path, number: int, step: Step, moment: bytes | None) -> None:
-    """No further attempt, a line for each item, and the exit code that a shell gives for the signal."""
+def test_a_signal_ends_every_wait(tmp_path: Path, number: int, step: Step, log_text: bytes | None) -> None:
+    """A signal ends every wait: no further attempt, one line for each item, and exit code 128 + signal."""
     line, cancellation = line_of("SIGTERM or SIGINT"), Cancellation()
 
-    def signalled(text: bytes) -> None:
-        if moment and moment in text:
+    def signal_at_log_text(text: bytes) -> None:
+        if log_text and log_text in text:
             cancellation.request(Reason.SIGNAL, number)
 
     def answer(_: Request) -> Step:
-        if not moment:
+        if not log_text:
             cancellation.request(Reason.SIGNAL, number)
         return step
 
     with ScriptedServer({"/cn.gif": answer}) as server:
         settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif"), "shutdown_grace": "0.2"}
-        done = run(["cn", "br"], cancellation, Watched(signalled), workers="1", **settings)
+        done = run(["cn", "br"], cancellation, Watched(signal_at_log_text), workers="1", **settings)
         assert len(server.requests) == 1
     assert results(done) == {tuple(line.words): 2}
     assert (done.code, str(done.code) in line.exit) == (128 + number, True)
@@ -87,7 +87,7 @@ def test_a_signal_ends_every_wait(tmp_path: Path, number: int, step: Step, momen
 
 @row(48)
 def test_memory_does_not_depend_on_the_size_of_a_body(tmp_path: Path) -> None:
-    """A file of 20 MB passes through in less than 3 MB."""
+    """A file of 20 MB is downloaded in less than 3 MB of memory."""
     body = numbered_gif(1, 20_000_000)
     with ScriptedServer({"/cn.gif": Raw(b"HTTP/1.1 200 OK\r\n\r\n" + body)}) as server:
         tracemalloc.start()
@@ -101,8 +101,8 @@ def test_memory_does_not_depend_on_the_size_of_a_body(tmp_path: Path) -> None:
 
 
 @row(49)
-def test_two_runs_at_once_are_as_good_as_one(tmp_path: Path) -> None:
-    """Both succeed, every file is whole, and the manifest and the list of sums have each of them once."""
+def test_two_concurrent_runs_leave_a_complete_destination(tmp_path: Path) -> None:
+    """Two concurrent runs succeed, and record every file once in the manifest and in SHA256SUMS."""
     line = line_of("two pods on one volume")
     files = {f"c{number}": numbered_gif(number, 70_000 * (number % 2)) for number in range(40)}
     script = {f"/{code}.gif": Answer(body=body) for code, body in files.items()}
@@ -117,7 +117,7 @@ def test_two_runs_at_once_are_as_good_as_one(tmp_path: Path) -> None:
     assert len(list(map(json.loads, lines))) == len(files) + 1
 
 
-READS_THE_CLOCK = {
+WALL_CLOCK_READERS = {
     "job/downloader.py": 1,  # FLAGJOB_NOT_FOUND_TTL, which is of earlier runs
     "job/client.py": 1,  # a Retry-After that is a date, clamped
     "job/manifest/shard_manifest.py": 1,  # when an entry was checked
@@ -129,21 +129,21 @@ READS_THE_CLOCK = {
 
 
 @row(50)
-def test_no_limit_is_on_the_wall_clock() -> None:
-    """Who reads the time of day says why here; every limit and every wait is on the monotonic clock."""
+def test_the_wall_clock_is_read_only_where_listed() -> None:
+    """The time of day is read only by the modules listed here; limits and waits use the monotonic clock."""
     found: Counter[str] = Counter()
     for path in (ROOT / "job").rglob("*.py"):
         calls = [node.func for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)]
         clocks = [ast.unparse(call) for call in calls if ast.unparse(call) in {"time.time", "time", "datetime.now"}]
         found[path.relative_to(ROOT).as_posix()] += len(clocks)
-    assert +found == READS_THE_CLOCK
+    assert +found == WALL_CLOCK_READERS
 
 
 @row(50)
-def test_a_clock_that_jumps_moves_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A year forward with each look at it: the deadline of the run, its items and its waits do not notice."""
+def test_a_jumping_clock_moves_no_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wall clock that jumps a year ahead at each reading does not affect deadline, time-outs or waits."""
     line, years = line_of("the clock is wrong"), iter(range(0, 10**12, 366 * 86400))
-    monkeypatch.setattr("time.time", lambda: float(next(years)))  # there is one clock, and it is everybody's
+    monkeypatch.setattr("time.time", lambda: float(next(years)))  # the clock is the process's
     with ScriptedServer({"/cn.gif": [Answer(500), Answer(body=GIF)], "/br.gif": Answer(body=GIF)}) as server:
         done = here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), deadline="60", item_timeout="60")
     assert (done.code, set(done.statuses.values())) == (line.exit_code, set(line.words))
@@ -153,15 +153,15 @@ def test_a_clock_that_jumps_moves_no_limit(tmp_path: Path, monkeypatch: pytest.M
 # Logs and metrics
 
 
-class Full(BytesIO):
-    """A log that takes so many lines, and then is a full disk."""
+class FullLog(BytesIO):
+    """A log that accepts a number of lines, and then fails as a full disk does."""
 
     def __init__(self, lines: int) -> None:
         super().__init__()
         self.lines = lines
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]  # (the log writes nothing but bytes)
-        """Take a line, or fail."""
+        """Write a line, or raise OSError."""
         self.lines -= 1
         if self.lines < 0:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -170,13 +170,13 @@ class Full(BytesIO):
 
 @row(51)
 @pytest.mark.parametrize("lines", [0, 1, 5])
-def test_a_log_that_takes_no_more_ends_the_run(tmp_path: Path, lines: int) -> None:
-    """At its first line or later: the run ends, asks for little more, and leaves whole files only."""
+def test_a_log_that_cannot_be_written_ends_the_run(tmp_path: Path, lines: int) -> None:
+    """A log that fails ends the run within a few requests, and every stored file is whole."""
     codes, cancellation = [f"c{number}" for number in range(500)], Cancellation()
     with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in codes}) as server:
         settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif"), "workers": "2"}
         with pytest.raises(LogError):
-            run(codes, cancellation, Full(lines), **settings)
+            run(codes, cancellation, FullLog(lines), **settings)
         assert len(server.requests) < len(codes) // 2
     assert {path.read_bytes() for path in tmp_path.glob("*.gif")} <= {GIF}
 
@@ -185,12 +185,18 @@ def test_a_log_that_takes_no_more_ends_the_run(tmp_path: Path, lines: int) -> No
 @pytest.mark.parametrize(
     "words", [["BR"], ["--workers=x"], ["verify"], ["--codes-file=/proc/self/mem"], ["--help"], ["simulate"]]
 )
-def test_a_full_disk_under_the_log_is_no_success(tmp_path: Path, words: list[str]) -> None:
-    """`flagjob > /dev/full`: exit 5, one line on standard error, no traceback, whatever there was to be said."""
+def test_a_full_standard_output_is_exit_code_5(tmp_path: Path, words: list[str]) -> None:
+    """`flagjob > /dev/full` ends with exit code 5 and one line on standard error, without a traceback."""
     command = [sys.executable, "-m", "job", *words]
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
-            command, cwd=tmp_path, env=environment(), stdout=full, stderr=subprocess.PIPE, check=False, timeout=TIMEOUT
+            command,
+            cwd=tmp_path,
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+            timeout=TIMEOUT,
         )
     assert (done.returncode, done.stderr) == (
         line_of("nobody reads the log").exit_code,
@@ -199,8 +205,8 @@ def test_a_full_disk_under_the_log_is_no_success(tmp_path: Path, words: list[str
 
 
 @row(51)
-def test_without_standard_error_a_run_is_a_run(tmp_path: Path) -> None:
-    """`flagjob 2>&-` has nobody to show a bar to, and does the rest; wrong settings are told on standard output."""
+def test_a_run_needs_no_standard_error(tmp_path: Path) -> None:
+    """`flagjob 2>&-` runs as usual, and reports wrong settings on standard output."""
     command = ["sh", "-c", 'exec "$0" -m job "$@" 2>&-', sys.executable]
     ended = [
         subprocess.run([*command, *words], cwd=tmp_path, env=environment(), capture_output=True, check=False)
@@ -211,22 +217,22 @@ def test_without_standard_error_a_run_is_a_run(tmp_path: Path) -> None:
 
 
 @row(51)
-@pytest.mark.parametrize(("closed", "told"), [(">&-", b"flagjob: standard output is closed\n"), (">&- 2>&-", b"")])
-def test_without_standard_output_nothing_is_begun(tmp_path: Path, closed: str, told: bytes) -> None:
-    """`flagjob >&-`: exit 5 and one line on standard error, if that is there; no traceback, no file."""
+@pytest.mark.parametrize(("closed", "stderr"), [(">&-", b"flagjob: standard output is closed\n"), (">&- 2>&-", b"")])
+def test_a_run_needs_standard_output(tmp_path: Path, closed: str, stderr: bytes) -> None:
+    """`flagjob >&-` ends with exit code 5 and one line on standard error, if it is open, and writes no file."""
     command = ["sh", "-c", f'exec "$0" -m job BR {closed}', sys.executable]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, check=False, timeout=TIMEOUT)
-    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (5, told, [])
+    assert (done.returncode, done.stderr, list(tmp_path.iterdir())) == (5, stderr, [])
 
 
 @row(46)
-def test_a_machine_without_a_thread_for_the_clock_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not even the deadline can be watched: exit 5, a line for each code. (No limit on threads binds root.)."""
+def test_a_shortage_of_threads_for_the_deadline_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a thread for the deadline every item is cancelled: exit 5. (No limit on threads binds root.)."""
 
-    def refused(_timer: threading.Timer) -> None:
+    def refuse_to_start(_timer: threading.Timer) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading.Timer, "start", refused)
+    monkeypatch.setattr(threading.Timer, "start", refuse_to_start)
     done = here("cn", "us", dest=tmp_path, url=f"http://127.0.0.1:{closed_port()}/{{cc}}.gif")
     assert (done.code, results(done)) == (5, Counter({("cancelled", "storage"): 2}))
     assert [line["problem"] for line in done.named("storage_error")] == [
@@ -235,16 +241,16 @@ def test_a_machine_without_a_thread_for_the_clock_ends_the_run(tmp_path: Path, m
 
 
 @row(46)
-def test_a_soft_limit_of_descriptors_is_raised_as_far_as_workers_need(tmp_path: Path) -> None:
-    """Thirty workers under a soft limit of 60 files: the hard one allows more, and all files arrive."""
+def test_the_soft_limit_of_descriptors_is_raised(tmp_path: Path) -> None:
+    """A soft limit of 60 descriptors is raised, so that thirty workers can run."""
     codes = [f"c{n}" for n in range(60)]
-    everybody = threading.Barrier(30)
+    all_workers = threading.Barrier(30)
 
-    def together(_request: Request) -> Step:
-        everybody.wait(TIMEOUT)  # passes only while thirty connections are open
+    def answer_all_at_once(_request: Request) -> Step:
+        all_workers.wait(TIMEOUT)  # passes only while thirty connections are open
         return Answer(body=GIF)
 
-    with ScriptedServer({f"/{code}.gif": together for code in codes}) as server:
+    with ScriptedServer({f"/{code}.gif": answer_all_at_once for code in codes}) as server:
         command = ["sh", "-c", 'ulimit -Sn 60; exec "$0" -m job "$@"', sys.executable]
         words = [*codes, "--dest", str(tmp_path), "--url", server.url("/{cc}.gif")]
         done = subprocess.run([*command, *words], env=environment(), capture_output=True, check=False, timeout=TIMEOUT)
@@ -252,8 +258,8 @@ def test_a_soft_limit_of_descriptors_is_raised_as_far_as_workers_need(tmp_path: 
 
 
 @row(52)
-def test_metrics_that_nobody_takes_change_nothing(tmp_path: Path) -> None:
-    """A taken port, a dead Pushgateway and a directory that cannot be written: one warning each, exit 0."""
+def test_failing_metrics_change_no_exit_code(tmp_path: Path) -> None:
+    """Each metrics target that fails is one warning, and the exit code is 0."""
     with socket.create_server(("127.0.0.1", 0)) as taken, ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server:
         settings = {
             "metrics_address": f"127.0.0.1:{taken.getsockname()[1]}",
@@ -267,7 +273,7 @@ def test_metrics_that_nobody_takes_change_nothing(tmp_path: Path) -> None:
 
 @row(52)
 def test_a_silent_gateway_does_not_outlast_the_grace(tmp_path: Path) -> None:
-    """After a signal a push has what is left of the grace, and the exit code is the signal's."""
+    """After a signal a push may take only the rest of the grace period, and the exit code is the signal's."""
     cancellation = Cancellation()
     cancellation.request(Reason.SIGNAL, signal.SIGTERM)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -282,8 +288,8 @@ def test_a_silent_gateway_does_not_outlast_the_grace(tmp_path: Path) -> None:
 
 
 @row(53)
-def test_a_dead_origin_costs_a_few_requests(tmp_path: Path) -> None:
-    """Of 2,000 items no more are tried than show that nobody is there; each has its line, and one line says why."""
+def test_a_dead_origin_costs_few_requests(tmp_path: Path) -> None:
+    """Of 2,000 items of a dead origin at most 60 are attempted; each has its line, and one event says why."""
     line = line_of("the origin is dead")
     (tmp_path / "codes").write_text("\n".join(f"c{number}" for number in range(2000)))
     url = f"http://127.0.0.1:{closed_port()}/{{cc}}.gif"
@@ -294,8 +300,8 @@ def test_a_dead_origin_costs_a_few_requests(tmp_path: Path) -> None:
 
 
 @row(53)
-def test_an_origin_that_dies_loses_nothing_that_came(tmp_path: Path) -> None:
-    """What is logged as ok is there, and nothing else; the rest is cancelled after as few requests."""
+def test_an_origin_that_dies_leaves_exactly_the_ok_files(tmp_path: Path) -> None:
+    """When the origin dies in mid-run, exactly the files logged as ok are stored; the rest is cancelled."""
     line, codes, alive = line_of("the origin is dead"), [f"c{number}" for number in range(500)], 50
 
     def answer(_: Request) -> Step:
@@ -303,15 +309,15 @@ def test_an_origin_that_dies_loses_nothing_that_came(tmp_path: Path) -> None:
 
     with ScriptedServer({f"/{code}.gif": answer for code in codes}) as server:
         done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"))
-        assert len(server.requests) <= alive + 5 * WORKERS  # libcurl sends again what a kept connection lost
+        assert len(server.requests) <= alive + 5 * WORKERS  # libcurl repeats a request whose kept connection ended
     good = {code for code, status in done.statuses.items() if status == "ok"}
     assert (done.code, set(results(done)) - {("ok", None), ("error", "connection")}) == (6, {tuple(line.words)})
     assert left_in(tmp_path) == {f"{code.lower()}.gif": GIF for code in good}
 
 
 @row(54)
-def test_the_end_of_the_runs_time_cancels_the_rest(tmp_path: Path) -> None:
-    """Exit 7, and what was there before is kept."""
+def test_the_deadline_cancels_the_remaining_items(tmp_path: Path) -> None:
+    """After the deadline the remaining items are cancelled with exit code 7, and their files are kept."""
     line, cancellation = line_of("the run's time is up"), Cancellation()
 
     def answer(_: Request) -> Step:
@@ -328,8 +334,8 @@ def test_the_end_of_the_runs_time_cancels_the_rest(tmp_path: Path) -> None:
 
 @row(55)
 @pytest.mark.parametrize("step", [Answer(403), Answer(404), Answer(302, {"Location": "http://elsewhere.example/"})])
-def test_a_wrong_path_is_not_tried_a_million_times(tmp_path: Path, step: Step) -> None:
-    """After a hundred refusals of one kind the run ends; the origin is asked for little more."""
+def test_uniform_failures_end_the_run(tmp_path: Path, step: Step) -> None:
+    """After a hundred items that failed with one reason the run ends."""
     line, codes = line_of("the first hundred items"), [f"c{number}" for number in range(400)]
     with ScriptedServer({f"/{code}.gif": step for code in codes}) as server:
         done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), workers="5")
@@ -339,14 +345,14 @@ def test_a_wrong_path_is_not_tried_a_million_times(tmp_path: Path, step: Step) -
 
 
 @row(56)
-def test_a_bug_costs_its_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The others go on, the traceback is logged with the code, and the exit code is not one of a failing origin."""
-    line, check = line_of("an exception that nobody foresaw"), validation.validate
+def test_a_bug_fails_its_item_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug fails its item only, and is logged with code and traceback."""
+    line, validate = line_of("an exception that nobody foresaw"), validation.validate
 
-    def broken(reply: Reply, accepted: tuple[FileType, ...], digest: str | None) -> str | None:
-        return str(1 // 0) if reply.body.size > 1000 else check(reply, accepted, digest)
+    def validate_with_bug(reply: Reply, accepted: tuple[FileType, ...], digest: str | None) -> str | None:
+        return str(1 // 0) if reply.body.size > 1000 else validate(reply, accepted, digest)
 
-    monkeypatch.setattr(validation, "validate", broken)  # a bug, which the program has to have
+    monkeypatch.setattr(validation, "validate", validate_with_bug)  # plants a bug
     with ScriptedServer({"/cn.gif": Answer(body=numbered_gif(1, 2000)), "/br.gif": Answer(body=GIF)}) as server:
         done = here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"))
     (bug,) = done.named("bug")
@@ -355,33 +361,33 @@ def test_a_bug_costs_its_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (done.code, left_in(tmp_path)) == (line.exit_code, {"br.gif": GIF})
 
 
-def dying(codes: list[str], first: Step) -> dict[str, Step]:
-    """Script an origin that has something to say of the first code, and ends all other connections."""
+def script_of_dying_origin(codes: list[str], first: Step) -> dict[str, Step]:
+    """Return a script that does one step for the first code, and closes every other connection."""
     return {f"/{code}.gif": Raw(b"") if number else first for number, code in enumerate(codes)}
 
 
 @row(53)
-def test_nothing_is_waited_for_once_the_origin_is_down(tmp_path: Path) -> None:
-    """A transfer that stalls is broken off, however long the grace: there is nobody to end it in good order."""
+def test_a_run_does_not_drain_once_the_origin_is_given_up(tmp_path: Path) -> None:
+    """Once the origin is given up, a stalled transfer is interrupted at once, however long the grace period."""
     codes = [f"c{n}" for n in range(60)]
-    with ScriptedServer(dying(codes, Stall())) as server:
-        long = dict.fromkeys(["shutdown_grace", "read_timeout", "attempt_timeout", "item_timeout"], "600")
-        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), **long)
+    with ScriptedServer(script_of_dying_origin(codes, Stall())) as server:
+        timeouts = dict.fromkeys(["shutdown_grace", "read_timeout", "attempt_timeout", "item_timeout"], "600")
+        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), **timeouts)
     assert (done.code, results(done)["cancelled", "origin_down"] > 30) == (6, True)
 
 
 @row(53)
-def test_patience_with_an_origin_ends_before_the_run_does(tmp_path: Path) -> None:
-    """A run whose time is up while it waits for its origin says that the origin is down: exit 6, not 7."""
+def test_the_patience_ends_before_the_deadline(tmp_path: Path) -> None:
+    """A run whose deadline comes while it waits for the origin ends with exit code 6, not 7."""
     codes = [f"c{n}" for n in range(40)]
-    with ScriptedServer(dying(codes, Answer(body=GIF))) as server:
+    with ScriptedServer(script_of_dying_origin(codes, Answer(body=GIF))) as server:
         done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), origin_patience="600", deadline="3")
     assert (done.code, len(done.named("origin_down")), results(done)["ok", None]) == (6, 1, 1)
 
 
 @row(54)
-def test_no_pause_begins_that_the_run_would_not_outlive(tmp_path: Path) -> None:
-    """Half a minute was asked for, and the run has five seconds: the item ends now, with its own reason."""
+def test_no_wait_exceeds_the_deadline(tmp_path: Path) -> None:
+    """A Retry-After beyond the deadline is not waited for: the item fails at once with its own reason."""
     with ScriptedServer({"/cn.gif": Answer(500, {"Retry-After": "30"})}) as server:
         done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), deadline="5")
     assert (done.code, results(done)) == (3, Counter({("error", "http_500"): 1}))
