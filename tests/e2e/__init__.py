@@ -1,1 +1,1 @@
-"""The program in its container, under its Kubernetes manifests and against real servers; `make e2e` runs these."""
+"""Tests of the container, the Kubernetes manifests and runs against real servers; `make e2e` runs them."""

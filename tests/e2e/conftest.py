@@ -1,4 +1,4 @@
-"""What these tests share: the image, built once, and the rendered manifests."""
+"""Fixtures of all end-to-end tests: the image, built once, the rendered base, and a new volume."""
 
 import uuid
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ BUILD = """
 
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Build the image from a checkout that nobody but its owner may read; give its name."""
+    """Build the image from a checkout that only its owner can read; yield its name."""
     output("env", f"IMAGE={IMAGE}", "sh", "-c", BUILD, "sh", str(tmp_path_factory.mktemp("private")))
     yield IMAGE
     podman("image", "rm", IMAGE)
@@ -26,7 +26,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Render the base; give the file."""
+    """Render the base; return the file."""
     path = tmp_path_factory.mktemp("rendered") / "base.yaml"
     path.write_text(output("kubectl", "kustomize", str(ROOT / "k8s" / "base")))
     return path
@@ -34,13 +34,13 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def base(rendered: Path) -> list[object]:
-    """Give the documents of the rendered base."""
+    """Return the documents of the rendered base."""
     return list(yaml.safe_load_all(rendered.read_text()))
 
 
 @pytest.fixture
 def volume() -> Iterator[str]:
-    """Name a volume, empty and new; podman makes it at its first use as the image has /data."""
+    """Yield the name of a new, empty volume, which podman creates at its first use."""
     name = f"e2e-{uuid.uuid4().hex}"
     yield name
     podman("volume", "rm", "--force", name)

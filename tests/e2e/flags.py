@@ -1,4 +1,4 @@
-"""The flags that the built-in origin serves, read from the package that ships them."""
+"""The flags that the demo server serves, read from the package that contains them."""
 
 import importlib.metadata
 from pathlib import Path
@@ -10,20 +10,20 @@ TRAILER = b";"
 
 
 def package_flags() -> dict[str, bytes]:
-    """Give every country's flag by its code in lower case."""
+    """Return every country's flag by its code in lower case."""
     files = importlib.metadata.files("django-countries") or []
     flags = [Path(str(file.locate())) for file in files if file.match("static/flags/??.gif")]
     return {flag.stem: flag.read_bytes() for flag in flags if flag.stem.isalpha()}
 
 
 def distinct_gifs(count: int) -> dict[str, bytes]:
-    """Give that many whole GIF files by name, no two alike: flags, then copies, each with its code in a comment."""
+    """Return that many valid GIF files by name, no two alike: flags, then copies with their code in a comment."""
     flags = package_flags()
     named = {**flags, **{f"copy-{number:03}": flags["br"] for number in range(count)}}
     return {f"{code}.gif": with_comment(named[code], code) for code in list(named)[:count]}
 
 
 def with_comment(gif: bytes, text: str) -> bytes:
-    """Put a comment (GIF89a, section 24) before the trailer."""
+    """Return a GIF with a comment (GIF89a, section 24) before its trailer."""
     assert gif.endswith(TRAILER)
     return gif.removesuffix(TRAILER) + bytes([0x21, 0xFE, len(text)]) + text.encode() + b"\0" + TRAILER

@@ -1,4 +1,4 @@
-"""Run the job under whatever the system offers to limit it, watch what it says, and measure what it took."""
+"""Runs the job under the limits that the system offers, reads its log while it runs, and measures it."""
 
 import json
 import os
@@ -23,27 +23,27 @@ peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
 pathlib.Path(sys.argv[1]).write_text(str(peak))
 sys.exit(code if code >= 0 else 128 - code)
 """
-"""An interpreter of its own that runs the job and tells its peak: a child's count begins with its parent's memory."""
+"""An interpreter that runs the job and writes its peak memory: a child's peak begins with its parent's memory."""
 
 Event = dict[str, Any]
 """A line of the job's output."""
 
 
 @dataclass(frozen=True)
-class Ended(Done):
-    """How a job ended, what it said, and what it took."""
+class FinishedJob(Done):
+    """The exit code, the output and the cost of a job that has ended."""
 
     seconds: float
     peak_bytes: int
 
     @property
     def codes(self) -> list[str]:
-        """The code of each result line, in their order."""
+        """The code of each result line, in order."""
         return [line["code"] for line in self.named("result")]
 
 
 @dataclass
-class Live:
+class RunningJob:
     """A job that may still run, in a process group of its own."""
 
     process: "subprocess.Popen[bytes]"
@@ -51,44 +51,44 @@ class Live:
     began: float = field(default_factory=monotonic)
     lines: list[bytes] = field(default_factory=list)
 
-    def until(self, wanted: Callable[[Event], bool], times: int = 1) -> Event:
-        """Read what the job says until that many lines were such as are wanted; give the last of them."""
+    def read_until(self, matches: Callable[[Event], bool], times: int = 1) -> Event:
+        """Read the output until that many lines matched; return the last of them."""
         assert self.process.stdout
         for line in self.process.stdout:
             self.lines.append(line)
-            times -= wanted(event := json.loads(line))
+            times -= matches(event := json.loads(line))
             if not times:
                 return dict(event)
         raise AssertionError(f"the job ended first: {self.lines[-1:]}")
 
-    def until_event(self, name: str) -> Event:
-        """Read what the job says until an event of that name."""
-        return self.until(lambda event: bool(event["event"] == name))
+    def read_until_event(self, name: str) -> Event:
+        """Read the output until an event of that name; return it."""
+        return self.read_until(lambda event: bool(event["event"] == name))
 
     @property
     def pid(self) -> int:
-        """The job's own process, behind those that it is run under."""
+        """The job's own process ID, below the commands that it runs under."""
         pid = self.process.pid
         while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
             pid = int(children[0])
         return pid
 
     def signal(self, number: int) -> None:
-        """Send the job a signal, and nobody else."""
+        """Send a signal to the job only."""
         os.kill(self.pid, number)
 
-    def end(self) -> Ended:
-        """Wait for the end."""
+    def wait(self) -> FinishedJob:
+        """Wait for the end of the job; return what it printed and cost."""
         assert self.process.stdout
         stdout = b"".join([*self.lines, *self.process.stdout])
         code = self.process.wait()
         stderr, peak = (self.home / "stderr").read_text(), (self.home / "peak").read_text()
-        return Ended(code, stdout, stderr, monotonic() - self.began, int(peak))
+        return FinishedJob(code, stdout, stderr, monotonic() - self.began, int(peak))
 
 
 @contextmanager
-def live(home: Path, settings: Mapping[str, str], under: Sequence[str] = ()) -> Iterator[Live]:
-    """Start the job with these settings, under a command that runs another one; it is killed if it hangs."""
+def start(home: Path, settings: Mapping[str, str], under: Sequence[str] = ()) -> Iterator[RunningJob]:
+    """Start the job with these settings, under a command that runs another one; kill it if it hangs."""
     command = [sys.executable, "-I", "-c", MEASURED, str(home / "peak"), *under, sys.executable, "-m", "job"]
     (home / "peak").unlink(missing_ok=True)
     with (
@@ -106,16 +106,16 @@ def live(home: Path, settings: Mapping[str, str], under: Sequence[str] = ()) -> 
         timer = Timer(HANGS_SECONDS, _kill_all, [process.pid])
         timer.start()
         try:
-            yield Live(process, home)
+            yield RunningJob(process, home)
         finally:
             timer.cancel()
             _kill_all(process.pid)
 
 
-def ran(home: Path, settings: Mapping[str, str], under: Sequence[str] = ()) -> Ended:
+def run_to_end(home: Path, settings: Mapping[str, str], under: Sequence[str] = ()) -> FinishedJob:
     """Run the job to its end."""
-    with live(home, settings, under) as job:
-        return job.end()
+    with start(home, settings, under) as job:
+        return job.wait()
 
 
 def _kill_all(group: int) -> None:

@@ -1,4 +1,4 @@
-"""What Kustomize makes of k8s/: the base, each overlay, the guide's examples, and all of the components together."""
+"""The output of Kustomize for k8s/: the base, each overlay, the guide's examples, and combined components."""
 
 import re
 import shutil
@@ -21,53 +21,53 @@ COMPONENTS = sorted(path.name for path in (ROOT / "k8s" / "components").iterdir(
 
 @dataclass(frozen=True)
 class Manifests:
-    """The documents of one kustomization. Safe to share: nothing changes them."""
+    """The documents of one kustomization. Immutable, and so safe to share."""
 
     name: str
     rendered: str
 
     @cached_property
     def documents(self) -> list[object]:
-        """All of them."""
+        """All documents."""
         return list(yaml.safe_load_all(self.rendered))
 
-    def named(self, kind: str, name: str = "flagjob") -> object:
-        """Give the one document of that kind and name, which may end in the hash that Kustomize gives a ConfigMap."""
+    def find(self, kind: str, name: str = "flagjob") -> object:
+        """Return the only document of a kind and name, which may end in the hash of a generated ConfigMap."""
         pattern = re.compile(rf"{name}(-[0-9a-z]{{10}})?")
         (found,) = (one for one in self.kind(kind) if pattern.fullmatch(text(one, "metadata.name")))
         return found
 
     def kind(self, kind: str) -> list[object]:
-        """Give the documents of a kind."""
+        """Return the documents of a kind."""
         return [one for one in self.documents if pick(one, "kind") == kind]
 
     @property
     def cronjob(self) -> object:
         """The CronJob."""
-        return self.named("CronJob")
+        return self.find("CronJob")
 
     @property
     def container(self) -> object:
-        """The one container of its pod."""
+        """The only container of the CronJob's pod."""
         (found,) = each(self.cronjob, f"{POD}.containers")
         return found
 
     @property
     def pods(self) -> list[object]:
-        """The spec of every pod that anything here makes."""
+        """The spec of every pod that these documents make."""
         templates = (pick(one, path) for one in self.documents for path in (POD, "spec.template.spec"))
         return [found for found in templates if found is not None]
 
     @property
     def settings(self) -> dict[str, str]:
-        """What the job's environment is: the ConfigMap, then what the container names."""
-        data = branch(self.named("ConfigMap", "flagjob-env"), "data")
+        """The environment of the job: the ConfigMap, then the container's own variables."""
+        data = branch(self.find("ConfigMap", "flagjob-env"), "data")
         own = {text(one, "name"): text(one, "value") for one in each(self.container, "env")}
         return {**{name: str(value) for name, value in data.items()}, **own}
 
 
 def guide_files() -> dict[str, str]:
-    """Give the files that the guide shows, by path: each block whose first line is a comment with one."""
+    """Return the files that the guide shows, by path: each block whose first line is a comment with a path."""
     blocks = re.findall(r"^```[a-z]+\n(# (k8s/\S+)\n.*?)^```$", GUIDE.read_text(), flags=re.DOTALL | re.MULTILINE)
     return {path: block for block, path in blocks}
 
@@ -75,8 +75,8 @@ def guide_files() -> dict[str, str]:
 EXAMPLES = sorted({Path(path).parent.name for path in guide_files()})
 
 
-def workshop(directory: Path) -> Path:
-    """Give a copy of k8s/ in which the guide's examples lie where they belong."""
+def copy_with_examples(directory: Path) -> Path:
+    """Return a copy of k8s/ that contains the guide's examples."""
     k8s = directory / "k8s"
     shutil.copytree(ROOT / "k8s", k8s)
     for path, content in guide_files().items():
@@ -91,8 +91,8 @@ def render(k8s: Path, name: str) -> Manifests:
     return Manifests(name, output("kubectl", "kustomize", str(directory)))
 
 
-def composed(k8s: Path, below: str, components: tuple[str, ...]) -> Manifests:
-    """Render components over something else, as the guide says."""
+def render_components(k8s: Path, below: str, components: tuple[str, ...]) -> Manifests:
+    """Render components over another kustomization, as the guide describes."""
     name = "-".join([Path(below).name, "with", *components])
     kustomization = {
         "resources": [below],
@@ -104,7 +104,7 @@ def composed(k8s: Path, below: str, components: tuple[str, ...]) -> Manifests:
 
 
 def differences(old: object, new: object, path: str = "") -> Iterator[str]:
-    """Give the paths at which two trees differ; lists are compared as a whole, but containers one by one."""
+    """Yield the paths at which two trees differ; lists are compared as a whole, but containers one by one."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             yield from differences(old.get(key), new.get(key), f"{path}.{key}".strip("."))

@@ -1,4 +1,4 @@
-"""Network namespaces of our own: machines that drop packets, and name servers that know nothing or say nothing."""
+"""Network namespaces: machines that drop packets, and name servers that know no name or do not answer."""
 
 import subprocess
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
 
-ASK_AGAIN_SECONDS = 0.02
+POLL_SECONDS = 0.02
 SYN = ("-p", "tcp", "--syn")
 LOOK_UP = ("-p", "udp", "--dport", "53")
 POD_RESOLVER = """\
@@ -17,68 +17,70 @@ nameserver 127.0.0.1
 search default.svc.cluster.local svc.cluster.local cluster.local
 options ndots:5
 """
-"""What the kubelet writes for a pod, but for the address."""
+"""The resolver configuration that the kubelet writes for a pod, but for the address."""
 
 ANY_GIF = "server { listen 80; location / { empty_gif; } }"
-"""An nginx that has a GIF under every name."""
+"""A configuration of nginx that serves a GIF under every name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A namespace with a loopback interface and nothing else; no packet comes in or goes out."""
+    """A namespace with a loopback interface only; no packet enters or leaves it."""
 
     name: str
 
     @property
-    def inside(self) -> Sequence[str]:
-        """What to write before a command that shall run in it."""
+    def command_prefix(self) -> Sequence[str]:
+        """The words before a command that runs it in this namespace."""
         return "ip", "netns", "exec", self.name
 
     def run(self, *command: str) -> str:
-        """Run a program inside; give what it prints."""
-        return subprocess.run([*self.inside, *command], check=True, capture_output=True, text=True).stdout
+        """Run a program in the namespace; return what it prints."""
+        return subprocess.run([*self.command_prefix, *command], check=True, capture_output=True, text=True).stdout
 
     def count(self, *match: str) -> None:
-        """Count what is sent and matches from now on."""
+        """Count the matching packets that are sent from now on."""
         self.run("iptables", "-A", "OUTPUT", *match)
 
     def drop(self, *match: str) -> None:
-        """Lose what arrives and matches from now on, without a word to its sender."""
+        """Drop the matching packets that arrive from now on, without a reply."""
         self.run("iptables", "-A", "INPUT", *match, "-j", "DROP")
 
-    def accept_again(self) -> None:
-        """Lose nothing any more."""
+    def stop_dropping(self) -> None:
+        """Drop no packet any more."""
         self.run("iptables", "-F", "INPUT")
 
     @property
-    def counted(self) -> int:
-        """How many packets were sent that `count` asked for, retransmissions too."""
+    def packet_count(self) -> int:
+        """How many packets were sent that `count` matches, retransmissions included."""
         lines = self.run("iptables", "-nvxL", "OUTPUT").splitlines()[2:]
         return sum(int(line.split()[0]) for line in lines)
 
     def wait_for_packets(self, count: int) -> None:
-        """Return as soon as so many packets were counted."""
-        while self.counted < count:
-            time.sleep(ASK_AGAIN_SECONDS)
+        """Return as soon as that many packets were counted."""
+        while self.packet_count < count:
+            time.sleep(POLL_SECONDS)
 
     @contextmanager
     def name_server(self) -> Iterator[None]:
-        """Run a real name server inside that says of every name that it does not exist."""
+        """Run a real name server in the namespace that knows no name."""
         words = ["dnsmasq", "--keep-in-foreground", "--conf-file=/dev/null", "--no-hosts", "--no-resolv", "--pid-file="]
         words += ["--user=root", "--interface=lo", "--bind-interfaces", "--local=//", "--log-facility=-", "--local=/#/"]
-        with ended([*self.inside, *words]):
+        with background([*self.command_prefix, *words]):
             while "127.0.0.1:53 " not in self.run("ss", "-Hnul"):
-                time.sleep(ASK_AGAIN_SECONDS)
+                time.sleep(POLL_SECONDS)
             yield
 
     @contextmanager
     def nginx(self, home: Path, configuration: str) -> Iterator[None]:
-        """Run nginx inside, with what stands in its `http` block, in a directory of its own."""
+        """Run nginx in the namespace, with this content of its `http` block, in a directory of its own."""
         home.mkdir()
         (home / "nginx.conf").write_text(NGINX.format(home=home, configuration=configuration))
-        with ended([*self.inside, "nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-e", str(home / "log")]):
+        with background(
+            [*self.command_prefix, "nginx", "-p", str(home), "-c", str(home / "nginx.conf"), "-e", str(home / "log")]
+        ):
             while not (home / "pid").exists():  # it is written once nginx listens
-                time.sleep(ASK_AGAIN_SECONDS)
+                time.sleep(POLL_SECONDS)
             yield
 
 
@@ -102,8 +104,8 @@ http {{
 
 
 @contextmanager
-def ended(command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a program in the background; end it with the block."""
+def background(command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a program in the background until the end of the block."""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             yield process
@@ -113,7 +115,7 @@ def ended(command: Sequence[str]) -> Iterator["subprocess.Popen[bytes]"]:
 
 @contextmanager
 def namespace(hosts: str = "") -> Iterator[Namespace]:
-    """Make a namespace, with a pod's resolver and these lines in its hosts file; remove all of it after the block."""
+    """Yield a namespace with a pod's resolver and these lines in its hosts file; remove it after the block."""
     name = f"flagjob-{uuid.uuid4().hex[:12]}"
     etc = Path("/etc/netns") / name
     with ExitStack() as stack:

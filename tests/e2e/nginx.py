@@ -1,4 +1,4 @@
-"""A real nginx on loopback, with the faults that its own configuration can make."""
+"""A real nginx on loopback, with the faults that its own configuration can produce."""
 
 import signal
 import socket
@@ -43,12 +43,12 @@ http {{
     }}
 }}
 """
-ASK_AGAIN_SECONDS = 0.02
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One request as nginx logged it: its connection's serial number, the status, its end (Unix time), the path."""
+    """One request in nginx's log: its connection's serial number, its status, its end (Unix time) and its path."""
 
     connection: int
     status: int
@@ -58,14 +58,14 @@ class Access:
 
 @dataclass(frozen=True, slots=True)
 class Nginx:
-    """A running server. `url` has no path; what lies in `www` is served."""
+    """A running nginx. `url` has no path; the files in `www` are served."""
 
     url: str
     home: Path
     process: subprocess.Popen[bytes]
 
     def finish(self) -> list[Access]:
-        """Let nginx end its requests and itself; give all that it was asked, in the order of the answers."""
+        """End nginx after its running requests; return all requests in the order of their answers."""
         self.process.send_signal(signal.SIGQUIT)
         self.process.wait()
         lines = (line.split() for line in (self.home / "access.log").read_text().splitlines())
@@ -74,7 +74,7 @@ class Nginx:
 
 @contextmanager
 def serve(home: Path, files: dict[str, bytes]) -> Iterator[Nginx]:
-    """Serve files by name for as long as the context lasts."""
+    """Serve files by name until the end of the block."""
     (home / "www").mkdir()
     for name, content in files.items():
         (home / "www" / name).write_bytes(content)
@@ -82,24 +82,24 @@ def serve(home: Path, files: dict[str, bytes]) -> Iterator[Nginx]:
     (home / "nginx.conf").write_text(CONFIGURATION.format(home=home, port=port))
     with subprocess.Popen(["nginx", "-p", home, "-c", home / "nginx.conf", "-e", home / "error.log"]) as process:
         try:
-            socket_ready(port, process)
+            wait_until_listening(port, process)
             yield Nginx(f"http://127.0.0.1:{port}", home, process)
         finally:
             process.terminate()
 
 
 def free_port() -> int:
-    """Give a port that nobody listened on a moment ago."""
+    """Return a port that no server listened on a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
-def socket_ready(port: int, process: subprocess.Popen[bytes]) -> None:
-    """Return when the server accepts; its end is the only other way out."""
+def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Return when the server accepts connections; raise AssertionError if it ends first."""
     while process.poll() is None:
         try:
             return socket.create_connection(("127.0.0.1", port)).close()
         except ConnectionRefusedError:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(ASK_AGAIN_SECONDS)
+                process.wait(POLL_SECONDS)
     raise AssertionError("nginx did not start")

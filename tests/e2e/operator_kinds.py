@@ -1,4 +1,4 @@
-"""Say what in a YAML file of manifests the Prometheus operator does not know; run by the Python that has its models.
+"""Print which fields of a YAML file the Prometheus operator does not know; for the Python that has its models.
 
 usage: operator_kinds.py FILE     prints a line for each document of the operator's, and "as read" if all of it was
 """
@@ -13,7 +13,7 @@ API_VERSION = "monitoring.coreos.com/v1"
 
 
 def report(path: Path) -> None:
-    """Read each document by its model, which drops what it does not know, and compare."""
+    """Read each document by its model, which drops unknown fields, and compare the two."""
     models = import_module("cloudcoil.models.prometheus_operator.v1")
     for document in yaml.safe_load_all(path.read_text()):
         if document["apiVersion"] == API_VERSION:

@@ -1,6 +1,6 @@
-"""What the "restricted" Pod Security Standard forbids in a Linux pod.
+"""A checker for the "restricted" Pod Security Standard, for Linux pods.
 
-Source: kubernetes.io, Concepts, Security, Pod Security Standards; one function a control or two, profile of 1.37.
+Source: kubernetes.io, Concepts, Security, Pod Security Standards; one function for a control or two, profile of 1.37.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -43,7 +43,7 @@ HANDLERS = (
 
 
 def violations(pod: object) -> list[str]:
-    """Give one line for everything in a pod's spec that the profile forbids; none means that the pod is admitted."""
+    """Return one line for each field of a pod's spec that the profile forbids; none means that it is admitted."""
     found = [f"pod: {name}" for control in POD_CONTROLS for name in control(pod)]
     for container in each(pod, "initContainers", "containers", "ephemeralContainers"):
         found += [f"{pick(container, 'name')}: {name}" for control in CONTAINER_CONTROLS for name in control(container)]
@@ -68,7 +68,7 @@ def _sysctls(pod: object) -> Iterator[str]:
 
 
 def _context(holder: object) -> Iterator[str]:
-    """Judge what a pod and a container can set alike."""
+    """Yield the violations that a pod and a container can have alike."""
     if pick(holder, "securityContext.seLinuxOptions.type") not in SELINUX_TYPES:
         yield "seLinuxOptions.type"
     yield from (
@@ -103,7 +103,7 @@ def _addresses(container: object) -> Iterator[str]:
 
 
 def _identity(pod: object, container: object) -> Iterator[str]:
-    """Judge what a container may leave to its pod."""
+    """Yield the violations of fields that a container may leave to its pod."""
     own, shared = (pick(holder, "securityContext.runAsNonRoot") for holder in (container, pod))
     if (shared if own is None else own) is not True:
         yield "runAsNonRoot"

@@ -1,4 +1,4 @@
-"""A fast origin of many small files, one in twenty of them with a fault; run by itself, it logs what it did."""
+"""A fast origin of many small files, one in twenty of them with a fault; runs by itself and logs its answers."""
 
 import asyncio
 import signal
@@ -10,21 +10,21 @@ from pathlib import Path
 from images import GIF
 
 KINDS = {7: "busy", 27: "cut", 47: "reset", 67: "missing", 87: "slow"}
-"""What is wrong with a file, by the last two digits of its number; all but `missing` only at the first request."""
+"""The fault of a file, by the last two digits of its number; all but `missing` only at the first request."""
 SLOW_SECONDS = 0.2
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Type: image/gif\r\nContent-Length: %d\r\n\r\n%s"
 EMPTY = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
 
 
 class Origin:
-    """What all connections share: they run in one thread."""
+    """The state that all connections share, in one thread."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self._asked: set[int] = set()
 
     def kind(self, number: int) -> str:
-        """Give how a request is answered, and log it."""
+        """Return how a request is answered, and log it."""
         kind = KINDS.get(number % 100, "ok")
         if number in self._asked and kind != "missing":
             kind = "ok"
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
     def _answer(self, kind: str) -> None:
         whole = WHOLE % (len(GIF), GIF)
         if kind == "reset":
-            self._wire.write(whole[:20])  # without a byte on a connection that was kept, libcurl would ask once more
+            self._wire.write(whole[:20])  # libcurl repeats a request whose kept connection ends without a byte
             self._wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._wire.abort()
         elif kind == "cut":
@@ -68,11 +68,11 @@ class Connection(asyncio.Protocol):
             self._wire.write(EMPTY % (b"404 Not Found" if kind == "missing" else b"503 Service Unavailable"))
 
 
-async def serve(origin: Origin, wire: socket.socket) -> None:
-    """Serve until SIGTERM."""
+async def serve(origin: Origin, listener_socket: socket.socket) -> None:
+    """Serve requests until SIGTERM."""
     loop, ended = asyncio.get_running_loop(), asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, ended.set)
-    await loop.create_server(lambda: Connection(origin), sock=wire)
+    await loop.create_server(lambda: Connection(origin), sock=listener_socket)
     await ended.wait()
 
 

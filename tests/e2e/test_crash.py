@@ -1,4 +1,4 @@
-"""Runs that are killed at any moment, under the eyes of a reader that never rests."""
+"""Runs that are killed at any moment, while a reader watches their destination all the time."""
 
 import json
 import os
@@ -25,18 +25,18 @@ WORKERS = 30
 KEEP = 3
 SETS = {"FLAGJOB_PUBLISH": "set", "FLAGJOB_KEEP": str(KEEP)}
 LONG_AGO = 10**9
-"""In Unix seconds: no draft that old is a living run's."""
+"""In Unix seconds: no temporary file that old belongs to a running job."""
 OWN_FILES = re.compile(r"manifest\.jsonl|manifest\.lock|changes(-\d{8}T\d{6}Z(-\d+)?)?\.jsonl|tmp")
 
 
 def body_of(number: int) -> bytes:
-    """Give a file that tells its version and its place among the others; some are too large to stay in memory."""
-    version, place = divmod(number, 10_000)
-    return numbered_gif(number, 100 + 61 * (version % 7) + place % 500 + (80_000 if place % 50 == 0 else 0))
+    """Return a file that contains its version and its number; some are too large to be kept in memory."""
+    version, index = divmod(number, 10_000)
+    return numbered_gif(number, 100 + 61 * (version % 7) + index % 500 + (80_000 if index % 50 == 0 else 0))
 
 
 def version_at(path: Path) -> int:
-    """Give the version of the file at a path; -1 if it is not there, not whole, or another's."""
+    """Return the version of the file at a path; -1 if it is missing, incomplete or another file."""
     try:
         body = path.read_bytes()
     except FileNotFoundError:
@@ -47,15 +47,15 @@ def version_at(path: Path) -> int:
 
 
 @dataclass
-class Origin:
-    """So many files, all of one version at a time."""
+class VersionedOrigin:
+    """An origin whose files all have the same version at a time."""
 
     count: int
     version: int = 1
     server: ScriptedServer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.files = [f"c{place:04}.gif" for place in range(self.count)]
+        self.files = [f"c{index:04}.gif" for index in range(self.count)]
         self.server = ScriptedServer({f"/{file}": self._answer for file in self.files})
 
     def _answer(self, request: Request) -> Answer:
@@ -68,48 +68,52 @@ class Origin:
 
 @dataclass
 class Runs:
-    """One run after the other into one destination, each with the codes in another order."""
+    """Runs into one destination, one after the other, each with the codes in another order."""
 
-    origin: Origin
+    origin: VersionedOrigin
     home: Path
     random: Random
     more: dict[str, str] = field(default_factory=dict)
     known: dict[str, str] = field(default_factory=dict)
-    """What was on record before the last run."""
+    """The validators that were recorded before the last run."""
     count: int = 0
 
     def __post_init__(self) -> None:
         self.dest = self.home / "dest"
 
     @property
-    def asked(self) -> dict[str, str | None]:
-        """The validator that the last run sent for each file, None for a plain request; nothing is asked for twice."""
-        mine = [one for one in list(self.origin.server.requests) if one.headers["user-agent"] == f"run-{self.count}"]
-        asked = {request.target[1:]: request.headers.get("if-none-match") for request in mine}
-        assert len(asked) == len(mine)
-        return asked
+    def validators_sent(self) -> dict[str, str | None]:
+        """The validator that the last run sent for each file, None without one; no file is requested twice."""
+        requests = [
+            request
+            for request in list(self.origin.server.requests)
+            if request.headers["user-agent"] == f"run-{self.count}"
+        ]
+        validators_sent = {request.target[1:]: request.headers.get("if-none-match") for request in requests}
+        assert len(validators_sent) == len(requests)
+        return validators_sent
 
     def finish(self) -> Done:
-        """Run to the end."""
-        return flagjob(cwd=self.home, settings=self._begin())
+        """Run the job to its end."""
+        return flagjob(cwd=self.home, settings=self._new_settings())
 
     def kill(self, moments: Iterator[tuple[int, float]]) -> None:
-        """Kill a run; one that ended before its moment came does not count, and another is begun."""
-        while not self._killed(*next(moments)):
+        """Kill a run; a run that ended before its moment does not count, and another one is started."""
+        while not self._kill_after(*next(moments)):
             pass
 
-    def _killed(self, requests: int, seconds: float) -> bool:
+    def _kill_after(self, requests: int, seconds: float) -> bool:
         before = len(self.origin.server.requests)
-        with started(cwd=self.home, settings=self._begin()) as process:
+        with started(cwd=self.home, settings=self._new_settings()) as process:
             self.origin.server.wait_for(before + requests, timeout=60)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(seconds)
             process.kill()
             return process.wait() == -signal.SIGKILL
 
-    def _begin(self) -> dict[str, str]:
+    def _new_settings(self) -> dict[str, str]:
         self.count += 1
-        self.known = on_record(self.dest)
+        self.known = recorded_validators(self.dest)
         codes = [file.removesuffix(".gif") for file in self.origin.files]
         (self.home / "codes").write_text("\n".join(self.random.sample(codes, len(codes))))
         return {
@@ -123,8 +127,8 @@ class Runs:
         }
 
 
-def moments(origin: Origin, random: Random, edges: int) -> Iterator[tuple[int, float]]:
-    """Give when to kill, for ever: so many requests and seconds after the start; of 25 so many are at start or end."""
+def moments(origin: VersionedOrigin, random: Random, edges: int) -> Iterator[tuple[int, float]]:
+    """Yield moments to kill at, as requests and seconds; `edges` of 25 are near the start or the end of a run."""
     share = origin.count / (KILLS - edges)
     while True:
         spread = [(int((part + random.random()) * share), random.uniform(0, 0.02)) for part in range(KILLS - edges)]
@@ -133,51 +137,53 @@ def moments(origin: Origin, random: Random, edges: int) -> Iterator[tuple[int, f
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What a reader saw: how many files it read, and everything that should not be."""
+class Observation:
+    """How many files a reader read, and all faults that it found."""
 
     files: int
     faults: list[str]
 
 
-Look = Callable[[Path, Sequence[str]], Seen]
+Look = Callable[[Path, Sequence[str]], Observation]
 
 
-def watch(look: Look, dest: Path, files: Sequence[str], cancellation: Path) -> Seen:
-    """Look again and again until a file says stop."""
+def watch(look: Look, dest: Path, files: Sequence[str], stop_file: Path) -> Observation:
+    """Look again and again until the stop file exists."""
     read, faults = 0, list[str]()
-    while not cancellation.exists():
-        seen = look(dest, files)
-        read += seen.files
-        faults += seen.faults
-    return Seen(read, faults)
+    while not stop_file.exists():
+        observed = look(dest, files)
+        read += observed.files
+        faults += observed.faults
+    return Observation(read, faults)
 
 
 @contextmanager
-def reader(look: Look, runs: Runs) -> Iterator["Future[Seen]"]:
-    """Let a process of its own look on while the block lasts."""
-    cancellation = runs.home / "stop"
+def reader(look: Look, runs: Runs) -> Iterator["Future[Observation]"]:
+    """Run a reader in a process of its own until the end of the block."""
+    stop_file = runs.home / "stop"
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
-            yield pool.submit(watch, look, runs.dest, runs.origin.files, cancellation)
+            yield pool.submit(watch, look, runs.dest, runs.origin.files, stop_file)
         finally:
-            cancellation.touch()
+            stop_file.touch()
 
 
-def torn_files(dest: Path, files: Sequence[str]) -> Seen:
-    """Read what is there of a directory; a fault is a file that is no version of itself, or went away."""
+def torn_files(dest: Path, files: Sequence[str]) -> Observation:
+    """Read the files of a directory; a fault is a file that is no version of itself, or that disappeared."""
     there = names(dest) & set(files) if dest.exists() else set[str]()
-    return Seen(len(there), [file for file in there if version_at(dest / file) < 0])
+    return Observation(len(there), [file for file in there if version_at(dest / file) < 0])
 
 
-def mixed_sets(dest: Path, files: Sequence[str]) -> Seen:
-    """Read the set that is current now; a fault is one without every file, or with more than one version.
+def mixed_sets(dest: Path, files: Sequence[str]) -> Observation:
+    """Read the current set; a fault is a set that is incomplete, or has more than one version.
 
-    The link is looked at before each file as well: it may never be missing, not for a moment.
+    The link is read before each file as well: it may never be missing, not for a moment.
     """
     generation = dest / (dest / "current").readlink()
     versions = {version_at(generation / file) if (dest / "current").is_symlink() else -1 for file in files}
-    return Seen(len(files), [] if len(versions) == 1 and min(versions) > 0 else [f"{generation.name}: {versions}"])
+    return Observation(
+        len(files), [] if len(versions) == 1 and min(versions) > 0 else [f"{generation.name}: {versions}"]
+    )
 
 
 def versions_in(directory: Path, files: Sequence[str]) -> set[int]:
@@ -188,8 +194,8 @@ def names(directory: Path) -> set[str]:
     return {path.name for path in directory.iterdir()}
 
 
-def on_record(dest: Path) -> dict[str, str]:
-    """Give the validator of each file that is there as its last line in the manifest says; a torn line says nothing."""
+def recorded_validators(dest: Path) -> dict[str, str]:
+    """Return the validator of each intact file by its last whole line in the manifest."""
     manifest = dest / ".flagjob" / "manifest.jsonl"
     last: dict[str, Any] = {}
     for line in manifest.read_bytes().splitlines()[1:] if manifest.exists() else ():
@@ -202,43 +208,43 @@ def on_record(dest: Path) -> dict[str, str]:
     return {row["file"]: row["etag"] for row in rows}
 
 
-def test_no_kill_tears_a_file_or_costs_more_than_what_was_in_flight(tmp_path: Path) -> None:
-    """Killed 25 times, a directory never shows a torn file, and no run asks plainly for what is on record.
+def test_a_kill_loses_only_what_was_in_flight(tmp_path: Path) -> None:
+    """Over 25 kills no reader sees a torn file, and recorded files are requested conditionally.
 
-    A file whose line was not yet written is not on record: two a worker may be on their way.
+    A file whose line was not yet written is not recorded: at most two for each worker are in flight.
     """
-    origin, random = Origin(2000), Random(25)
+    origin, random = VersionedOrigin(2000), Random(25)
     runs, when = Runs(origin, tmp_path, random), moments(origin, random, edges=6)
-    with origin.server, reader(torn_files, runs) as seen:
+    with origin.server, reader(torn_files, runs) as observed:
         for _ in range(KILLS):
             runs.kill(when)
-            asked = runs.asked  # once: the server may still be reading what a killed run sent
-            assert asked == {file: runs.known.get(file) for file in asked}
-            assert len(asked.keys() - on_record(runs.dest).keys()) <= 2 * WORKERS
+            validators_sent = runs.validators_sent  # read once: requests of a killed run may still arrive
+            assert validators_sent == {file: runs.known.get(file) for file in validators_sent}
+            assert len(validators_sent.keys() - recorded_validators(runs.dest).keys()) <= 2 * WORKERS
             origin.version += random.random() < 1 / 3
-        drafts = list((runs.dest / ".flagjob" / "tmp").iterdir())
-        for draft in drafts:
-            os.utime(draft, (LONG_AGO, LONG_AGO))
+        temporary_files = list((runs.dest / ".flagjob" / "tmp").iterdir())
+        for temporary_file in temporary_files:
+            os.utime(temporary_file, (LONG_AGO, LONG_AGO))
         done = runs.finish()
     assert (done.code, done.stderr) == (0, "")
-    assert runs.asked == {file: runs.known.get(file) for file in origin.files}
+    assert runs.validators_sent == {file: runs.known.get(file) for file in origin.files}
     assert versions_in(runs.dest, origin.files) == {origin.version}
-    assert on_record(runs.dest).keys() == set(origin.files)
+    assert recorded_validators(runs.dest).keys() == set(origin.files)
     subprocess.run(["sha256sum", "--strict", "--quiet", "-c", "SHA256SUMS"], cwd=runs.dest, check=True)
     assert names(runs.dest) == {*origin.files, "SHA256SUMS", ".flagjob"}
     assert {name for name in names(runs.dest / ".flagjob") if not OWN_FILES.fullmatch(name)} == set()
-    assert (len(drafts) > 0, names(runs.dest / ".flagjob" / "tmp")) == (True, set())
-    assert (seen.result().files > KILLS * len(origin.files), seen.result().faults) == (True, [])
+    assert (len(temporary_files) > 0, names(runs.dest / ".flagjob" / "tmp")) == (True, set())
+    assert (observed.result().files > KILLS * len(origin.files), observed.result().faults) == (True, [])
 
 
-def test_no_kill_shows_a_mixture_of_two_sets(tmp_path: Path) -> None:
-    """Killed 25 times while the origin's files change all at once, `current` is always every file of one version."""
-    origin, random = Origin(300), Random(52)
+def test_a_kill_never_mixes_two_sets(tmp_path: Path) -> None:
+    """Over 25 kills, while the origin's files change, `current` always has all files of one version."""
+    origin, random = VersionedOrigin(300), Random(52)
     runs, when = Runs(origin, tmp_path, random, SETS), moments(origin, random, edges=15)
     generations, current = runs.dest / "generations", runs.dest / "current"
     with origin.server:
         assert runs.finish().code == 0
-        with reader(mixed_sets, runs) as seen:
+        with reader(mixed_sets, runs) as observed:
             for _ in range(KILLS):
                 origin.version += 1
                 runs.kill(when)
@@ -248,4 +254,4 @@ def test_no_kill_shows_a_mixture_of_two_sets(tmp_path: Path) -> None:
                 assert versions_in(current, origin.files) == {origin.version}
                 assert sorted(names(generations))[KEEP:] == []
                 assert {name for name in names(generations) if name.startswith(".")} == set()
-    assert (seen.result().files > KILLS * len(origin.files), seen.result().faults) == (True, [])
+    assert (observed.result().files > KILLS * len(origin.files), observed.result().faults) == (True, [])

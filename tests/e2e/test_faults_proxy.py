@@ -1,4 +1,4 @@
-"""Behind a real proxy: what it refuses is refused, and nothing ever goes past it."""
+"""Runs behind a real proxy: its refusals are final, and no request bypasses it."""
 
 import time
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from rows import row
 
-from e2e.live import Ended, ran
-from e2e.namespaces import ASK_AGAIN_SECONDS, Namespace, ended, namespace
+from e2e.live import FinishedJob, run_to_end
+from e2e.namespaces import POLL_SECONDS, Namespace, background, namespace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 CODES = 40
-"""More than the breaker bears in a row, fewer than a refusal of everything."""
+"""More than the failures in a row that open the circuit, fewer than the repeated-failure cutoff."""
 ORIGIN = """
 log_format way '$http_via';
 server {{ listen 80; access_log {home}/ways way; location / {{ empty_gif; }} }}
@@ -46,8 +46,8 @@ class Network:
     home: Path
 
     @property
-    def ways(self) -> list[str]:
-        """Give which proxy each request to the origin says that it came through."""
+    def proxies_seen(self) -> list[str]:
+        """The `Via` header of each request to the origin."""
         return (self.home / "nginx" / "ways").read_text().splitlines()
 
     @contextmanager
@@ -55,12 +55,12 @@ class Network:
         """Run a proxy with these rules."""
         configuration = self.home / "squid.conf"
         configuration.write_text(SQUID + "".join(f"http_access {rule}\n" for rule in rules))
-        with ended([*self.machine.inside, "squid", "-N", "-f", str(configuration)]):
+        with background([*self.machine.command_prefix, "squid", "-N", "-f", str(configuration)]):
             while "127.0.0.1:3128" not in self.machine.run("ss", "-Hntl"):
-                time.sleep(ASK_AGAIN_SECONDS)
+                time.sleep(POLL_SECONDS)
             yield
 
-    def mirrored(self, proxy: str = "127.0.0.1:3128", scheme: str = "http") -> Ended:
+    def run_job(self, proxy: str = "127.0.0.1:3128", scheme: str = "http") -> FinishedJob:
         """Run the job behind a proxy."""
         settings = {
             "FLAGJOB_URL": f"{scheme}://127.0.0.1/{{cc}}.gif",
@@ -69,7 +69,7 @@ class Network:
             "http_proxy": f"http://{proxy}",
             "https_proxy": f"http://{proxy}",
         }
-        done = ran(self.home, settings, self.machine.inside)
+        done = run_to_end(self.home, settings, self.machine.command_prefix)
         assert done.stderr == ""
         assert len(set(done.codes)) == CODES == len(done.codes)
         return done
@@ -77,32 +77,32 @@ class Network:
 
 @pytest.fixture
 def network(tmp_path: Path) -> Iterator[Network]:
-    """Give a machine with an origin on it that anybody could reach without a proxy."""
+    """Yield a machine with an origin that could be reached without a proxy."""
     home = tmp_path / "nginx"
     with namespace() as machine, machine.nginx(home, ORIGIN.format(home=home)):
         yield Network(machine, tmp_path)
 
 
-def kinds(done: Ended) -> set[tuple[str, str | None]]:
+def kinds(done: FinishedJob) -> set[tuple[str, str | None]]:
     return {(line["status"], line["reason"]) for line in done.named("result")}
 
 
 @row(17)
 def test_proxy_that_works(network: Network) -> None:
-    """Through a proxy that allows it all files arrive, and each request went through it."""
+    """Through a proxy that allows it all files are downloaded, and every request passes the proxy."""
     with network.squid("allow all"):
-        done = network.mirrored()
+        done = network.run_job()
     assert (done.code, kinds(done)) == (0, {("ok", None)})
-    assert len(network.ways) == CODES
-    assert all("proxy.example" in way for way in network.ways)
+    assert len(network.proxies_seen) == CODES
+    assert all("proxy.example" in way for way in network.proxies_seen)
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
 @row(17)
 def test_proxy_that_is_dead(network: Network, scheme: str) -> None:
-    """A proxy that is not there counts as an origin that is not there; nobody goes past it."""
-    done = network.mirrored(proxy="127.0.0.1:9", scheme=scheme)
-    assert (done.code, network.ways) == (6, [])
+    """A dead proxy counts as a dead origin, and no request bypasses it."""
+    done = network.run_job(proxy="127.0.0.1:9", scheme=scheme)
+    assert (done.code, network.proxies_seen) == (6, [])
     assert kinds(done) <= {("error", "proxy"), ("cancelled", "origin_down")}
     assert "Could not connect" in done.named("origin_down")[0]["error"]
 
@@ -110,18 +110,18 @@ def test_proxy_that_is_dead(network: Network, scheme: str) -> None:
 @pytest.mark.parametrize(("rule", "status"), [("deny all", 403), ("allow known", 407)])
 @row(17)
 def test_proxy_that_refuses(network: Network, rule: str, status: int) -> None:
-    """What a proxy refuses is refused for good: one request an item, and none past the proxy."""
+    """A refusal of the proxy is permanent: one attempt for each item, and no request bypasses the proxy."""
     with network.squid(rule):
-        done = network.mirrored()
-    assert (done.code, network.ways) == (4, [])
+        done = network.run_job()
+    assert (done.code, network.proxies_seen) == (4, [])
     assert kinds(done) == {("error", f"http_{status}")}
     assert {line["attempts"] for line in done.named("result")} == {1}
 
 
 @row(17)
 def test_proxy_that_refuses_to_connect(network: Network) -> None:
-    """A proxy that makes no tunnel to a TLS origin counts as an origin that is not there."""
+    """A proxy that refuses the tunnel to a TLS origin counts as a dead origin."""
     with network.squid("deny all"):
-        done = network.mirrored(scheme="https")
-    assert (done.code, network.ways) == (6, [])
+        done = network.run_job(scheme="https")
+    assert (done.code, network.proxies_seen) == (6, [])
     assert kinds(done) <= {("error", "proxy"), ("cancelled", "origin_down")}

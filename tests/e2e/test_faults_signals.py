@@ -1,4 +1,4 @@
-"""A run that is told to end, at its worst moments."""
+"""Runs that get a signal at the worst moments."""
 
 import signal
 from collections.abc import Sequence
@@ -11,28 +11,28 @@ from images import GIF
 from rows import row
 from scripted import Answer, Request, ScriptedServer, Stall, Step
 
-from e2e.live import Ended, Live, live, ran
+from e2e.live import FinishedJob, RunningJob, run_to_end, start
 from e2e.namespaces import LOOK_UP, namespace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 WORKERS = 30
 CODES = WORKERS + 1000
 GONE_WITHIN_SECONDS = 10
-"""A third of what Kubernetes leaves between SIGTERM and SIGKILL."""
+"""A third of the time that Kubernetes leaves between SIGTERM and SIGKILL."""
 PID_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
 @dataclass
-class Origin:
-    """Does the same for every file, and something else later."""
+class SwitchableOrigin:
+    """Does the same step for every file; the step can be changed."""
 
     step: Step
     server: ScriptedServer = field(init=False)
 
     def __post_init__(self) -> None:
-        self.server = ScriptedServer({f"/c{number:04}.gif": self._now for number in range(CODES)})
+        self.server = ScriptedServer({f"/c{number:04}.gif": self._current_step for number in range(CODES)})
 
-    def _now(self, _request: Request) -> Step:
+    def _current_step(self, _request: Request) -> Step:
         return self.step
 
 
@@ -50,12 +50,12 @@ class Job:
         return {"FLAGJOB_URL": self.url, **where}
 
 
-def assert_gone_in_time(job: Live, number: int = signal.SIGTERM) -> Ended:
-    """Send a signal; the job is gone soon, says so, and has a line for each code."""
-    told = monotonic()
+def assert_ends_in_time(job: RunningJob, number: int = signal.SIGTERM) -> FinishedJob:
+    """Send a signal; the job must end in time, with that signal's exit code and a line for each code."""
+    signalled_at = monotonic()
     job.signal(number)
-    done = job.end()
-    took = monotonic() - told
+    done = job.wait()
+    took = monotonic() - signalled_at
     print(f"gone after {took:.1f} s: {done.summary['counts']}")
     assert took < GONE_WITHIN_SECONDS
     assert (done.code, done.stderr) == (128 + number, "")
@@ -69,64 +69,64 @@ def assert_gone_in_time(job: Live, number: int = signal.SIGTERM) -> Ended:
 @pytest.mark.parametrize("under", [(), PID_1], ids=["as any process", "as PID 1"])
 @row(47)
 def test_with_transfers_in_flight(tmp_path: Path, under: Sequence[str], number: int) -> None:
-    """With 30 transfers in flight and 1,000 codes waiting a run ends in time, and the next one does the rest."""
-    origin = Origin(Stall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nGIF89a"))
+    """A run with 30 transfers in flight and 1,000 codes waiting ends in time, and the next one completes."""
+    origin = SwitchableOrigin(Stall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nGIF89a"))
     with origin.server as server:
         job = Job(tmp_path, server.url("/{cc}.gif"))
-        with live(tmp_path, job.settings, under) as running:
+        with start(tmp_path, job.settings, under) as running:
             server.wait_for(WORKERS)
-            done = assert_gone_in_time(running, number)
+            done = assert_ends_in_time(running, number)
         assert done.summary["counts"]["cancelled"] == CODES
         origin.step = Answer(200, body=GIF)
         assert_next_run_completes(job)
 
 
 @row(47, 21)
-def test_in_a_pause_that_the_origin_asked_for(tmp_path: Path) -> None:
-    """A run that waits because of a Retry-After does not wait for its end."""
-    origin = Origin(Answer(429, {"Retry-After": "50"}))
+def test_in_a_pause(tmp_path: Path) -> None:
+    """A run that waits because of a Retry-After ends in time."""
+    origin = SwitchableOrigin(Answer(429, {"Retry-After": "50"}))
     with origin.server as server:
         job = Job(tmp_path, server.url("/{cc}.gif"))
-        with live(tmp_path, job.settings) as running:
-            assert running.until_event("host_paused")["until_s"] >= 50
-            assert_gone_in_time(running)
+        with start(tmp_path, job.settings) as running:
+            assert running.read_until_event("host_paused")["until_s"] >= 50
+            assert_ends_in_time(running)
         origin.step = Answer(200, body=GIF)
         assert_next_run_completes(job)
 
 
 @row(47, 14)
 @pytest.mark.parametrize("under", [(), PID_1], ids=["as any process", "as PID 1"])
-def test_while_a_name_server_says_nothing(tmp_path: Path, under: Sequence[str]) -> None:
-    """A look-up that nothing can interrupt holds no process."""
+def test_while_a_name_server_is_silent(tmp_path: Path, under: Sequence[str]) -> None:
+    """A name look-up, which cannot be interrupted, does not keep the process."""
     with namespace() as machine:
         machine.count(*LOOK_UP)
         machine.drop(*LOOK_UP)
         job = Job(tmp_path, "http://nowhere.example/{cc}.gif")
-        with live(tmp_path, job.settings, [*machine.inside, *under]) as running:
+        with start(tmp_path, job.settings, [*machine.command_prefix, *under]) as running:
             machine.wait_for_packets(WORKERS)
-            assert_gone_in_time(running)
+            assert_ends_in_time(running)
 
 
 @row(47)
 def test_a_second_signal(tmp_path: Path) -> None:
-    """Whoever sends a second signal does not wait for transfers that still may end."""
-    with Origin(Stall()).server as server:
+    """A second signal ends the drain at once."""
+    with SwitchableOrigin(Stall()).server as server:
         job = Job(tmp_path, server.url("/{cc}.gif"))
-        with live(tmp_path, {**job.settings, "FLAGJOB_SHUTDOWN_GRACE": "60"}) as running:
+        with start(tmp_path, {**job.settings, "FLAGJOB_SHUTDOWN_GRACE": "60"}) as running:
             server.wait_for(WORKERS)
             running.signal(signal.SIGTERM)
-            running.until(lambda line: line.get("status") == "cancelled")
-            told = monotonic()
+            running.read_until(lambda line: line.get("status") == "cancelled")
+            signalled_at = monotonic()
             running.signal(signal.SIGINT)
-            done = running.end()
-            took = monotonic() - told
+            done = running.wait()
+            took = monotonic() - signalled_at
     print(f"gone after {took:.2f} s")
     assert (done.code, done.stderr) == (130, "")
     assert took < 2
 
 
 def assert_next_run_completes(job: Job) -> None:
-    done = ran(job.home, job.settings)
+    done = run_to_end(job.home, job.settings)
     assert (done.code, done.stderr) == (0, "")
     assert done.summary["counts"]["ok"] == CODES
     assert len(list((job.home / "out").glob("*.gif"))) == CODES

@@ -1,4 +1,4 @@
-"""The container image: how it is written, what is in it, and that nothing else is."""
+"""The container image: its Dockerfile, its size, and exactly the files that it must contain."""
 
 import json
 import re
@@ -39,36 +39,36 @@ print(json.dumps(sorted((found.name, found.version) for found in distributions(p
 """
 
 
-def printed_by(image: str, *command: str) -> str:
-    """Give what a program in the image prints."""
+def run_in_image(image: str, *command: str) -> str:
+    """Return what a program in the image prints."""
     sandbox = ("--rm", "--network", "none", *HARDENED, "--tmpfs", "/data", "--entrypoint", command[0])
     return output("podman", "run", *sandbox, image, *command[1:])
 
 
 def size_bytes(image: str) -> int:
-    """Give the size of all layers of an image, as they are when unpacked."""
+    """Return the unpacked size of all layers of an image."""
     return int(output("podman", "image", "inspect", "--format", "{{.Size}}", image))
 
 
 def labels(image: str) -> dict[str, str]:
-    """Give the image's labels of the Open Container Initiative, without their prefix."""
+    """Return the image's labels of the Open Container Initiative, without their prefix."""
     found = json.loads(output("podman", "image", "inspect", "--format", "{{json .Labels}}", image))
     return {name.removeprefix(LABEL): value for name, value in found.items() if name.startswith(LABEL)}
 
 
-def normal(name: str) -> str:
-    """Give a package's name in the one form that all indexes know (packaging.python.org, names and normalization)."""
+def normalized_name(name: str) -> str:
+    """Return a package's normalized name (packaging.python.org, names and normalization)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def locked() -> Mapping[str, set[str]]:
-    """Give the digests in the lock by `name==version`."""
+def digests_in_lock() -> Mapping[str, set[str]]:
+    """Return the digests in the lock file by `name==version`."""
     packages = re.split(r"^(?=\w)", (ROOT / "requirements.lock").read_text(), flags=re.MULTILINE)
     return {package.split()[0]: set(re.findall(r"sha256:([0-9a-f]{64})", package)) for package in packages if package}
 
 
 def test_dockerfile_is_clean() -> None:
-    """Hadolint finds nothing to say against the Dockerfile."""
+    """Hadolint finds no fault in the Dockerfile."""
     checked = run("hadolint", "--no-color", "Dockerfile")
     assert (checked.returncode, checked.stdout) == (0, "")
 
@@ -79,18 +79,18 @@ def test_size(image: str) -> None:
     assert 0 < size_bytes(image) - size_bytes(base) <= MOST_BYTES
 
 
-def test_all_bytecode_is_there(image: str) -> None:
-    """A run imports nothing that has to be compiled first."""
-    assert printed_by(image, "python3", "-c", MISSING_BYTECODE).splitlines()[-1] == "True []"
+def test_all_bytecode_is_present(image: str) -> None:
+    """A run imports no module that must be compiled first."""
+    assert run_in_image(image, "python3", "-c", MISSING_BYTECODE).splitlines()[-1] == "True []"
 
 
-def test_no_bytecode_is_spare(image: str) -> None:
-    """What no run imports is not compiled, neither of the standard library nor of a package that is used."""
-    assert printed_by(image, "python3", "-c", SPARE_BYTECODE) == "[]\n"
+def test_no_bytecode_is_unused(image: str) -> None:
+    """Modules that no run imports are not compiled."""
+    assert run_in_image(image, "python3", "-c", SPARE_BYTECODE) == "[]\n"
 
 
-def test_image_says_what_it_is(image: str) -> None:
-    """The labels name the version that the program prints, the revision it was built from, its base and its licence."""
+def test_image_labels(image: str) -> None:
+    """The labels have the program's version, the revision, the base image and the licence."""
     project = branch(tomllib.loads((ROOT / "pyproject.toml").read_text()), "project")
     head = run("git", "rev-parse", "--quiet", "--verify", "HEAD").stdout.strip() or "unknown"
     found = labels(image)
@@ -98,7 +98,7 @@ def test_image_says_what_it_is(image: str) -> None:
     assert found == {
         "title": text(project, "name"),
         "description": text(project, "description"),
-        "version": printed_by(image, "python3", "-m", "job", "--version").split()[-1],
+        "version": run_in_image(image, "python3", "-m", "job", "--version").split()[-1],
         "revision": head,
         "licenses": text(project, "license"),
         "base.name": output(".ci/containers.sh").strip(),
@@ -106,33 +106,35 @@ def test_image_says_what_it_is(image: str) -> None:
 
 
 def test_inventory_is_complete(image: str) -> None:
-    """The bill of materials has each package of the image, no other, at its version and by a digest of the lock."""
-    packages = printed_by(image, "sh", "-c", "echo /app/lib/python3*/site-packages").strip()
-    installed = json.loads(printed_by(image, "python3", "-c", INSTALLED.replace("PACKAGES", packages)))
-    bill = json.loads(printed_by(image, "cat", "/app/flagjob.cdx.json"))
+    """The bill of materials has exactly the image's packages, with their versions and a digest of the lock."""
+    packages = run_in_image(image, "sh", "-c", "echo /app/lib/python3*/site-packages").strip()
+    installed = json.loads(run_in_image(image, "python3", "-c", INSTALLED.replace("PACKAGES", packages)))
+    bill = json.loads(run_in_image(image, "cat", "/app/flagjob.cdx.json"))
     listed = {
-        f"{normal(text(component, 'name'))}=={text(component, 'version')}": {
+        f"{normalized_name(text(component, 'name'))}=={text(component, 'version')}": {
             text(digest, "content") for digest in each(component, "hashes")
         }
         for component in each(bill, "components")
     }
     assert (bill["bomFormat"], pick(bill, "metadata.component.version")) == ("CycloneDX", labels(image)["version"])
-    assert sorted(listed) == sorted(f"{normal(name)}=={version}" for name, version in installed)
-    assert [name for name, digests in listed.items() if len(digests) != 1 or not digests <= locked()[name]] == []
+    assert sorted(listed) == sorted(f"{normalized_name(name)}=={version}" for name, version in installed)
+    assert [
+        name for name, digests in listed.items() if len(digests) != 1 or not digests <= digests_in_lock()[name]
+    ] == []
 
 
-def test_inventory_looks_into_pycurl(image: str) -> None:
-    """The bill of materials has the versions of libcurl and of the TLS library that come inside pycurl's wheel."""
-    bill = json.loads(printed_by(image, "cat", "/app/flagjob.cdx.json"))
+def test_inventory_includes_libcurl_and_openssl(image: str) -> None:
+    """The bill of materials has the libcurl and TLS library that pycurl's wheel contains."""
+    bill = json.loads(run_in_image(image, "cat", "/app/flagjob.cdx.json"))
     (curl,) = (component for component in each(bill, "components") if pick(component, "name") == "pycurl")
     inside = [f"{text(library, 'name')}/{text(library, 'version')}" for library in each(curl, "components")]
-    _, *told = printed_by(image, "python3", "-c", "import pycurl; print(pycurl.version)").split()
-    assert inside == told
+    _, *versions = run_in_image(image, "python3", "-c", "import pycurl; print(pycurl.version)").split()
+    assert inside == versions
     assert {"libcurl", "OpenSSL"} <= {library.partition("/")[0] for library in inside}
 
 
-def test_context_holds_the_program_only(tmp_path: Path) -> None:
-    """What a build is sent is the job, its lock and the steps that list and compile it: no history, no tests."""
+def test_build_context_has_the_program_only(tmp_path: Path) -> None:
+    """The build context has the job, its lock file and the build scripts only: no history, no tests."""
     (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY . /\n")
     options = ("--quiet", "--isolation", "chroot", "--layers=false", "--file", str(tmp_path / "Dockerfile"))
     probe = output("podman", "build", *options, ".").strip()
@@ -152,8 +154,8 @@ def test_context_holds_the_program_only(tmp_path: Path) -> None:
     assert sent == program | {"requirements.lock", ".ci/inventory.py", ".ci/precompile.py"}
 
 
-def test_build_leaves_nothing_behind(image: str) -> None:
-    """What only the build needs is in no layer that ships: lock, scripts, compilers' tools, the settings of pip."""
+def test_build_files_are_not_in_the_image(image: str) -> None:
+    """Files that only the build needs are not in the image."""
     paths = ("/requirements.lock", "/precompile.py", "/inventory.py", "/installed.json", "/usr/bin/strip")
     listed = podman("run", "--rm", "--entrypoint", "ls", image, *paths, "/etc/pip.conf", "/run/pip.crt")
     assert listed.stdout == ""

@@ -1,4 +1,4 @@
-"""The base, every overlay and every example of the guide: valid, restricted, within limits, of settings that exist."""
+"""The base, every overlay and every example of the guide: valid, restricted, and with settings that exist."""
 
 import itertools
 import math
@@ -8,7 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from e2e.manifests import COMPONENTS, EXAMPLES, JOB, OVERLAYS, POD, Manifests, composed, render, workshop
+from e2e.manifests import (
+    COMPONENTS,
+    EXAMPLES,
+    JOB,
+    OVERLAYS,
+    POD,
+    Manifests,
+    copy_with_examples,
+    render,
+    render_components,
+)
 from e2e.pod_security import violations
 from e2e.programs import ROOT, flagjob, run
 from e2e.tree import branch, each, number, pick, text
@@ -18,15 +28,15 @@ VERSIONS = ["1.31", "1.33", "1.37"]
 """The oldest for the base, the oldest for shards (1.31 has their fields as beta), the newest with schemas."""
 OPERATOR = "monitoring.coreos.com/v1"
 BACK_OFF_SECONDS = 10
-"""What a Job waits before its first retry, doubled each time (kubernetes.io, Jobs, "Pod backoff failure policy")."""
+"""The wait of a Job before its first retry, doubled each time (kubernetes.io, Jobs, "Pod backoff failure policy")."""
 ALL_FAILED = {"FailJob": [2, 4]}
 EACH_ALONE = {"FailJob": [2], "FailIndex": [4]}
 
 
 @pytest.fixture(scope="module")
 def k8s(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a copy of k8s/ with the guide's examples."""
-    return workshop(tmp_path_factory.mktemp("kustomize"))
+    """Return a copy of k8s/ with the guide's examples."""
+    return copy_with_examples(tmp_path_factory.mktemp("kustomize"))
 
 
 @pytest.fixture(scope="module", params=[*OVERLAYS, *EXAMPLES])
@@ -35,29 +45,29 @@ def manifests(request: pytest.FixtureRequest, k8s: Path) -> Manifests:
     return render(k8s, str(request.param))
 
 
-def refused(version: str, directory: Path, *manifests: Manifests) -> list[str]:
-    """Give what the API server of that version would say against these manifests, the operator's own kinds apart."""
+def validation_errors(version: str, directory: Path, *manifests: Manifests) -> list[str]:
+    """Return the errors of that version's API schemas; the operator's own kinds are skipped."""
     files = [directory / f"{one.name}.yaml" for one in manifests]
     for path, one in zip(files, manifests, strict=True):
         path.write_text(one.rendered)
     checked = run("kubernetes-validate", "--strict", "--quiet", "-k", version, *map(str, files))
-    said = [line for line in checked.stdout.splitlines() if f"api version {OPERATOR} " not in line]
-    assert said or checked.returncode == 0, checked.stderr
-    return said
+    errors = [line for line in checked.stdout.splitlines() if f"api version {OPERATOR} " not in line]
+    assert errors or checked.returncode == 0, checked.stderr
+    return errors
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_manifests_are_valid(manifests: Manifests, version: str, tmp_path: Path) -> None:
-    """The API server of that version knows every field."""
-    assert refused(version, tmp_path, manifests) == []
+    """That Kubernetes version's API schemas accept every field."""
+    assert validation_errors(version, tmp_path, manifests) == []
 
 
 def test_components_combine(k8s: Path, tmp_path: Path) -> None:
-    """Every choice of components in any order, over the base or the monitoring, is valid, restricted and in time."""
+    """Components in any choice and order, over the base or monitoring, are valid, restricted and in time."""
     sizes = range(1, len(COMPONENTS) + 1)
     choices = [chosen for size in sizes for chosen in itertools.permutations(COMPONENTS, size)]
-    made = [composed(k8s, below, some) for below in ("../../base", "../monitoring") for some in choices]
-    assert refused("1.33", tmp_path, *made) == []
+    made = [render_components(k8s, below, some) for below in ("../../base", "../monitoring") for some in choices]
+    assert validation_errors("1.33", tmp_path, *made) == []
     for one in made:
         assert [violations(pod) for pod in one.pods] == [[]], one.name
         assert needed_seconds(one) <= number(one.cronjob, f"{JOB}.activeDeadlineSeconds"), one.name
@@ -66,25 +76,25 @@ def test_components_combine(k8s: Path, tmp_path: Path) -> None:
 def test_order_of_components_does_not_matter(k8s: Path) -> None:
     """Components in the opposite order make the same documents."""
     pair = ("object-store", "sharded")
-    straight, reverse = (composed(k8s, "../monitoring", some) for some in (pair, pair[::-1]))
+    straight, reverse = (render_components(k8s, "../monitoring", some) for some in (pair, pair[::-1]))
     assert straight.documents == reverse.documents
 
 
-def test_manifests_are_tidy() -> None:
-    """Yamllint finds nothing to say against the manifests."""
+def test_manifests_pass_yamllint() -> None:
+    """Yamllint finds no fault in the manifests."""
     checked = run("yamllint", "--strict", "--config-file", ".ci/yamllint.yaml", "k8s", ".ci")
     assert (checked.returncode, checked.stdout) == (0, "")
 
 
 def checkov(k8s: Path, directory: Path, *arguments: str) -> str:
-    """Let checkov judge the base, each overlay and each of the guide's examples; give what it says."""
+    """Return what checkov reports for the base, each overlay and each of the guide's examples."""
     for name in [*OVERLAYS, *EXAMPLES]:
         (directory / f"{name}.yaml").write_text(render(k8s, name).rendered)
     return run("checkov", "--config-file", ".ci/checkov.yaml", "--directory", str(directory), *arguments).stdout
 
 
-def test_checkov_has_nothing_to_add(k8s: Path, tmp_path: Path) -> None:
-    """Checkov finds only what .ci/checkov.yaml gives a reason for."""
+def test_manifests_pass_checkov(k8s: Path, tmp_path: Path) -> None:
+    """Checkov fails no check but those that .ci/checkov.yaml skips."""
     assert re.fullmatch(
         r"\s*kubernetes scan results:\s+Passed checks: \d{3,}, Failed checks: 0, Skipped checks: 0\s*",
         checkov(k8s, tmp_path),
@@ -92,7 +102,7 @@ def test_checkov_has_nothing_to_add(k8s: Path, tmp_path: Path) -> None:
 
 
 def test_skips_have_reasons_and_are_needed(k8s: Path, tmp_path: Path) -> None:
-    """Each check that .ci/checkov.yaml skips stands beside its reason, and would find something."""
+    """Each check that .ci/checkov.yaml skips has a reason, and would fail."""
     _, _, skips = (ROOT / ".ci" / "checkov.yaml").read_text().partition("skip-check:\n")
     explained = [re.fullmatch(r"  - (CKV2?_K8S_\d+) # .{30,}", line) for line in skips.splitlines()]
     names = [match[1] for match in explained if match]
@@ -101,20 +111,20 @@ def test_skips_have_reasons_and_are_needed(k8s: Path, tmp_path: Path) -> None:
 
 
 def test_pods_are_restricted(manifests: Manifests) -> None:
-    """A namespace that enforces the restricted profile admits every pod."""
+    """The restricted profile admits every pod."""
     assert [violations(pod) for pod in manifests.pods] == [[]] * len(manifests.pods)
 
 
 def test_namespace_enforces_the_profile(manifests: Manifests) -> None:
-    """The namespace is made too, and is such a one; nothing lies elsewhere."""
-    labels = branch(manifests.named("Namespace"), "metadata.labels")
+    """The namespace enforces the restricted profile, and all other documents are in it."""
+    labels = branch(manifests.find("Namespace"), "metadata.labels")
     assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
     others = [one for one in manifests.documents if pick(one, "kind") != "Namespace"]
     assert {text(one, "metadata.namespace") for one in others} == {"flagjob"}
 
 
 def needed_seconds(manifests: Manifests) -> int:
-    """Give how long the Job takes if every try takes its full time."""
+    """Return how long the Job takes if every try takes its full time."""
     job, settings = branch(manifests.cronjob, JOB), manifests.settings
     waves = math.ceil(number(job, "completions") / number(job, "parallelism"))
     retries = number(job, "backoffLimitPerIndex" if "backoffLimitPerIndex" in job else "backoffLimit")
@@ -125,23 +135,23 @@ def needed_seconds(manifests: Manifests) -> int:
 
 
 def test_job_outlasts_its_retries(manifests: Manifests) -> None:
-    """The Job's deadline spans every wave, every try at its full length and the waits between; a day spans the Job."""
+    """The Job's deadline covers every wave, every try and every back-off, and is less than a day."""
     assert needed_seconds(manifests) <= number(manifests.cronjob, f"{JOB}.activeDeadlineSeconds") < 86_400
 
 
 def test_patience_ends_before_the_run(manifests: Manifests) -> None:
-    """A run that waits for a dead origin still ends by itself, with the exit code that says so."""
+    """A run that waits for a dead origin ends by itself before its deadline."""
     assert 60 < int(manifests.settings["FLAGJOB_ORIGIN_PATIENCE"]) < int(manifests.settings["FLAGJOB_DEADLINE"])
 
 
 def test_pod_has_time_to_stop(manifests: Manifests) -> None:
-    """Kubernetes waits longer for a stopped pod than the run takes for its grace, which is 8 seconds unless set."""
+    """The pod's grace period is longer than the run's, which is 8 seconds by default."""
     grace = float(manifests.settings.get("FLAGJOB_SHUTDOWN_GRACE", "8"))
     assert grace < number(manifests.cronjob, f"{POD}.terminationGracePeriodSeconds")
 
 
 def test_fatal_exit_codes_come_first(manifests: Manifests) -> None:
-    """What no retry heals ends the Job, or the shard, even in a pod that is being evicted; an eviction costs no try."""
+    """Permanent exit codes end the Job or the shard, also in an eviction; an eviction costs no retry."""
     *fatal, last = each(manifests.cronjob, f"{JOB}.podFailurePolicy.rules")
     indexed = pick(manifests.cronjob, f"{JOB}.completionMode") == "Indexed"
     actions = {text(rule, "action"): pick(rule, "onExitCodes.values") for rule in fatal}
@@ -150,8 +160,8 @@ def test_fatal_exit_codes_come_first(manifests: Manifests) -> None:
     assert last == {"action": "Ignore", "onPodConditions": [condition]}
 
 
-def test_only_the_origin_can_be_reached(manifests: Manifests) -> None:
-    """Each pod is under a NetworkPolicy for both directions."""
+def test_every_pod_has_a_network_policy(manifests: Manifests) -> None:
+    """Each pod has a NetworkPolicy for both directions."""
     ruled = [
         pick(one, "spec.podSelector.matchLabels")
         for one in manifests.kind("NetworkPolicy")
@@ -165,7 +175,7 @@ def test_only_the_origin_can_be_reached(manifests: Manifests) -> None:
 
 
 def test_settings_exist() -> None:
-    """Every FLAGJOB_ name anywhere in k8s/ and in the guide is a setting of the program."""
+    """Every FLAGJOB_ name in k8s/ and in the guide is a setting of the program."""
     files = [ROOT / "docs" / "kubernetes.md", *(path for path in (ROOT / "k8s").rglob("*") if path.is_file())]
     named = {name for path in files for name in re.findall(r"FLAGJOB_[A-Z_]+", path.read_text())}
     options = re.findall(r"--([a-z][a-z-]+)", flagjob({}, "--help").stdout)
@@ -174,9 +184,9 @@ def test_settings_exist() -> None:
 
 
 def test_settings_are_accepted(manifests: Manifests, tmp_path: Path) -> None:
-    """The program finds no fault in the settings and the list of codes, and takes the URL from them."""
+    """The program accepts the settings and the list of codes."""
     codes, headers = tmp_path / "codes.txt", tmp_path / "headers"
-    codes.write_text(str(branch(manifests.named("ConfigMap", "flagjob-codes"), "data")["codes.txt"]))
+    codes.write_text(str(branch(manifests.find("ConfigMap", "flagjob-codes"), "data")["codes.txt"]))
     headers.write_text("X-Token: secret\n")
     local = {"FLAGJOB_CODES_FILE": str(codes)}
     if "FLAGJOB_HEADERS_FILE" in manifests.settings:
@@ -192,7 +202,7 @@ def test_settings_are_accepted(manifests: Manifests, tmp_path: Path) -> None:
 
 
 def test_url_is_a_public_origin(manifests: Manifests) -> None:
-    """Files come from a real site over TLS, never from the built-in origin by omission."""
+    """The URL is a public https site, and no demo server is configured."""
     url = urllib.parse.urlsplit(manifests.settings["FLAGJOB_URL"])
     assert (url.scheme, "{cc}" in url.path) == ("https", True)
     assert not re.search(r"(^|\.)(example|invalid|local|localhost|test)(\.(com|net|org))?$", url.netloc)
@@ -200,7 +210,7 @@ def test_url_is_a_public_origin(manifests: Manifests) -> None:
 
 
 def test_settings_agree_with_the_pod(manifests: Manifests) -> None:
-    """Codes, secret headers and a destination that is a directory are paths that the pod mounts."""
+    """The codes, secret headers and destination are on paths that the pod mounts."""
     mounts = {text(mount, "mountPath") for mount in each(manifests.container, "volumeMounts")}
     settings = manifests.settings
     files = [settings[name] for name in ("FLAGJOB_CODES_FILE", "FLAGJOB_HEADERS_FILE") if name in settings]

@@ -1,4 +1,4 @@
-"""The Kubernetes base by itself: what it holds, and whom its pod can reach."""
+"""The Kubernetes base: its documents, its schedule, its security, and the addresses that its pod can reach."""
 
 import ipaddress
 
@@ -17,15 +17,15 @@ def base() -> Manifests:
     return render(ROOT / "k8s", "base")
 
 
-def test_base_holds_all_that_a_run_needs(base: Manifests) -> None:
-    """One `kubectl apply` makes the namespace, the rights, the data and the schedule."""
+def test_base_is_complete(base: Manifests) -> None:
+    """One `kubectl apply` creates the namespace, the permissions, the data and the schedule."""
     kinds = sorted(text(document, "kind") for document in base.documents)
     expected = ["ConfigMap", "ConfigMap", "CronJob", "Namespace", "NetworkPolicy", "PersistentVolumeClaim"]
     assert kinds == [*expected, "ServiceAccount"]
 
 
 def test_schedule_has_one_writer_and_never_ends(base: Manifests) -> None:
-    """Runs begin off the full hour in a named zone, one at a time, and missed starts do not end the schedule."""
+    """Runs start off the full hour in a named time zone, one at a time, and missed starts are tolerated."""
     spec = branch(base.cronjob, "spec")
     assert {name: value for name, value in spec.items() if name != "jobTemplate"} == {
         "schedule": "17 4 * * *",
@@ -37,16 +37,16 @@ def test_schedule_has_one_writer_and_never_ends(base: Manifests) -> None:
     }
 
 
-def test_job_leaves_its_pods_and_then_itself(base: Manifests) -> None:
-    """A failed pod stays for its log, none begins before the last has ended, and after two days all of it is gone."""
+def test_pods_and_jobs_are_cleaned_up(base: Manifests) -> None:
+    """A failed pod stays for its log, one runs at a time, and the Job is deleted after two days."""
     job = branch(base.cronjob, JOB)
     expected = {"backoffLimit": 2, "podReplacementPolicy": "Failed", "ttlSecondsAfterFinished": 172_800}
     assert {name: job[name] for name in expected} == expected
     assert pick(base.cronjob, f"{POD}.restartPolicy") == "Never"
 
 
-def test_user_is_the_images_own(base: Manifests) -> None:
-    """The pod runs as the user to whom the image gives its files, and the volume is that group's."""
+def test_user_is_the_user_of_the_image(base: Manifests) -> None:
+    """The pod runs as the image's user, and the volume belongs to that group."""
     expected = {
         "runAsNonRoot": True,
         "runAsUser": 65532,
@@ -58,23 +58,23 @@ def test_user_is_the_images_own(base: Manifests) -> None:
     assert branch(base.cronjob, f"{POD}.securityContext") == expected
 
 
-def test_pod_knows_nothing_of_the_cluster(base: Manifests) -> None:
-    """The pod has no token for the API server, and no variables of the namespace's Services."""
+def test_pod_has_no_access_to_the_cluster(base: Manifests) -> None:
+    """The pod has no API token, and no variables of Services."""
     names = ("automountServiceAccountToken", "enableServiceLinks")
     assert [pick(base.cronjob, f"{POD}.{name}") for name in names] == [False, False]
-    assert pick(base.named("ServiceAccount"), "automountServiceAccountToken") is False
+    assert pick(base.find("ServiceAccount"), "automountServiceAccountToken") is False
 
 
 def test_memory_is_limited_and_the_processor_is_not(base: Manifests) -> None:
-    """A burst of seconds is not throttled; memory and scratch space are bounded; all three are asked for."""
+    """Memory and scratch space have limits, the CPU has none, and all three have requests."""
     assert pick(base.container, "resources") == {
         "requests": {"cpu": "100m", "memory": "96Mi", "ephemeral-storage": "64Mi"},
         "limits": {"memory": "256Mi", "ephemeral-storage": "256Mi"},
     }
 
 
-def test_failure_tells_its_story(base: Manifests) -> None:
-    """`kubectl describe` shows the summary, or, where the program could not write one, the end of the log."""
+def test_termination_message_falls_back_to_the_log(base: Manifests) -> None:
+    """`kubectl describe` shows the summary, or the end of the log if there is none."""
     assert pick(base.container, "terminationMessagePolicy") == "FallbackToLogsOnError"
     assert pick(base.container, "terminationMessagePath") is None
 
@@ -96,8 +96,8 @@ def test_failure_tells_its_story(base: Manifests) -> None:
     ],
 )
 def test_only_public_addresses_are_reachable(base: Manifests, address: str, reachable: bool) -> None:  # noqa: FBT001  (a parameter of a table)
-    """A redirect to a private or link-local address, such as a cloud's metadata, finds no way out of the pod."""
-    policy = base.named("NetworkPolicy")
+    """The pod reaches public addresses only: no private or link-local one, such as a cloud's metadata."""
+    policy = base.find("NetworkPolicy")
     target = ipaddress.ip_address(address)
     web = [rule for rule in each(policy, "spec.egress") if {"port": 443, "protocol": "TCP"} in each(rule, "ports")]
     blocks = [pick(peer, "ipBlock") for rule in web for peer in each(rule, "to")]

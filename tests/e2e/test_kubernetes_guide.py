@@ -1,4 +1,4 @@
-"""docs/kubernetes.md: what it tells people to apply is there, and what it shows works."""
+"""docs/kubernetes.md: the paths that it applies exist, and the configuration that it shows works."""
 
 import json
 import re
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from e2e.manifests import EXAMPLES, GUIDE, guide_files, render, workshop
-from e2e.nginx import free_port, socket_ready
+from e2e.manifests import EXAMPLES, GUIDE, copy_with_examples, guide_files, render
+from e2e.nginx import free_port, wait_until_listening
 from e2e.programs import ROOT, flagjob
 from e2e.tree import each, pick
 
 pytestmark = pytest.mark.e2e
 MIRROR = "k8s/overlays/mirror/mirror.conf"
-AROUND = """
+NGINX_CONFIGURATION = """
 daemon off;
 pid {home}/pid;
 events {{ }}
@@ -35,7 +35,7 @@ http {{
 
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[str]:
-    """Serve what a run of four flags left by the guide's own configuration of nginx; give the URL."""
+    """Serve the files of a run with the guide's own configuration of nginx; yield the URL."""
     files = tmp_path / "files"
     done = flagjob({"FLAGJOB_SERVER": "local", "FLAGJOB_DEST": str(files)}, "CN", "IN", "US", "ID")
     assert done.returncode == 0, done.stdout
@@ -43,17 +43,17 @@ def mirror(tmp_path: Path) -> Iterator[str]:
     port, server = free_port(), guide_files()[MIRROR]
     assert server.count("listen 8080;") == server.count("root /srv/flags;") == 1
     server = server.replace("8080", f"127.0.0.1:{port}").replace("/srv/flags;", f"{files};", 1)
-    (tmp_path / "nginx.conf").write_text("user root;" + AROUND.format(home=tmp_path, server=server))
+    (tmp_path / "nginx.conf").write_text("user root;" + NGINX_CONFIGURATION.format(home=tmp_path, server=server))
     with subprocess.Popen(["nginx", "-p", tmp_path, "-c", tmp_path / "nginx.conf", "-e", tmp_path / "log"]) as process:
         try:
-            socket_ready(port, process)
+            wait_until_listening(port, process)
             yield f"http://127.0.0.1:{port}"
         finally:
             process.terminate()
 
 
 def status(url: str) -> int:
-    """Ask for a URL; give the status of the answer."""
+    """Send a GET request; return the status of the answer."""
     try:
         with urllib.request.urlopen(url) as answer:  # noqa: S310  (the URL is ours)
             return int(answer.status)
@@ -74,14 +74,14 @@ def status(url: str) -> int:
     ],
 )
 def test_mirror_serves_the_files_and_hides_the_rest(mirror: str, path: str, expected: int) -> None:
-    """nginx, set as the guide shows, serves what a run left, but not what the run remembers."""
+    """The guide's nginx serves a run's files, but not its manifest."""
     assert status(mirror + path) == expected
 
 
 def test_mirror_cannot_write(tmp_path: Path) -> None:
-    """The mirror mounts the files read-only, from the claim that the job writes to."""
-    manifests = render(workshop(tmp_path), "mirror")
-    deployment = manifests.named("Deployment", "flagjob-mirror")
+    """The mirror mounts the job's claim read-only."""
+    manifests = render(copy_with_examples(tmp_path), "mirror")
+    deployment = manifests.find("Deployment", "flagjob-mirror")
     pod = pick(deployment, "spec.template.spec")
     (container,) = each(pod, "containers")
     claimed = {"name": "files", "persistentVolumeClaim": {"claimName": "flagjob-data"}}
@@ -89,32 +89,32 @@ def test_mirror_cannot_write(tmp_path: Path) -> None:
     assert {"name": "files", "mountPath": "/srv/flags", "readOnly": True} in list(each(container, "volumeMounts"))
 
 
-def test_job_goes_where_the_mirror_is(tmp_path: Path) -> None:
-    """The job's pod is kept on the node of the mirror's, where their common volume is, and its service finds it."""
-    manifests = render(workshop(tmp_path), "mirror")
+def test_job_runs_on_the_node_of_the_mirror(tmp_path: Path) -> None:
+    """The job's pod runs on the mirror's node, where their volume is, and the Service selects the mirror."""
+    manifests = render(copy_with_examples(tmp_path), "mirror")
     rules = "spec.jobTemplate.spec.template.spec.affinity.podAffinity.requiredDuringSchedulingIgnoredDuringExecution"
     (rule,) = each(manifests.cronjob, rules)
-    labels = pick(manifests.named("Deployment", "flagjob-mirror"), "spec.template.metadata.labels")
+    labels = pick(manifests.find("Deployment", "flagjob-mirror"), "spec.template.metadata.labels")
     assert (pick(rule, "topologyKey"), pick(rule, "labelSelector.matchLabels")) == ("kubernetes.io/hostname", labels)
-    assert pick(manifests.named("Service", "flagjob-mirror"), "spec.selector") == labels
+    assert pick(manifests.find("Service", "flagjob-mirror"), "spec.selector") == labels
 
 
-def test_what_is_applied_is_there() -> None:
-    """Each directory that the guide applies or deletes is in the repository, or shown in the guide."""
+def test_applied_directories_exist() -> None:
+    """Each directory that the guide applies or deletes exists, or is shown in the guide."""
     named = re.findall(r"kubectl (?:apply|delete) -k (\S+?)`?$", GUIDE.read_text(), flags=re.MULTILINE)
     shown = {f"k8s/overlays/{name}" for name in EXAMPLES}
     assert {"k8s/base", *shown} & set(named)
     assert [path for path in named if path not in shown and not (ROOT / path / "kustomization.yaml").is_file()] == []
 
 
-def test_links_lead_somewhere() -> None:
+def test_linked_files_exist() -> None:
     """Each file that the guide links to exists."""
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", GUIDE.read_text())
     assert [link for link in links if not (GUIDE.parent / link).exists()] == []
 
 
-def test_shown_termination_message_is_the_programs(tmp_path: Path) -> None:
-    """The termination message in the guide has the fields and counts that a first run has."""
+def test_shown_termination_message_is_real(tmp_path: Path) -> None:
+    """The termination message in the guide has the fields and counts of a first run."""
     message = tmp_path / "message"
     settings = {"FLAGJOB_SERVER": "local", "FLAGJOB_DEST": str(tmp_path), "FLAGJOB_TERMINATION_LOG": str(message)}
     assert flagjob(settings).returncode == 0

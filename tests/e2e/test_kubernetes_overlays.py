@@ -1,4 +1,4 @@
-"""Each overlay of k8s/: what it changes in the base, and that it changes nothing else."""
+"""Each overlay of k8s/: exactly the fields that it changes in the base."""
 
 import shutil
 import urllib.parse
@@ -13,8 +13,8 @@ from job.settings.options import OPTIONS
 
 pytestmark = pytest.mark.e2e
 MEBIBYTE = 2**20
-RUN_ITSELF_BYTES = 100 * MEBIBYTE
-"""More than a run needs besides the bodies that are under way."""
+RUN_BYTES = 100 * MEBIBYTE
+"""More memory than a run needs besides the bodies in flight."""
 
 
 def overlay(name: str) -> Manifests:
@@ -23,14 +23,14 @@ def overlay(name: str) -> Manifests:
 
 
 def mebibytes(tree: object, path: str) -> int:
-    """Give the bytes at a path, which are written as so many Mi."""
+    """Return the bytes at a path, which are written in Mi."""
     return int(text(tree, path).removesuffix("Mi")) * MEBIBYTE
 
 
 def default(setting: str) -> object:
-    """Give a setting's default as the program reads it."""
-    (row,) = (row for row in OPTIONS if row.variable == setting)
-    return row.parse(row.default or "")
+    """Return a setting's default as the program parses it."""
+    (option,) = (option for option in OPTIONS if option.variable == setting)
+    return option.parse(option.default or "")
 
 
 @pytest.mark.parametrize(
@@ -64,50 +64,50 @@ def default(setting: str) -> object:
         ("monitoring", {"template.spec.containers.envFrom"}),
     ],
 )
-def test_overlay_changes_what_it_must(name: str, changes: set[str]) -> None:
-    """An overlay's CronJob is the base's, these fields apart."""
+def test_overlay_changes_only_these_fields(name: str, changes: set[str]) -> None:
+    """An overlay's CronJob differs from the base's in exactly these fields."""
     assert set(differences(overlay("base").cronjob, overlay(name).cronjob)) == {f"{JOB}.{path}" for path in changes}
 
 
 def test_pod_is_written_once() -> None:
-    """One file in k8s/ names the image and the commands of a pod's template; the others only patch it."""
+    """Only one file in k8s/ contains a whole pod template; the others patch it."""
     files = [path for path in (ROOT / "k8s").rglob("*.yaml") if "restartPolicy:" in path.read_text()]
     assert [path.relative_to(ROOT).as_posix() for path in files] == ["k8s/base/cronjob.yaml"]
 
 
 def test_component_has_an_overlay() -> None:
-    """Each component can be applied as it stands, by the overlay of its name."""
+    """Each component has an overlay of its name, and so can be applied alone."""
     assert [name for name in COMPONENTS if name not in OVERLAYS] == []
 
 
 def test_number_of_shards_is_the_number_of_pods() -> None:
-    """FLAGJOB_SHARD_COUNT is `completions`, so that no share of the list is left out and none is beyond it."""
+    """FLAGJOB_SHARD_COUNT equals `completions`, so that the shards cover the whole list."""
     sharded = overlay("sharded")
     assert sharded.settings["FLAGJOB_SHARD_COUNT"] == str(number(sharded.cronjob, f"{JOB}.completions"))
 
 
 def test_shards_are_retried_alone() -> None:
-    """Every index has its own tries, and one that failed ends no other."""
+    """Each index has its own retries, and one that failed ends no other."""
     job = branch(overlay("sharded").cronjob, JOB)
     found = [job.get(name) for name in ("completionMode", "backoffLimitPerIndex", "backoffLimit", "maxFailedIndexes")]
     assert found == ["Indexed", 2, None, None]
 
 
 def test_there_are_more_shards_than_pods_at_once() -> None:
-    """There are two to four times as many shards as run at once, so that a slow one does not hold up the rest."""
+    """There are two to four times as many shards as pods at a time, so that a slow one delays little."""
     job = branch(overlay("sharded").cronjob, JOB)
     assert 2 <= number(job, "completions") / number(job, "parallelism") <= 4
 
 
 def test_shards_share_a_volume() -> None:
     """Pods on several nodes can mount the volume at the same time."""
-    assert pick(overlay("sharded").named("PersistentVolumeClaim", "flagjob-data"), "spec.accessModes") == [
+    assert pick(overlay("sharded").find("PersistentVolumeClaim", "flagjob-data"), "spec.accessModes") == [
         "ReadWriteMany"
     ]
 
 
 def test_object_store_needs_no_volume() -> None:
-    """Files go into a bucket, and the namespace claims no storage."""
+    """With the object store files go into a bucket, and no storage is claimed."""
     store = overlay("object-store")
     assert urllib.parse.urlsplit(store.settings["FLAGJOB_DEST"]).scheme == "s3"
     assert store.kind("PersistentVolumeClaim") == []
@@ -115,15 +115,15 @@ def test_object_store_needs_no_volume() -> None:
 
 
 def test_credentials_come_from_a_secret() -> None:
-    """The bucket's credentials are in a Secret that the pod cannot begin without, and nowhere in the manifests."""
+    """The bucket's credentials come from a required Secret, and are not in the manifests."""
     store = overlay("object-store")
     assert {"secretRef": {"name": "flagjob-bucket"}} in list(each(store.container, "envFrom"))
     assert store.kind("Secret") == []
     assert [name for name in store.settings if "KEY" in name or "TOKEN" in name] == []
 
 
-def test_object_store_has_room_for_all_that_is_under_way() -> None:
-    """A largest file for each worker fits into the scratch volume, and into memory beside the run itself."""
+def test_object_store_has_space_for_all_bodies_in_flight() -> None:
+    """The largest file for each worker fits into the scratch volume and into memory."""
     store = overlay("object-store")
     workers, size = default("FLAGJOB_WORKERS"), default("FLAGJOB_MAX_BYTES")
     assert isinstance(workers, int)
@@ -131,25 +131,25 @@ def test_object_store_has_room_for_all_that_is_under_way() -> None:
     scratch = next(volume for volume in each(store.cronjob, f"{POD}.volumes") if pick(volume, "name") == "tmp")
     limits = pick(store.container, "resources.limits")
     assert workers * size <= mebibytes(scratch, "emptyDir.sizeLimit") <= mebibytes(limits, "ephemeral-storage")
-    assert 2 * workers * size + RUN_ITSELF_BYTES <= mebibytes(limits, "memory")
+    assert 2 * workers * size + RUN_BYTES <= mebibytes(limits, "memory")
 
 
-def test_openshift_gives_out_the_ids() -> None:
-    """The overlay for OpenShift fixes no user and no group, where all others have those of the image."""
+def test_openshift_assigns_the_ids() -> None:
+    """The OpenShift overlay sets no user and no group; all others set those of the image."""
     found = {name: fixed_ids(overlay(name)) for name in OVERLAYS}
     images_own = dict.fromkeys(("runAsUser", "runAsGroup", "fsGroup"), 65532)
     assert found == {**dict.fromkeys(OVERLAYS, images_own), "openshift": {}}
 
 
 def fixed_ids(manifests: Manifests) -> dict[str, object]:
-    """Give the user and groups that the pod asks for."""
+    """Return the user and groups that the pod sets."""
     context = branch(manifests.cronjob, f"{POD}.securityContext")
     return {name: context[name] for name in ("runAsUser", "runAsGroup", "fsGroup") if name in context}
 
 
-def test_openshift_finds_names() -> None:
-    """The pod may ask OpenShift's DNS pods, which listen on a port of their own."""
-    policy = overlay("openshift").named("NetworkPolicy", "flagjob-dns")
+def test_openshift_resolves_names() -> None:
+    """The pod may reach OpenShift's DNS pods, which listen on a port of their own."""
+    policy = overlay("openshift").find("NetworkPolicy", "flagjob-dns")
     (rule,) = each(policy, "spec.egress")
     assert sorted((text(one, "protocol"), number(one, "port")) for one in each(rule, "ports")) == [
         ("TCP", 5353),
@@ -158,7 +158,7 @@ def test_openshift_finds_names() -> None:
 
 
 def test_operators_kinds_are_valid(tmp_path: Path) -> None:
-    """The Prometheus operator knows every field of what is meant for it: its models read them all."""
+    """The models of the Prometheus operator read every field of its documents."""
     (tmp_path / "rendered.yaml").write_text(overlay("monitoring").rendered)
     python = Path(shutil.which("checkov") or "checkov").with_name("python")
     checked = run(str(python), "tests/e2e/operator_kinds.py", str(tmp_path / "rendered.yaml"))
@@ -166,9 +166,9 @@ def test_operators_kinds_are_valid(tmp_path: Path) -> None:
 
 
 def test_run_lingers_for_two_scrapes() -> None:
-    """The last values are scraped even if the scrape that was due was missed."""
+    """A run lingers for two scrape intervals, so that one missed scrape loses nothing."""
     monitoring = overlay("monitoring")
-    (endpoint,) = each(monitoring.named("PodMonitor"), "spec.podMetricsEndpoints")
+    (endpoint,) = each(monitoring.find("PodMonitor"), "spec.podMetricsEndpoints")
     interval = int(text(endpoint, "interval").removesuffix("s"))
     assert int(monitoring.settings["FLAGJOB_METRICS_LINGER"]) == 2 * interval
 
@@ -176,24 +176,24 @@ def test_run_lingers_for_two_scrapes() -> None:
 def test_pod_monitor_finds_the_pod() -> None:
     """The PodMonitor selects the job's pods and a port that they have."""
     monitoring = overlay("monitoring")
-    monitor = monitoring.named("PodMonitor")
+    monitor = monitoring.find("PodMonitor")
     labels = branch(monitoring.cronjob, f"{JOB}.template.metadata.labels")
     assert branch(monitor, "spec.selector.matchLabels").items() <= labels.items()
     ports = [pick(port, "name") for port in each(monitoring.container, "ports")]
     assert [pick(endpoint, "port") for endpoint in each(monitor, "spec.podMetricsEndpoints")] == ports
 
 
-def test_scraped_series_are_told_from_pushed_ones() -> None:
-    """What is scraped is the job `flagjob-live`, which no alert reads."""
-    monitor = overlay("monitoring").named("PodMonitor")
+def test_scraped_series_have_their_own_job() -> None:
+    """Scraped series have the job `flagjob-live`, which no alert uses."""
+    monitor = overlay("monitoring").find("PodMonitor")
     (endpoint,) = each(monitor, "spec.podMetricsEndpoints")
     assert list(each(endpoint, "relabelings")) == [{"targetLabel": "job", "replacement": "flagjob-live"}]
 
 
 def test_prometheus_reaches_the_pod_and_the_pod_its_gateway() -> None:
-    """The overlay's policy lets Prometheus in to the metrics port, and the run out to the Pushgateway that is set."""
+    """The policy lets Prometheus reach the metrics port, and the pod its Pushgateway."""
     monitoring = overlay("monitoring")
-    policy = monitoring.named("NetworkPolicy", "flagjob-monitoring")
+    policy = monitoring.find("NetworkPolicy", "flagjob-monitoring")
     gateway = urllib.parse.urlsplit(monitoring.settings["FLAGJOB_PUSHGATEWAY_URL"])
     name, namespace, _ = (gateway.hostname or "").split(".")
     (port,) = (pick(port, "containerPort") for port in each(monitoring.container, "ports"))
@@ -202,7 +202,7 @@ def test_prometheus_reaches_the_pod_and_the_pod_its_gateway() -> None:
 
 
 def peer(namespace: str, name: str) -> object:
-    """Give the pods of that name in a namespace, as policies write them."""
+    """Return a policy's peer: the pods of that name in a namespace."""
     return {
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": name}},
@@ -210,12 +210,12 @@ def peer(namespace: str, name: str) -> object:
 
 
 def tcp(port: object) -> object:
-    """Give a port as policies write it."""
+    """Return a policy's TCP port."""
     return {"protocol": "TCP", "port": port}
 
 
 def test_grafana_finds_one_dashboard() -> None:
-    """The dashboard has the label that Grafana's sidecar looks for, and a name that does not change with it."""
-    dashboard = overlay("monitoring").named("ConfigMap", "flagjob-dashboard")
+    """The dashboard has the label of Grafana's sidecar, and a name without a hash."""
+    dashboard = overlay("monitoring").find("ConfigMap", "flagjob-dashboard")
     assert pick(dashboard, "metadata.labels") == {"grafana_dashboard": "1"}
     assert pick(dashboard, "metadata.name") == "flagjob-dashboard"

@@ -1,4 +1,4 @@
-"""A machine that is short of something: room, permission, descriptors, threads, or a reader of what is said."""
+"""A machine with a shortage of disk space, permissions, descriptors or threads, or without a log reader."""
 
 import os
 import subprocess
@@ -11,24 +11,24 @@ from images import numbered_gif
 from rows import row
 from scripted import Answer, Request, ScriptedServer
 
-from e2e.live import Ended, live, ran
+from e2e.live import FinishedJob, run_to_end, start
 from e2e.namespaces import ANY_GIF, namespace
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 OLD, CODES, WORKERS = 100, 1000, 30
 LARGE_BYTES, MAX_BYTES = 40_000, 65_536
-SOMEBODY = 54_321
-"""A user without a name, who runs nothing else here."""
-AS_SOMEBODY = (
-    *("setpriv", "--reuid", str(SOMEBODY), "--regid", str(SOMEBODY), "--clear-groups"),
+OTHER_UID = 54_321
+"""The UID of a user without a name, who runs no other process here."""
+AS_OTHER_UID = (
+    *("setpriv", "--reuid", str(OTHER_UID), "--regid", str(OTHER_UID), "--clear-groups"),
     *("--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"),
 )
-"""May read all, so that Python is found wherever it is installed, and write nothing but what is theirs."""
+"""A command that runs as that user, who can read every file, to find Python, and write only their own."""
 
 
 @dataclass
-class Origin:
-    """Has so many files; all of them change at once, and become large."""
+class ChangingOrigin:
+    """An origin whose files all change at once, and become large."""
 
     count: int = CODES
     version: int = 1
@@ -42,7 +42,7 @@ class Origin:
         return numbered_gif(version * CODES + int(file[1:5]), LARGE_BYTES if version > 1 else 0)
 
     def versions(self, dest: Path) -> dict[str, int]:
-        """Give the version of each file that is there; 0 of one that is not whole."""
+        """Return the version of each file that exists; 0 if it is incomplete."""
         found = {path.name: path.read_bytes() for path in dest.glob("*.gif")}
         return {file: next((v for v in (1, 2) if self.body(file, v) == data), 0) for file, data in found.items()}
 
@@ -51,15 +51,15 @@ class Origin:
 
 
 @pytest.fixture
-def origin() -> Iterator[Origin]:
-    made = Origin()
+def origin() -> Iterator[ChangingOrigin]:
+    made = ChangingOrigin()
     with made.server:
         yield made
 
 
 @pytest.fixture
 def dest(tmp_path: Path) -> Iterator[Path]:
-    """Give a directory that a file system can be mounted on."""
+    """Yield a directory that a file system can be mounted on."""
     path = tmp_path / "dest"
     path.mkdir()
     yield path
@@ -68,19 +68,19 @@ def dest(tmp_path: Path) -> Iterator[Path]:
 
 
 def mount(dest: Path, *options: str) -> None:
-    """Mount a new file system in memory, or change the one that is mounted."""
+    """Mount a new tmpfs, or remount the present one with other options."""
     more = ["remount"] if dest.is_mount() else []
     subprocess.run(["mount", "-t", "tmpfs", "-o", ",".join([*more, *options]), "none", dest], check=True)
 
 
-def run(home: Path, origin: Origin, count: int = CODES, under: Sequence[str] = ()) -> Ended:
-    """Run the job for the first files; no line of it may be a traceback."""
-    done = ran(home, settings(home, origin, count), under)
+def run(home: Path, origin: ChangingOrigin, count: int = CODES, under: Sequence[str] = ()) -> FinishedJob:
+    """Run the job for the first files; it must print no traceback."""
+    done = run_to_end(home, settings(home, origin, count), under)
     assert "Traceback" not in done.stderr + done.stdout.decode()
     return done
 
 
-def settings(home: Path, origin: Origin, count: int = CODES) -> dict[str, str]:
+def settings(home: Path, origin: ChangingOrigin, count: int = CODES) -> dict[str, str]:
     return {
         "FLAGJOB_URL": origin.server.url("/{cc}.gif"),
         "FLAGJOB_CODES": " ".join(file.removesuffix(".gif") for file in origin.files[:count]),
@@ -89,7 +89,7 @@ def settings(home: Path, origin: Origin, count: int = CODES) -> dict[str, str]:
     }
 
 
-def drafts(dest: Path) -> list[Path]:
+def temporary_files(dest: Path) -> list[Path]:
     return list((dest / ".flagjob" / "tmp").iterdir())
 
 
@@ -97,8 +97,8 @@ def drafts(dest: Path) -> list[Path]:
     ("little", "enough"), [("size=16m", "size=128m"), ("nr_inodes=400", "nr_inodes=4000")], ids=["room", "inodes"]
 )
 @row(41)
-def test_a_disk_that_fills_up(tmp_path: Path, dest: Path, origin: Origin, little: str, enough: str) -> None:
-    """A full disk ends the run and harms no file that was there; with room again the next run completes."""
+def test_a_disk_that_fills_up(tmp_path: Path, dest: Path, origin: ChangingOrigin, little: str, enough: str) -> None:
+    """A full disk ends the run and damages no file; with space again the next run completes."""
     mount(dest, little)
     assert run(tmp_path, origin, OLD).code == 0
     origin.version = 2
@@ -110,7 +110,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, dest: Path, origin: Origin, little
     assert set(left.values()) <= {1, 2}
     assert left.keys() >= set(origin.files[:OLD])
     assert sum(version == 2 for version in left.values()) == done.summary["counts"]["ok"] > 0
-    assert drafts(dest) == []
+    assert temporary_files(dest) == []
     mount(dest, enough)
     healed = run(tmp_path, origin)
     assert (healed.code, healed.summary["counts"]["error"]) == (0, 0)
@@ -118,8 +118,8 @@ def test_a_disk_that_fills_up(tmp_path: Path, dest: Path, origin: Origin, little
 
 
 @row(42)
-def test_a_disk_that_cannot_be_written(tmp_path: Path, dest: Path, origin: Origin) -> None:
-    """A file system that became read-only is noticed before the first request."""
+def test_a_disk_that_cannot_be_written(tmp_path: Path, dest: Path, origin: ChangingOrigin) -> None:
+    """A read-only file system is reported before the first request."""
     mount(dest, "size=16m")
     assert run(tmp_path, origin, OLD).code == 0
     mount(dest, "ro")
@@ -131,51 +131,51 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path, dest: Path, origin: Origi
 
 
 @row(42)
-def test_somebody_elses_directory(tmp_path: Path, dest: Path, origin: Origin) -> None:
-    """A directory that one may not write to is noticed before the first request; one of one's own is written to."""
-    done = run(tmp_path, origin, OLD, AS_SOMEBODY)
+def test_a_directory_of_another_user(tmp_path: Path, dest: Path, origin: ChangingOrigin) -> None:
+    """A directory without write permission is reported before the first request; an own one is written to."""
+    done = run(tmp_path, origin, OLD, AS_OTHER_UID)
     assert (done.code, done.stderr, origin.server.requests) == (5, "", [])
     assert "Permission denied" in done.named("storage_error")[0]["problem"]
-    os.chown(dest, SOMEBODY, SOMEBODY)
-    assert run(tmp_path, origin, OLD, AS_SOMEBODY).code == 0
-    assert {path.stat().st_uid for path in dest.glob("*.gif")} == {SOMEBODY}
+    os.chown(dest, OTHER_UID, OTHER_UID)
+    assert run(tmp_path, origin, OLD, AS_OTHER_UID).code == 0
+    assert {path.stat().st_uid for path in dest.glob("*.gif")} == {OTHER_UID}
 
 
 @pytest.mark.parametrize("descriptors", [6, 10, 20, 60])
 @row(46)
-def test_too_few_descriptors(tmp_path: Path, dest: Path, origin: Origin, descriptors: int) -> None:
-    """A limit of open files is this machine's fault, whoever meets it first: exit code 5, and no endless retries."""
+def test_too_few_descriptors(tmp_path: Path, dest: Path, origin: ChangingOrigin, descriptors: int) -> None:
+    """A limit of open files that is too low is exit code 5, without endless retries."""
     done = run(tmp_path, origin, under=("prlimit", f"--nofile={descriptors}:{descriptors}"))
     assert_local_shortage(done)
     assert set(origin.versions(dest).values()) <= {1}
-    assert drafts(dest) == []
+    assert temporary_files(dest) == []
 
 
 @pytest.mark.parametrize("threads", [2, 20])
 @row(46)
-def test_too_few_threads(tmp_path: Path, dest: Path, origin: Origin, threads: int) -> None:
-    """A limit of threads below the number of workers is told before the first request."""
-    os.chown(dest, SOMEBODY, SOMEBODY)
-    done = run(tmp_path, origin, under=("prlimit", f"--nproc={threads}:{threads}", *AS_SOMEBODY))
+def test_too_few_threads(tmp_path: Path, dest: Path, origin: ChangingOrigin, threads: int) -> None:
+    """A limit of threads below the number of workers is reported before the first request."""
+    os.chown(dest, OTHER_UID, OTHER_UID)
+    done = run(tmp_path, origin, under=("prlimit", f"--nproc={threads}:{threads}", *AS_OTHER_UID))
     assert_local_shortage(done)
     assert origin.server.requests == []
 
 
 @row(46)
-def test_threads_for_workers_but_none_for_look_ups(tmp_path: Path, dest: Path, origin: Origin) -> None:
-    """A limit that leaves libcurl no thread to look a name up is this machine's fault too, never a dead origin."""
-    os.chown(dest, SOMEBODY, SOMEBODY)
+def test_threads_for_workers_but_none_for_look_ups(tmp_path: Path, dest: Path, origin: ChangingOrigin) -> None:
+    """Threads missing for name look-ups are exit code 5, never a dead origin."""
+    os.chown(dest, OTHER_UID, OTHER_UID)
     by_name = {**settings(tmp_path, origin), "FLAGJOB_URL": "http://origin.example/{cc}.gif"}
     with namespace("127.0.0.1 origin.example\n") as machine, machine.nginx(tmp_path / "nginx", ANY_GIF):
         edge = [("prlimit", f"--nproc={threads}:{threads}") for threads in range(WORKERS + 1, WORKERS + 5)]
-        ended = [ran(tmp_path, by_name, [*machine.inside, *limit, *AS_SOMEBODY]) for limit in edge]
+        ended = [run_to_end(tmp_path, by_name, [*machine.command_prefix, *limit, *AS_OTHER_UID]) for limit in edge]
     print([(done.code, round(done.seconds, 1)) for done in ended])
     assert {done.code for done in ended} == {0, 5}
     for done in ended:
         assert (len(set(done.codes)), "Traceback" in done.stderr) == (CODES, False)
 
 
-def assert_local_shortage(done: Ended) -> None:
+def assert_local_shortage(done: FinishedJob) -> None:
     assert (done.code, done.stderr) == (5, "")
     assert len(set(done.codes)) == CODES == len(done.codes)
     assert {line["reason"] for line in done.named("result") if line["status"] != "ok"} == {"storage"}
@@ -184,8 +184,8 @@ def assert_local_shortage(done: Ended) -> None:
 
 @pytest.mark.parametrize("redirection", [">/dev/full", ">&-"], ids=["full", "closed"])
 @row(51)
-def test_nowhere_to_say_it(tmp_path: Path, dest: Path, origin: Origin, redirection: str) -> None:
-    """A standard output that takes nothing ends the run with one clear line, and tears no file."""
+def test_a_full_or_closed_standard_output(tmp_path: Path, dest: Path, origin: ChangingOrigin, redirection: str) -> None:
+    """A full or closed standard output ends the run with one line on standard error, and tears no file."""
     done = run(tmp_path, origin, under=("sh", "-c", f'exec "$@" {redirection}', "sh"))
     assert (done.code, done.stdout, done.stderr.count("\n")) == (5, b"", 1)
     assert done.stderr.startswith("flagjob: standard output ")
@@ -193,10 +193,10 @@ def test_nowhere_to_say_it(tmp_path: Path, dest: Path, origin: Origin, redirecti
 
 
 @row(51)
-def test_a_reader_that_leaves(tmp_path: Path, dest: Path, origin: Origin) -> None:
-    """A run whose reader leaves ends, with an exit code that says so and every file whole."""
-    with live(tmp_path, settings(tmp_path, origin)) as job:
-        job.until(lambda line: line.get("status") == "ok", times=10)
+def test_a_broken_pipe(tmp_path: Path, dest: Path, origin: ChangingOrigin) -> None:
+    """A closed pipe ends the run with exit code 5, and every file is whole."""
+    with start(tmp_path, settings(tmp_path, origin)) as job:
+        job.read_until(lambda line: line.get("status") == "ok", times=10)
         assert job.process.stdout
         job.process.stdout.close()
         assert job.process.wait() == 5

@@ -1,4 +1,4 @@
-"""A destination that remembers a million codes."""
+"""A destination whose manifest has a million codes."""
 
 import subprocess
 import sys
@@ -19,8 +19,8 @@ from job.manifest.records import Record, encode, encode_header
 from job.model import Entry, Status, Stored
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
-KNOWN = 1_000_000
-ASKED = range(0, KNOWN, 1000)
+RECORDED = 1_000_000
+SELECTED = range(0, RECORDED, 1000)
 MAX_RSS_BYTES = 300_000_000
 TIMEOUT = 200
 AT = "2026-01-01T00:00:00Z"
@@ -30,7 +30,7 @@ code = subprocess.call([sys.executable, "-m", "job"])
 print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024, file=sys.stderr)
 sys.exit(code)
 """
-"""An interpreter of its own that runs the job and tells its peak: a child's count begins with its parent's memory."""
+"""An interpreter that runs the job and prints its peak memory: a child's peak begins with its parent's memory."""
 
 
 def file_of(number: int) -> str:
@@ -38,7 +38,7 @@ def file_of(number: int) -> str:
 
 
 def line_of(number: int, url: str, version: str) -> bytes:
-    """Give the line of a file that was got long ago."""
+    """Return the manifest line of a file that was downloaded long ago."""
     code, data = f"C{number:08}", numbered_gif(number)
     file = file_of(number)
     stored = Stored(file, len(data), sha256(data).hexdigest(), "image/gif", f'"{file}"', None, version)
@@ -46,65 +46,65 @@ def line_of(number: int, url: str, version: str) -> bytes:
 
 
 def lines(dest: Path, url: str) -> Iterator[bytes]:
-    """Give a line for each code that is known; the files of those that will be asked for are really put there."""
+    """Yield a manifest line for each recorded code; write the files of the selected ones."""
     pattern = line_of(0, url, "1767225600000000000")
-    for number in range(KNOWN):
-        if number in ASKED:
+    for number in range(RECORDED):
+        if number in SELECTED:
             (dest / file_of(number)).write_bytes(numbered_gif(number))
             yield line_of(number, url, str((dest / file_of(number)).stat().st_mtime_ns))
         else:
-            yield pattern.replace(b"00000000", b"%08d" % number)  # all their digests are alike, and never read
+            yield pattern.replace(b"00000000", b"%08d" % number)  # their digests are all the same, and never read
 
 
 def answer(request: Request) -> Answer:
-    """Say that a file is unchanged to who has it; nobody here has to get one."""
-    has_it = request.headers.get("if-none-match") == f'"{request.target[1:]}"'
-    return Answer(304 if has_it else 500)
+    """Return 304 to a request with the file's validator, 500 to any other."""
+    is_current = request.headers.get("if-none-match") == f'"{request.target[1:]}"'
+    return Answer(304 if is_current else 500)
 
 
 @dataclass(frozen=True)
-class Destination:
-    """A directory, and the origin that its files are from."""
+class FilledDestination:
+    """A directory with a manifest, and the origin of its files."""
 
     home: Path
     server: ScriptedServer
 
     @property
     def manifest(self) -> Path:
-        """Where it remembers."""
+        """The path of the manifest."""
         return self.home / "dest" / ".flagjob" / "manifest.jsonl"
 
     @property
     def url(self) -> str:
-        """The template of every file."""
+        """The URL template of every file."""
         return self.server.url("/{cc}.gif")
 
 
 @pytest.fixture(scope="module")
-def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Destination]:
-    """Fill a destination as a run over a million codes would have left it, but for most of the files."""
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilledDestination]:
+    """Yield a destination as a run over a million codes leaves it, without most of its files."""
     home = tmp_path_factory.mktemp("million")
-    with ScriptedServer({f"/{file_of(number)}": answer for number in ASKED}) as server:
-        destination = Destination(home, server)
+    with ScriptedServer({f"/{file_of(number)}": answer for number in SELECTED}) as server:
+        destination = FilledDestination(home, server)
         destination.manifest.parent.mkdir(parents=True)
         with (home / "manifest").open("wb") as manifest:
             manifest.write(encode_header(server.url("")) + b"\n")
             manifest.writelines(line + b"\n" for line in lines(home / "dest", destination.url))
-        (home / "codes").write_text("\n".join(f"c{number:08}" for number in ASKED))
+        (home / "codes").write_text("\n".join(f"c{number:08}" for number in SELECTED))
         yield destination
     rmtree(home)
 
 
-def codes_in(manifest: Path) -> int:
-    """Count the different codes that whole lines of a manifest are about."""
+def count_codes(manifest: Path) -> int:
+    """Return how many different codes the whole lines of a manifest have."""
     with manifest.open("rb") as found:
         next(found)
         return len({line.partition(b'","url"')[0] for line in found if line.endswith(b"}\n")})
 
 
-@pytest.mark.parametrize(("refresh", "requests"), [("missing", 0), ("conditional", len(ASKED))])
-def test_a_million_known_codes_cost_little_memory(filled: Destination, refresh: str, requests: int) -> None:
-    """A run over a thousand of a million known codes stays below 300 MB, and forgets none of the others."""
+@pytest.mark.parametrize(("refresh", "requests"), [("missing", 0), ("conditional", len(SELECTED))])
+def test_a_million_recorded_codes_use_little_memory(filled: FilledDestination, refresh: str, requests: int) -> None:
+    """A run over 1,000 of a million recorded codes stays below 300 MB, and keeps all others."""
     copyfile(filled.home / "manifest", filled.manifest)
     before = len(filled.server.requests)
     settings = environment(
@@ -123,8 +123,8 @@ def test_a_million_known_codes_cost_little_memory(filled: Destination, refresh: 
         took = monotonic() - began
     print(f"{refresh}: began after {started:.1f} s, ended after {took:.1f} s, {int(stderr) / 1e6:.0f} MB at most")
     assert (first["event"], process.returncode) == ("run_started", 0)
-    assert loads(stdout.splitlines()[-1])["counts"]["unchanged"] == len(ASKED)
+    assert loads(stdout.splitlines()[-1])["counts"]["unchanged"] == len(SELECTED)
     assert len(filled.server.requests) - before == requests
     assert int(stderr) < MAX_RSS_BYTES
-    assert codes_in(filled.manifest) == KNOWN
-    assert (filled.home / "dest" / "SHA256SUMS").read_bytes().count(b"\n") == KNOWN
+    assert count_codes(filled.manifest) == RECORDED
+    assert (filled.home / "dest" / "SHA256SUMS").read_bytes().count(b"\n") == RECORDED

@@ -1,4 +1,4 @@
-"""Runs that push for real, and what Prometheus, the alerts and the dashboard make of them."""
+"""Runs that push to a real Pushgateway, and the alerts and dashboard queries that follow."""
 
 import re
 import socket
@@ -16,7 +16,7 @@ from scripted import Answer, Script, ScriptedServer
 from e2e.flags import POP20, package_flags
 from e2e.nginx import free_port
 from e2e.programs import ROOT, events, flagjob
-from e2e.prometheus import Prometheus, Pushgateway, prometheus, pushgateway, until
+from e2e.prometheus import Prometheus, Pushgateway, prometheus, pushgateway, wait_until
 
 pytestmark = pytest.mark.e2e
 FLAGS = {f"/{code.lower()}.gif": package_flags()[code.lower()] for code in POP20}
@@ -33,39 +33,39 @@ kube_pod_container_status_terminated_reason{namespace="ns",pod="p",container="fl
 kube_pod_container_resource_limits{namespace="ns",pod="p",container="flagjob",resource="memory"} 1e8
 container_memory_working_set_bytes{namespace="ns",pod="p",container="flagjob"} 1e7
 """
-"""What kube-state-metrics and a kubelet would say."""
+"""Samples as of kube-state-metrics and a kubelet."""
 LINGER_SECONDS = 10
 LOST_SECONDS = 6
 
 
 @pytest.fixture
 def gateway() -> Iterator[Pushgateway]:
-    """Give a Pushgateway."""
+    """Yield a Pushgateway."""
     with pushgateway() as running:
         yield running
 
 
 @pytest.fixture
 def database(tmp_path: Path, gateway: Pushgateway) -> Iterator[Prometheus]:
-    """Give a Prometheus that scrapes it."""
+    """Yield a Prometheus that scrapes the Pushgateway."""
     with prometheus(tmp_path, gateway) as running:
         yield running
 
 
 def settings(dest: Path, pushed_to: str, **others: str) -> dict[str, str]:
-    """Give the settings of a run."""
+    """Return the settings of a run."""
     named = {f"FLAGJOB_{name.upper()}": value for name, value in others.items()}
     return {"FLAGJOB_DEST": str(dest), "FLAGJOB_PUSHGATEWAY_URL": pushed_to, "FLAGJOB_MAX_ATTEMPTS": "1", **named}
 
 
 def run(dest: Path, gateway: Pushgateway, script: Script, **others: str) -> subprocess.CompletedProcess[str]:
-    """Run the job from a server with this script."""
+    """Run the job against a server with this script."""
     with ScriptedServer(script) as server:
         return flagjob(settings(dest, gateway.url, url=server.url("/{cc}.gif"), **others))
 
 
-def terminated(dest: Path, gateway: Pushgateway) -> int:
-    """Start a run and end it by SIGTERM while its second request waits; give its exit code."""
+def run_until_sigterm(dest: Path, gateway: Pushgateway) -> int:
+    """Start a run, and send SIGTERM while its second request waits; return its exit code."""
     slow = settings(dest, gateway.url, server="local", rate_limit="0.1")
     command = [sys.executable, "-m", "job"]
     with subprocess.Popen(command, cwd=ROOT, env=slow, stdout=subprocess.PIPE, text=True) as process:
@@ -76,21 +76,21 @@ def terminated(dest: Path, gateway: Pushgateway) -> int:
         return process.returncode
 
 
-def seen(gateway: Pushgateway, database: Prometheus, labels: str = 'instance="",job="flagjob"') -> None:
-    """Return when Prometheus has what was pushed last."""
+def wait_until_scraped(gateway: Pushgateway, database: Prometheus, labels: str = 'instance="",job="flagjob"') -> None:
+    """Return when Prometheus has the last push."""
     pushed = gateway.sample("flagjob_last_run_timestamp_seconds", labels)
     assert pushed
     scraped = labels.replace('instance="",', "")
-    until(lambda: pushed in database.query(f"flagjob_last_run_timestamp_seconds{{{scraped}}}").values())
+    wait_until(lambda: pushed in database.query(f"flagjob_last_run_timestamp_seconds{{{scraped}}}").values())
 
 
-def failed(code: int, **labels: str) -> dict[str, str]:
-    """Give the alert that tells of an exit code."""
+def last_run_failed(code: int, **labels: str) -> dict[str, str]:
+    """Return the alert about an exit code."""
     return {"alertname": "FlagjobLastRunFailed", "value": str(code), **labels}
 
 
 def test_alerts_after_each_kind_of_run(tmp_path: Path, gateway: Pushgateway, database: Prometheus) -> None:
-    """After a good, a partial, an empty, a failed, an interrupted run those alerts fire that should, and no other."""
+    """Exactly the expected alerts fire after a good, a partial, an empty, a failed and an interrupted run."""
     partial = {**GOOD, **{f"/{code.lower()}.gif": Answer(500) for code in POP20[:5]}}
     none = {path: Answer(404) for path in GOOD}
     busy = {path: [Answer(429, {"Retry-After": "1"}), Answer(body=body)] for path, body in FLAGS.items()}
@@ -102,55 +102,55 @@ def test_alerts_after_each_kind_of_run(tmp_path: Path, gateway: Pushgateway, dat
     ):
         done = run(tmp_path / dest, gateway, script, new_origin="accept")
         assert '"event":"metrics_push_failed"' not in done.stdout, number
-        seen(gateway, database)
-        found.append((done.returncode, database.firing()))
+        wait_until_scraped(gateway, database)
+        found.append((done.returncode, database.firing_alerts()))
     ratio = {"alertname": "FlagjobErrorRatioHigh"}
     assert found == [
         (0, []),
-        (3, [{**ratio, "value": "0.25"}, failed(3)]),
-        (4, [failed(4), {"alertname": "FlagjobNothingFound", "value": "20"}]),
+        (3, [{**ratio, "value": "0.25"}, last_run_failed(3)]),
+        (4, [last_run_failed(4), {"alertname": "FlagjobNothingFound", "value": "20"}]),
         (0, [{"alertname": "FlagjobThrottled", "value": "0.5"}]),
-        (5, [failed(5), {"alertname": "FlagjobStorageFailed", "value": "1"}]),
+        (5, [last_run_failed(5), {"alertname": "FlagjobStorageFailed", "value": "1"}]),
         (0, []),
     ]
     nowhere = f"http://127.0.0.1:{free_port()}/{{cc}}.gif"
     done = flagjob(settings(tmp_path / "e", gateway.url, url=nowhere))
-    seen(gateway, database)
-    assert (done.returncode, database.firing()) == (6, [{**ratio, "value": "1"}, failed(6)])
-    code = terminated(tmp_path / "f", gateway)
-    seen(gateway, database)
-    assert (code, database.firing()) == (143, [failed(143)])
+    wait_until_scraped(gateway, database)
+    assert (done.returncode, database.firing_alerts()) == (6, [{**ratio, "value": "1"}, last_run_failed(6)])
+    code = run_until_sigterm(tmp_path / "f", gateway)
+    wait_until_scraped(gateway, database)
+    assert (code, database.firing_alerts()) == (143, [last_run_failed(143)])
 
 
 def test_alerts_about_shards(tmp_path: Path, gateway: Pushgateway, database: Prometheus) -> None:
-    """Shards that are missing or never succeeded are told of; when they are taken away, what they left is not."""
+    """Missing shards and shards that never succeeded fire alerts, until they are removed."""
     first, second = (f'instance="",job="flagjob",shard="{shard}"' for shard in (0, 1))
     run(tmp_path, gateway, GOOD, shard_count="2", shard_index="0", new_origin="accept")
-    seen(gateway, database, first)
-    assert database.firing() == [{"alertname": "FlagjobShardMissing", "value": "1"}]
+    wait_until_scraped(gateway, database, first)
+    assert database.firing_alerts() == [{"alertname": "FlagjobShardMissing", "value": "1"}]
     run(tmp_path, gateway, {}, shard_count="2", shard_index="1", new_origin="accept")
-    seen(gateway, database, second)
-    found = database.firing()
+    wait_until_scraped(gateway, database, second)
+    found = database.firing_alerts()
     assert [alert["alertname"] for alert in found] == ["FlagjobLastRunFailed", "FlagjobNeverSucceeded"]
-    assert found[0] == failed(4, shard="1")
+    assert found[0] == last_run_failed(4, shard="1")
     run(tmp_path, gateway, GOOD, new_origin="accept")
-    seen(gateway, database)
-    assert database.firing() == []
+    wait_until_scraped(gateway, database)
+    assert database.firing_alerts() == []
 
 
-def test_alert_about_a_push_that_is_refused(tmp_path: Path, gateway: Pushgateway, database: Prometheus) -> None:
-    """The Pushgateway refuses metrics of another type; the run ends as it would, warns once, and the alert fires."""
+def test_alert_about_a_rejected_push(tmp_path: Path, gateway: Pushgateway, database: Prometheus) -> None:
+    """A push that the Pushgateway rejects fires an alert."""
     run(tmp_path, gateway, GOOD, new_origin="accept")
-    seen(gateway, database)
+    wait_until_scraped(gateway, database)
     conflict = "# TYPE flagjob_pending_files gauge\nflagjob_pending_files 1\n"
     assert gateway.push("job/other", conflict) == 200
     assert gateway.push("job/flagjob", conflict.replace("gauge", "counter")) == 400
-    until(lambda: database.query('push_failure_time_seconds{job="flagjob"} > 0'))
-    assert [alert["alertname"] for alert in database.firing()] == ["FlagjobPushRejected"]
+    wait_until(lambda: database.query('push_failure_time_seconds{job="flagjob"} > 0'))
+    assert [alert["alertname"] for alert in database.firing_alerts()] == ["FlagjobPushRejected"]
 
 
-def substituted(expression: str) -> str:
-    """Put in what Grafana would put in for its variables."""
+def with_grafana_variables(expression: str) -> str:
+    """Return an expression with the values that Grafana puts in for its variables."""
     values = {"$namespace": "ns", "${job}": "flagjob", "$job": "flagjob", "$__rate_interval": "5s"}
     for variable, value in values.items():
         expression = expression.replace(variable, value)
@@ -159,30 +159,30 @@ def substituted(expression: str) -> str:
 
 
 def test_dashboard(tmp_path: Path, gateway: Pushgateway) -> None:
-    """While a run goes on after another, every query of the dashboard returns data."""
+    """During a second run every query of the dashboard returns data."""
     port = free_port()
     with prometheus(tmp_path, gateway, [port]) as database, ScriptedServer(GOOD) as server:
         url = server.url("/{cc}.gif")
         flagjob(settings(tmp_path / "out", gateway.url, url=url))
-        seen(gateway, database)
+        wait_until_scraped(gateway, database)
         conflict = "# TYPE flagjob_shards counter\nflagjob_shards 1\n"
         assert gateway.push("job/kubernetes", SAMPLES) == 200
         assert gateway.push("job/flagjob/shard/9", conflict) == 400
         live = settings(tmp_path / "live", gateway.url, url=url, rate_limit="1", metrics_address=f"127.0.0.1:{port}")
         with subprocess.Popen([sys.executable, "-m", "job"], cwd=ROOT, env=live, stdout=subprocess.PIPE) as process:
             for _, _, expression in queries():
-                asked = substituted(expression)
-                until(lambda asked=asked: database.query(asked))  # type: ignore[misc]  # a default binds it
+                asked = with_grafana_variables(expression)
+                wait_until(lambda asked=asked: database.query(asked))  # type: ignore[misc]  # a default binds it
             process.terminate()
             process.communicate()
 
 
 def test_a_short_run_is_scraped(tmp_path: Path, gateway: Pushgateway) -> None:
-    """Ten runs of three seconds linger until one scrape came: at an interval of five, each one's end is scraped."""
+    """The end of each of ten runs of three seconds is scraped at an interval of five, because they linger."""
     ports = [free_port() for _ in range(10)]
     with ExitStack() as stack:
         database = stack.enter_context(prometheus(tmp_path, gateway, ports, interval_seconds=5))
-        until(lambda: len(database.query('up{job="flagjob-live"}')) == len(ports))
+        wait_until(lambda: len(database.query('up{job="flagjob-live"}')) == len(ports))
         runs = []
         for number, port in enumerate(ports):
             env = settings(tmp_path / str(number), gateway.url, server="local", rate_limit="7")
@@ -194,11 +194,11 @@ def test_a_short_run_is_scraped(tmp_path: Path, gateway: Pushgateway) -> None:
             process.communicate()
         assert [process.returncode for process in runs] == [0] * len(ports)
         ended = 'max_over_time(flagjob_last_run_timestamp_seconds{job="flagjob-live"}[2m]) > 0'
-        until(lambda: len(database.query(ended)) == len(ports))
+        wait_until(lambda: len(database.query(ended)) == len(ports))
 
 
 def lost_seconds(stdout: str) -> float:
-    """Give how long a run took from its last result to its end."""
+    """Return the seconds from a run's last result to its end."""
     last, end = events(stdout, "result")[-1], events(stdout, "run_finished")[-1]
     begun, ended = (datetime.fromisoformat(str(event["timestamp"])) for event in (last, end))
     return (ended - begun).total_seconds()
@@ -206,7 +206,7 @@ def lost_seconds(stdout: str) -> float:
 
 @pytest.mark.parametrize("fault", ["down", "silent", "refuses"])
 def test_a_pushgateway_that_fails(fault: str, tmp_path: Path, gateway: Pushgateway) -> None:
-    """A Pushgateway that is down, silent or refuses changes no exit code: one warning, and at most six seconds lost."""
+    """A failing Pushgateway changes no exit code, is one warning, and costs at most six seconds."""
     assert gateway.push("job/other", "# TYPE flagjob_workers counter\nflagjob_workers 1\n") == 200
     with socket.create_server(("127.0.0.1", 0)) as silent:
         ports = {"down": free_port(), "silent": silent.getsockname()[1], "refuses": gateway.port}

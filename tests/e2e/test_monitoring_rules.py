@@ -1,4 +1,4 @@
-"""The alerts, judged by promtool: what fires after what has happened, and when."""
+"""The alert rules, tested with promtool: which alerts fire, and when."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,8 +16,8 @@ CASES: dict[str, dict[str, Any]] = {case["name"]: case for case in TABLE["cases"
 ALERTS = alerts()
 
 
-def expected(times: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, object]]:
-    """Ask for each alert at each time; what does not depend on the case is as the rule says."""
+def expected_alerts(times: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, object]]:
+    """Yield promtool's test of each alert at each time."""
     for time, fired in times.items():
         for name, rule in ALERTS.items():
             instances = [
@@ -33,7 +33,7 @@ def expected(times: Mapping[str, list[dict[str, Any]]]) -> Iterator[dict[str, ob
 
 @pytest.fixture
 def groups(tmp_path: Path) -> Path:
-    """Give the rules as Prometheus reads them, without their Kubernetes wrapping."""
+    """Return the file of the rules without their Kubernetes wrapping."""
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump(rules()))
     return path
@@ -47,22 +47,22 @@ def test_rules_are_valid(groups: Path) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_alerts(name: str, groups: Path) -> None:
-    """What has happened fires these alerts at these times, and no other."""
+    """Exactly the expected alerts fire at the expected times of a case."""
     case = CASES[name]
     usual = {} if case.get("empty") else TABLE["healthy"]
     series = usual | case.get("series", {})
     test = {
         "interval": "5m",
         "input_series": [{"series": key, "values": values} for key, values in series.items() if values],
-        "alert_rule_test": list(expected(case["at"])),
+        "alert_rule_test": list(expected_alerts(case["at"])),
     }
     path = groups.with_name("test.yaml")
     path.write_text(yaml.safe_dump({"rule_files": [groups.name], "evaluation_interval": "5m", "tests": [test]}))
-    judged = run("promtool", "test", "rules", str(path))
-    assert judged.returncode == 0, judged.stdout + judged.stderr
+    tested = run("promtool", "test", "rules", str(path))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
-def test_every_alert_fires_and_stays_silent() -> None:
-    """Each alert is expected at least once in these cases, and not expected at least once."""
+def test_every_alert_is_tested() -> None:
+    """Each alert is expected in at least one case."""
     fired = {alert["alert"] for case in CASES.values() for listed in case["at"].values() for alert in listed}
     assert fired == set(ALERTS)

@@ -1,4 +1,4 @@
-"""The stack that shows it all: its files are valid, made from the same sources, and its schedule runs for real."""
+"""The monitoring stack: its files are valid and consistent, and its schedule runs."""
 
 import re
 import sys
@@ -11,7 +11,7 @@ import yaml
 from monitoring import OVERLAY, ROOT, rules
 
 from e2e.programs import HARDENED, podman, run, setting_flags
-from e2e.prometheus import pushgateway, until
+from e2e.prometheus import pushgateway, wait_until
 
 pytestmark = pytest.mark.e2e
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "stack" / "compose.yaml").read_text("utf-8"))
@@ -19,7 +19,7 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 
 def mounts() -> Iterator[tuple[str, Path, str]]:
-    """Give service, file and place of every file that is mounted."""
+    """Yield the service, source and target of every mounted file."""
     for name, service in SERVICES.items():
         for volume in service.get("volumes", ()):
             source, target, *_ = volume.split(":")
@@ -28,26 +28,26 @@ def mounts() -> Iterator[tuple[str, Path, str]]:
 
 
 def test_compose_file_is_valid() -> None:
-    """Compose itself finds no fault in the file."""
+    """Docker Compose finds no fault in the file."""
     checked = run("docker-compose", "--file", "stack/compose.yaml", "config", "--quiet")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_files_are_tidy() -> None:
-    """Yamllint finds nothing to say against them."""
+def test_files_pass_yamllint() -> None:
+    """Yamllint finds no fault in the files."""
     checked = run("yamllint", "--strict", "--config-file", ".ci/yamllint.yaml", "stack")
     assert (checked.returncode, checked.stdout) == (0, "")
 
 
 def test_mounted_files_exist() -> None:
-    """Every file that a service mounts is there."""
+    """Every file that a service mounts exists."""
     found = list(mounts())
     assert len(found) >= 5
     assert [path for _, path, _ in found if not path.is_file()] == []
 
 
 def test_images_have_versions() -> None:
-    """No image is whatever is newest; the dashboard is made for the Grafana that shows it."""
+    """Every image has a version, and Grafana's is the one that the dashboard is made for."""
     images = {name: service["image"] for name, service in SERVICES.items() if "build" not in service}
     assert {name: bool(re.search(r":v?\d+\.\d+\.\d+$", image)) for name, image in images.items()} == dict.fromkeys(
         images, True
@@ -56,36 +56,36 @@ def test_images_have_versions() -> None:
     assert images["grafana"].rpartition(":")[2] == library
 
 
-def test_ports_are_of_this_machine() -> None:
-    """Nothing can be reached from another machine."""
+def test_ports_are_on_loopback() -> None:
+    """Every published port is on loopback."""
     ports = [port for service in SERVICES.values() for port in service.get("ports", ())]
     assert {port.rpartition(":")[0].rpartition(":")[0] for port in ports} == {"127.0.0.1"}
 
 
 def test_prometheus_configuration_is_valid() -> None:
-    """Promtool finds no fault in it."""
+    """Promtool finds no fault in the configuration."""
     checked = run("promtool", "check", "config", "--syntax-only", "stack/prometheus.yml")
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_prometheus_gets_the_rules(tmp_path: Path) -> None:
-    """The command of the service makes the file that the configuration names, and it has all the rules."""
+    """The service's command makes the rule file that the configuration names, with all rules."""
     *_, script = SERVICES["prometheus"]["entrypoint"]
     source = {target: path for name, path, target in mounts() if name == "prometheus"}
     config = yaml.safe_load(source["/etc/prometheus/prometheus.yml"].read_text("utf-8"))
     sed, _, start = script.partition(" && ")
     (made,) = config["rule_files"]
     assert start.startswith("exec prometheus --config.file=/etc/prometheus/prometheus.yml ")
-    for place in ("/etc/prometheus/flagjob-rules.yaml", made):
-        assert place in sed
+    for mounted_path in ("/etc/prometheus/flagjob-rules.yaml", made):
+        assert mounted_path in sed
     here = sed.replace("/etc/prometheus/flagjob-rules.yaml", str(source["/etc/prometheus/flagjob-rules.yaml"]))
     done = run("sh", "-c", here.replace(made, str(tmp_path / "made.yaml")))
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load((tmp_path / "made.yaml").read_text("utf-8")) == rules()
 
 
-def test_prometheus_scrapes_what_there_is() -> None:
-    """Each target is a service; pushed labels are kept, and the live job's name is the pushed one's with -live."""
+def test_scrape_targets_are_services() -> None:
+    """Each target is a service, and pushed labels are kept."""
     config = yaml.safe_load((ROOT / "stack" / "prometheus.yml").read_text("utf-8"))
     jobs = {job["job_name"]: job for job in config["scrape_configs"]}
     targets = {
@@ -97,24 +97,24 @@ def test_prometheus_scrapes_what_there_is() -> None:
 
 
 def test_grafana_finds_the_dashboard() -> None:
-    """Grafana is told of the directory in which the dashboard is mounted, and of Prometheus as its data source."""
+    """Grafana is configured with the mounted dashboard, and with Prometheus as its data source."""
     source = {target: path for name, path, target in mounts() if name == "grafana"}
     provider = yaml.safe_load(source["/etc/grafana/provisioning/dashboards/flagjob.yaml"].read_text("utf-8"))
-    place = provider["providers"][0]["options"]["path"]
-    assert source[f"{place}/flagjob-dashboard.json"] == OVERLAY / "flagjob-dashboard.json"
+    mounted_path = provider["providers"][0]["options"]["path"]
+    assert source[f"{mounted_path}/flagjob-dashboard.json"] == OVERLAY / "flagjob-dashboard.json"
     datasource = yaml.safe_load(source["/etc/grafana/provisioning/datasources/flagjob.yaml"].read_text("utf-8"))
     assert datasource["datasources"][0]["url"] == "http://prometheus:9090"
 
 
-def test_dashboard_is_what_the_script_makes() -> None:
-    """The dashboard in the repository is what its script prints."""
+def test_dashboard_is_up_to_date() -> None:
+    """The dashboard in the repository is the output of its script."""
     made = run(sys.executable, ".ci/dashboard.py")
     assert made.stderr == ""
     assert made.stdout == (OVERLAY / "flagjob-dashboard.json").read_text("utf-8")
 
 
 def test_schedule(image: str, volume: str) -> None:
-    """The flagjob service runs the image again and again, pushes each run, and ends when it is told to."""
+    """The flagjob service runs the image again and again, pushes each run, and ends when it is stopped."""
     service, name = SERVICES["flagjob"], f"stack-{volume}"
     *shell, script = service["entrypoint"]
     with pushgateway() as gateway:
@@ -127,9 +127,9 @@ def test_schedule(image: str, volume: str) -> None:
         begun = podman("run", "--detach", "--name", name, *options, *command)
         try:
             assert begun.returncode == 0, begun.stderr
-            until(lambda: gateway.sample("flagjob_last_success_timestamp_seconds"))
+            wait_until(lambda: gateway.sample("flagjob_last_success_timestamp_seconds"))
             first = gateway.sample("flagjob_last_success_timestamp_seconds")
-            until(lambda: gateway.sample("flagjob_last_success_timestamp_seconds") != first)
+            wait_until(lambda: gateway.sample("flagjob_last_success_timestamp_seconds") != first)
             podman("stop", "--time", "30", name)
             ended = podman("inspect", "--format", "{{.State.ExitCode}}", name).stdout.strip()
         finally:

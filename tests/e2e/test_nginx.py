@@ -1,4 +1,4 @@
-"""The job against a real web server."""
+"""The job against a real nginx."""
 
 import subprocess
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import pytest
 
 from e2e.flags import distinct_gifs
 from e2e.nginx import serve
-from e2e.programs import events, flagjob, totals
+from e2e.programs import events, flagjob, result_fields
 
 pytestmark = pytest.mark.e2e
 DEFAULT_WORKERS = 30
@@ -23,7 +23,7 @@ def run_from(url: str, files: Iterable[str], tmp_path: Path) -> subprocess.Compl
 
 
 def test_mirror(tmp_path: Path) -> None:
-    """Three hundred files arrive byte for byte, each asked for once, over no more connections than workers."""
+    """Three hundred files are downloaded intact, with one request each, over at most 30 connections."""
     files = distinct_gifs(300)
     with serve(tmp_path, files) as nginx:
         done = run_from(nginx.url, files, tmp_path)
@@ -32,11 +32,11 @@ def test_mirror(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.gif")} == files
     assert sorted((request.status, request.path) for request in requests) == sorted((200, f"/{name}") for name in files)
     assert len({request.connection for request in requests}) <= DEFAULT_WORKERS
-    assert len(set(totals(done.stdout, "code"))) == len(files) == len(set(files.values()))
+    assert len(set(result_fields(done.stdout, "code"))) == len(files) == len(set(files.values()))
 
 
-def test_busy_origin_is_asked_again(tmp_path: Path) -> None:
-    """A 503 is tried again, not before its Retry-After has passed."""
+def test_503_is_retried_after_its_time(tmp_path: Path) -> None:
+    """A 503 is retried after its Retry-After."""
     files = distinct_gifs(1)
     with serve(tmp_path, files) as nginx:
         done = run_from(f"{nginx.url}/busy", files, tmp_path)
@@ -44,16 +44,16 @@ def test_busy_origin_is_asked_again(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert [request.status for request in requests] == [503, 200]
     assert requests[1].ended_seconds - requests[0].ended_seconds >= 1
-    assert totals(done.stdout, "status", "attempts") == [("ok", 2)]
+    assert result_fields(done.stdout, "status", "attempts") == [("ok", 2)]
 
 
-def test_missing_file_is_asked_for_once(tmp_path: Path) -> None:
-    """A 404 is believed: one request, one line, and an exit code that no scheduler retries."""
+def test_404_is_not_retried(tmp_path: Path) -> None:
+    """A 404 is one request, one result line, and a permanent exit code."""
     (name,) = files = distinct_gifs(1)
     with serve(tmp_path, files) as nginx:
         done = run_from(nginx.url, [name, "zz.gif"], tmp_path)
         requests = nginx.finish()
     assert done.returncode == 4, done.stdout + done.stderr
     assert sorted((request.path, request.status) for request in requests) == [(f"/{name}", 200), ("/zz.gif", 404)]
-    assert totals(done.stdout, "status", "attempts") == [("not_found", 1), ("ok", 1)]
+    assert result_fields(done.stdout, "status", "attempts") == [("not_found", 1), ("ok", 1)]
     assert len(events(done.stdout, "run_finished")) == 1

@@ -1,4 +1,4 @@
-"""The checker of the restricted profile: every control is seen to reject."""
+"""The checker of the restricted profile rejects a violation of every control."""
 
 import copy
 from collections.abc import Mapping
@@ -48,18 +48,18 @@ containers:
     ],
 )
 def test_control_rejects(overlay: str, violation: str) -> None:
-    """An admitted pod with one forbidden field is rejected, for that field alone."""
+    """An admitted pod with one forbidden field is rejected for that field only."""
     pod = yaml.safe_load(ADMITTED)
     assert violations(pod) == []
     changes = yaml.safe_load(overlay)
-    pod["containers"] = [merged(pod["containers"][0], changes.pop("main", {}))]
-    assert violations(merged(pod, changes)) == [violation]
+    pod["containers"] = [merge(pod["containers"][0], changes.pop("main", {}))]
+    assert violations(merge(pod, changes)) == [violation]
 
 
-def merged(old: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
-    """Give a copy with the changes laid over it, mapping by mapping."""
+def merge(old: Mapping[str, object], changes: Mapping[str, object]) -> dict[str, object]:
+    """Return a copy with the changes applied, mapping by mapping."""
     result = copy.deepcopy(dict(old))
     for key, change in changes.items():
         below = pick(old, key)
-        result[key] = merged(below, change) if isinstance(below, dict) and isinstance(change, dict) else change
+        result[key] = merge(below, change) if isinstance(below, dict) and isinstance(change, dict) else change
     return result

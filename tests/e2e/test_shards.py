@@ -1,4 +1,4 @@
-"""Eight shards of one list, four at a time, two of them run twice at the same moment."""
+"""Eight shards of one list, four at a time, two of which run twice at the same time."""
 
 import json
 import subprocess
@@ -23,29 +23,29 @@ PODS = [*TWINS, *TWINS.values(), *(f"shard-{shard}/only" for shard in range(SHAR
 
 
 @dataclass
-class Origin:
-    """Serves each file, and lets no twin have one before both have asked, so that they surely run at one time."""
+class TwinOrigin:
+    """Serves each file, but answers a twin only after both have sent a request, so that they run concurrently."""
 
-    came: dict[str, Event] = field(default_factory=lambda: {pod: Event() for pod in PODS})
+    arrived: dict[str, Event] = field(default_factory=lambda: {pod: Event() for pod in PODS})
     server: ScriptedServer = field(init=False)
 
     def __post_init__(self) -> None:
         self.server = ScriptedServer({f"/{file}": self._answer for file in FILES})
 
-    def asked_by(self, shard: int) -> list[str]:
-        """Give what the pods of one shard asked for."""
-        mine = f"shard-{shard}/"
+    def requested_by(self, shard: int) -> list[str]:
+        """Return the files that the pods of one shard requested."""
+        prefix = f"shard-{shard}/"
         return [
-            request.target[1:] for request in self.server.requests if request.headers["user-agent"].startswith(mine)
+            request.target[1:] for request in self.server.requests if request.headers["user-agent"].startswith(prefix)
         ]
 
     def _answer(self, request: Request) -> Throttle:
         file, pod = request.target[1:], request.headers["user-agent"]
-        self.came[pod].set()
-        twin = next((other for pair in TWINS.items() for other in pair if pod in pair and other != pod), pod)
+        self.arrived[pod].set()
+        twin = next((other for twins in TWINS.items() for other in twins if pod in twins and other != pod), pod)
         etag = {"ETag": f'"{file}"'}
         unchanged = request.headers.get("if-none-match") == etag["ETag"]
-        return Throttle(self.came[twin], Answer(304, etag) if unchanged else Answer(200, etag, FILES[file]))
+        return Throttle(self.arrived[twin], Answer(304, etag) if unchanged else Answer(200, etag, FILES[file]))
 
 
 def run(pod: str, server: ScriptedServer, home: Path) -> Done:
@@ -62,30 +62,32 @@ def run(pod: str, server: ScriptedServer, home: Path) -> Done:
     return flagjob(cwd=home, settings=settings)
 
 
-def recorded(manifest: Path) -> list[str]:
-    """Give the file of each entry, in order; every line must be whole."""
+def recorded_files(manifest: Path) -> list[str]:
+    """Return the file of each manifest entry, sorted; every line must be whole."""
     _, *rows = [json.loads(line) for line in manifest.read_bytes().splitlines()]
     return sorted(row["file"] for row in rows)
 
 
-def listed(sums: Path) -> list[str]:
-    """Give the files that a SHA256SUMS lists, in order; each must have its digest."""
+def listed_files(sums: Path) -> list[str]:
+    """Return the files that a SHA256SUMS lists, sorted; each must have its digest."""
     subprocess.run(["sha256sum", "--strict", "--quiet", "-c", sums.name], cwd=sums.parent, check=True)
     return sorted(line.split("  ")[1] for line in sums.read_text().splitlines())
 
 
-def test_shards_divide_a_list_even_where_two_pods_have_the_same(tmp_path: Path) -> None:
-    """Eight shards bring every file, each asked for by one shard alone; twins leave a whole manifest and true sums."""
+def test_shards_divide_a_list_even_with_twin_pods(tmp_path: Path) -> None:
+    """Eight shards request each file once; twin pods leave a whole manifest and valid checksums."""
     (tmp_path / "codes").write_text("\n".join(file.removesuffix(".gif") for file in FILES))
-    origin, dest = Origin(), tmp_path / "dest"
+    origin, dest = TwinOrigin(), tmp_path / "dest"
     with origin.server, ThreadPoolExecutor(AT_A_TIME) as pods:
         done = list(pods.map(lambda pod: run(pod, origin.server, tmp_path), PODS))
     assert {pod: (one.code, one.stderr) for pod, one in zip(PODS, done, strict=True)} == dict.fromkeys(PODS, (0, ""))
     assert {path.name: path.read_bytes() for path in dest.glob("*.gif")} == FILES
-    asked = [origin.asked_by(shard) for shard in range(SHARDS)]
-    assert sorted(file for shard in asked for file in set(shard)) == sorted(FILES)
-    assert [len(set(asked[shard])) - len(asked[shard]) for shard in range(SHARDS) if shard not in {2, 5}] == [0] * 6
-    for shard, files in enumerate(asked):
-        assert recorded(dest / ".flagjob" / f"manifest-{shard}-of-{SHARDS}.jsonl") == sorted(set(files))
-        assert listed(dest / f"SHA256SUMS-{shard}-of-{SHARDS}") == sorted(set(files))
+    requested = [origin.requested_by(shard) for shard in range(SHARDS)]
+    assert sorted(file for shard in requested for file in set(shard)) == sorted(FILES)
+    assert [len(set(requested[shard])) - len(requested[shard]) for shard in range(SHARDS) if shard not in {2, 5}] == [
+        0
+    ] * 6
+    for shard, files in enumerate(requested):
+        assert recorded_files(dest / ".flagjob" / f"manifest-{shard}-of-{SHARDS}.jsonl") == sorted(set(files))
+        assert listed_files(dest / f"SHA256SUMS-{shard}-of-{SHARDS}") == sorted(set(files))
     assert list((dest / ".flagjob" / "tmp").iterdir()) == []

@@ -1,4 +1,4 @@
-"""Two hundred thousand files, one in twenty with a fault: nothing leaks, and the two sides count the same."""
+"""Two hundred thousand files, one in twenty with a fault: no leak, and equal counts on both sides."""
 
 import json
 import os
@@ -21,22 +21,22 @@ from rows import row
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 CODES = 200_000
 A_CODE_BYTES = 220
-"""What it costs to know a code: at most 110 bytes for having seen it, at most 48 for where its line is in the manifest,
-and the smaller tables that both outgrew, which the allocator keeps."""
-MORE_BYTES = 5_000_000
+"""The memory for a known code: at most 110 bytes for its entry among the codes seen, at most 48 for the position of its
+manifest line, and the smaller tables that both outgrew, which the allocator keeps."""
+MAX_EXTRA_BYTES = 5_000_000
 SAMPLE_SECONDS = 0.5
 TESTS = Path(__file__).parents[1]
 
 
 @contextmanager
 def origin(home: Path) -> Iterator[int]:
-    """Run the origin in a process of its own, on a socket that listens already; give its port."""
+    """Run the origin in a process of its own, on a listening socket; yield its port."""
     environ = {**os.environ, "PYTHONPATH": str(TESTS)}
-    with socket.create_server(("127.0.0.1", 0), backlog=1024) as wire:
-        command = [sys.executable, "-m", "e2e.soak_origin", str(wire.fileno()), str(home / "requests")]
-        with subprocess.Popen(command, env=environ, pass_fds=[wire.fileno()]) as process:
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        command = [sys.executable, "-m", "e2e.soak_origin", str(listener.fileno()), str(home / "requests")]
+        with subprocess.Popen(command, env=environ, pass_fds=[listener.fileno()]) as process:
             try:
-                yield int(wire.getsockname()[1])
+                yield int(listener.getsockname()[1])
             finally:
                 process.terminate()
 
@@ -46,13 +46,13 @@ def resident_bytes(pid: int) -> int:
 
 
 def sample(pid: int, samples: list[int], enough: Event) -> None:
-    """Measure a process now and then; a child that ended is there, with 0, until somebody reaps it."""
+    """Measure a process at intervals; an unreaped child that ended counts 0."""
     while not enough.wait(SAMPLE_SECONDS):
         samples.append(resident_bytes(pid))
 
 
 def memory_of_a_run(home: Path, url: str) -> list[int]:
-    """Run the job, its output into a file; give how much memory it had each half second. It must succeed."""
+    """Run the job, with its output into a file; return its memory each half second. It must succeed."""
     settings = {"FLAGJOB_URL": url, "FLAGJOB_MAX_NOT_FOUND": "1%"}
     where = {"FLAGJOB_CODES_FILE": str(home / "codes"), "FLAGJOB_DEST": str(home / "out")}
     samples, enough = list[int](), Event()
@@ -71,8 +71,8 @@ def memory_of_a_run(home: Path, url: str) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What the result lines of a run say in all."""
+class ResultTotals:
+    """The totals of the result lines of a run."""
 
     lines: int
     codes: int
@@ -80,8 +80,8 @@ class Seen:
     statuses: Counter[str]
 
 
-def seen(stdout: Path) -> Seen:
-    """Count what a run said, line by line."""
+def result_totals(stdout: Path) -> ResultTotals:
+    """Count the result lines of a run."""
     codes, attempts, statuses = set[str](), 0, Counter[str]()
     with stdout.open("rb") as lines:
         for line in map(json.loads, lines):
@@ -89,12 +89,12 @@ def seen(stdout: Path) -> Seen:
                 codes.add(line["code"])
                 attempts += line["attempts"]
                 statuses[line["status"]] += 1
-    return Seen(statuses.total(), len(codes), attempts, statuses)
+    return ResultTotals(statuses.total(), len(codes), attempts, statuses)
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Path]:
-    """Give a directory in memory: a disk would be busy with so many files long after they are gone."""
+    """Yield a directory in memory: a disk would be busy long after the files are deleted."""
     subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
     yield tmp_path
     subprocess.run(["umount", tmp_path], check=True)
@@ -102,19 +102,19 @@ def home(tmp_path: Path) -> Iterator[Path]:
 
 @row(20, 48)
 def test_two_hundred_thousand_files(home: Path) -> None:
-    """Every code has one line, the origin counted the same, and memory grows by what it costs to know a code."""
+    """Every code has one line, the origin counts the same, and memory grows only by the cost of a known code."""
     (home / "codes").write_text("\n".join(f"c{number:07}" for number in range(CODES)))
     began = monotonic()
     with origin(home) as port:
         samples = memory_of_a_run(home, f"http://127.0.0.1:{port}/{{cc}}.gif")
     took = monotonic() - began
-    results, asked = seen(home / "stdout"), Counter((home / "requests").read_text().split()[1::2])
-    print(f"{took:.0f} s, {CODES / took:.0f} files a second, {results.statuses}, {asked}")
+    results, requested = result_totals(home / "stdout"), Counter((home / "requests").read_text().split()[1::2])
+    print(f"{took:.0f} s, {CODES / took:.0f} files a second, {results.statuses}, {requested}")
     assert results.lines == CODES == results.codes
     each = CODES // 100
-    assert asked == {"ok": 98 * each, "slow": each, "busy": each, "cut": each, "reset": each, "missing": each}
+    assert requested == {"ok": 98 * each, "slow": each, "busy": each, "cut": each, "reset": each, "missing": each}
     assert results.statuses == {"ok": 99 * each, "not_found": each}
-    assert results.attempts == asked.total()
+    assert results.attempts == requested.total()
     assert len(list((home / "out").glob("*.gif"))) == results.statuses["ok"]
     assert_memory_is_flat(samples)
 
@@ -124,4 +124,4 @@ def assert_memory_is_flat(samples: list[int]) -> None:
     first, last = mean(samples[:tenth]), mean(samples[-tenth:])
     print(f"{first / 1e6:.1f} MB in the first tenth, {last / 1e6:.1f} in the last, {max(samples) / 1e6:.1f} at most")
     assert tenth > 2
-    assert last - first <= A_CODE_BYTES * 9 * CODES // 10 + MORE_BYTES
+    assert last - first <= A_CODE_BYTES * 9 * CODES // 10 + MAX_EXTRA_BYTES
