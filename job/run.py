@@ -1,9 +1,10 @@
 """One run of the job: its parts wired together, its items drained through the pool, its exit code found."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from typing import BinaryIO
 
 from job import validation
@@ -18,7 +19,7 @@ from job.log import RunLog
 from job.manifest import Change
 from job.model import Item, Result, Summary, WorkItem
 from job.pool import Pool
-from job.reporting import Reporting
+from job.reporting import Consumer, Reporting
 from job.resilience import (
     MAX_RETRY_AFTER_SECONDS,
     Measured,
@@ -117,16 +118,21 @@ class Run:
         """Drain the items through the pool, report each result, close the destination, and return the exit code."""
         began = time.monotonic()
         wiring = _Wiring(self._settings, self._cancellation, self._reporting, self._ends_at, inputs)
-        pool = self._pool = wiring.pool(destination, self._stack, self._end_for_storage)
+        pool = wiring.pool(destination, self._stack, self._end_for_storage)
+        self._pool = pool
         cutoff = RepeatedFailureCutoff(max(_CUTOFF_ITEMS, 2 * pool.workers))
+        consumers: list[Consumer] = [
+            self._count,
+            self._reporting.report,
+            partial(self._record, destination),
+            partial(self._stop_if_all_fail, cutoff, inputs.known),
+        ]
         self._reporting.report_start(inputs, pool.workers, lambda: pool.pending)
         items = self._reporting.count_selected(self._until_unreadable(inputs.items))
         with self._reporting.progress_bar(inputs.known), closing(pool.results(items)) as results:
             for result in results:
-                self._totals.add(result)
-                self._reporting.report([result])
-                self._record(result, destination)
-                self._stop_if_all_fail(cutoff.add(result), inputs.known)
+                for consume in consumers:
+                    consume([result])
         is_published = self._close(destination)
         changes = destination.manifest.counts
         code = self._exit_code(changes)
@@ -151,10 +157,18 @@ class Run:
         except OSError as error:
             self._end_for_storage(f"the list of codes cannot be read on: {error.strerror or error}")
 
-    def _record(self, result: Result, destination: Destination) -> None:
-        """Record a result in the manifest; a destination that cannot be written ends the run."""
-        if self._cancellation.storage_failed and result.reason == Reason.STORAGE and result.error:
-            self._end_for_storage(result.error)
+    def _count(self, results: Sequence[Result]) -> None:
+        for result in results:
+            self._totals.add(result)
+
+    def _record(self, destination: Destination, results: Sequence[Result]) -> None:
+        """Record results in the manifest; a destination that cannot be written ends the run."""
+        for result in results:
+            if self._cancellation.storage_failed and result.reason == Reason.STORAGE and result.error:
+                self._end_for_storage(result.error)
+            self._record_result(destination, result)
+
+    def _record_result(self, destination: Destination, result: Result) -> None:
         if result.url is None or result.file is None or not self._is_open:
             return
         try:
@@ -165,10 +179,12 @@ class Run:
         except StorageError as error:
             self._end_for_storage(f"the manifest cannot be written: {error}")
 
-    def _stop_if_all_fail(self, reason: str | None, known: int | None) -> None:
+    def _stop_if_all_fail(self, cutoff: RepeatedFailureCutoff, known: int | None, results: Sequence[Result]) -> None:
         """End a run whose items all fail with one reason, unless the user allows that: a wrong path stays wrong."""
         settings = self._settings
         items = max(self._totals.items, known or 0)
+        reasons = [cutoff.add(result) for result in results]
+        reason = reasons[-1]
         if reason is None or self._cancellation.reason:
             return
         if is_over_budget(self._totals, items, errors=settings.max_errors, not_found=settings.max_not_found):

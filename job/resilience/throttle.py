@@ -320,8 +320,8 @@ class Throttled:
     def _ignores(self, error: AttemptError, permit: Permit, request: ItemRequest) -> bool:
         """Return whether a failure stays ignored: not for an item that alone is throttled.
 
-        Such an item would hold up all others. Its attempts are
-        throttled more often than it may have attempts while others are answered, or for too long.
+        Such an item would hold up all others. The limits are the number of attempts that it may make, counted while
+        other items are answered, and the patience with one item.
         """
         if not error.retry_after:
             return True
