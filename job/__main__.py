@@ -1,4 +1,4 @@
-"""`python -m job`: the same command as `flagjob`."""
+"""The entry point of `python -m job`, the same command as `flagjob`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line: arguments in, signals heeded, exit code out."""
+"""The command line: runs the command that the arguments name, handles signals, returns the exit code."""
 
 import dataclasses
 import os
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
-from job import __version__, maintenance, settings
+from job import maintenance, settings
 from job.cancellation import Cancellation
 from job.demo_server import PATH, DemoServer, Faults, Request
 from job.errors import LogError, Reason, UsageError
@@ -16,41 +16,43 @@ from job.exit_code import ExitCode
 from job.log import RunLog
 from job.progress import is_terminal
 from job.run import Run
-from job.settings import ServeOptions, SimulateOptions
+from job.settings import Arguments, Command, ServeOptions, SimulateOptions
 from job.simulate import Plan, simulate
+
+_PROCESS_DESCRIPTORS = 64
+_WORKER_DESCRIPTORS = 6
+"""Open files of a worker: its connection, its temporary file, and those by which libcurl wakes itself."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; never raises."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    command = words.pop(0) if words and words[0] in _COMMANDS else "run"
-    if sys.stdout is None:  # whoever started us closed it
-        return _without_stdout("standard output is closed")
+    words = sys.argv[1:] if argv is None else argv
+    if sys.stdout is None:  # the process that started this one closed it
+        return _report_on_stderr("standard output is closed")
     try:
-        return _told(command, words)
+        return _execute(settings.parse_arguments(words))
     except LogError as error:
-        return _without_stdout(str(error))
+        return _report_on_stderr(str(error))
 
 
-def _told(command: str, words: Sequence[str]) -> int:
-    """Do what a command does, and tell why it cannot; raise LogError if nobody takes that."""
-    page = _page(command, words)
-    if page:
-        return _print(page)
+def _execute(arguments: Arguments) -> int:
+    """Run a command and log the reason if it fails; raise LogError if the log cannot be written."""
+    if arguments.page:
+        return _print(arguments.page)
     try:
-        return _COMMANDS[command](words)
+        return _COMMANDS[arguments.command](arguments)
     except UsageError as error:
-        _log_for_failures().log_usage_errors(error.faults)
+        _open_failure_log().log_usage_errors(error.faults)
         return ExitCode.USAGE
     except LogError:
         raise
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is told)
-        return _unforeseen(error, _log_for_failures())
+    except Exception as error:  # noqa: BLE001  (every exception ends in a log line and an exit code)
+        return _log_exception(error, _open_failure_log())
 
 
-def _unforeseen(error: Exception, log: RunLog) -> int:
-    """Tell of a machine that failed, or has no room for another thread or byte; all else is a bug."""
-    if isinstance(error, OSError):  # a list of codes that cannot be read, say
+def _log_exception(error: Exception, log: RunLog) -> int:
+    """Log an exception that no command handles; return the exit code of a failed machine, or else of a bug."""
+    if isinstance(error, OSError):  # for example of a list of codes that cannot be read
         log.log_storage_error(f"this machine failed: {error}")
     elif isinstance(error, MemoryError) or "can't start new thread" in str(error):  # Python has no OSError for these
         log.log_storage_error(f"this machine is short of something: {error!r}")
@@ -69,132 +71,99 @@ def _print(page: str) -> int:
     return ExitCode.OK
 
 
-def _page(command: str, words: Sequence[str]) -> str:
-    """Return what --help or --version prints, or nothing where neither was asked for."""
-    if {"-h", "--help"} & set(words):
-        return _HELP[command]()
-    return f"flagjob {__version__}\n" if "--version" in words else ""
-
-
-def _run(words: Sequence[str]) -> int:
-    cancellation, loaded = Cancellation(), settings.load(words, os.environ)
+def _run(arguments: Arguments) -> int:
+    cancellation = Cancellation()
+    loaded = settings.load(arguments, os.environ)
     run = Run(loaded, cancellation, sys.stdout.buffer, terminal=sys.stdout.isatty())
-    _heed_signals(cancellation)
-    _allow_descriptors(loaded.workers)
+    _install_signal_handlers(cancellation)
+    _raise_descriptor_limit(loaded.workers)
     try:
         code = run.execute()
     except UsageError:
         raise
     except LogError as error:
-        code = _without_stdout(str(error))
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is told, by the log that knows the run's secrets)
-        code = _unforeseen(error, run.log)
+        code = _report_on_stderr(str(error))
+    except Exception as error:  # noqa: BLE001  (logged here because this log redacts the secrets of the run)
+        code = _log_exception(error, run.log)
     finally:
-        cancellation.request(Reason.INTERNAL)  # whatever ended the run, its workers end too
+        # Workers check the cancellation only. Without a request, those of a run that ended by an exception would go on,
+        # and the interpreter would wait for them before it exits.
+        cancellation.request(Reason.INTERNAL)
     if run.abandoned:
-        os._exit(code)  # a thread that cannot be joined, in a name look-up say, must not hold the process
+        # An abandoned thread may never return, for example from a name look-up, and sys.exit would join it.
+        os._exit(code)
     return code
 
 
-def _serve(words: Sequence[str]) -> int:
-    """Serve until a signal comes, which is the usual end and no failure."""
-    options = settings.load_options(ServeOptions, words)
+def _serve(arguments: Arguments) -> int:
+    """Serve until a signal arrives, which is the usual end and no failure."""
+    options = settings.load_options(ServeOptions, arguments)
     faults = Faults(options.delay, options.error_rate, options.retry_after, options.truncate_rate)
     log = RunLog(sys.stdout.buffer, for_people=sys.stdout.isatty())
 
-    def tell(request: Request) -> None:
-        facts = dataclasses.asdict(request)
-        seconds = facts.pop("duration_seconds")
-        log.info("request", **facts, duration_s=round(seconds, 6))
+    def log_request(request: Request) -> None:
+        fields = dataclasses.asdict(request)
+        seconds = fields.pop("duration_seconds")
+        log.info("request", **fields, duration_s=round(seconds, 6))
 
-    ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # also in the threads that serve
-    with DemoServer(options.bind, options.port, faults, tell) as origin:
-        log.info("serving", url=origin.url + PATH)
-        signal.sigwait(ends)
+    signals = {signal.SIGINT, signal.SIGTERM}
+    # Threads inherit the mask of the thread that starts them, so the signals are blocked before the server starts its
+    # threads. A signal that arrives before sigwait stays pending until then; it cannot be lost, nor end a response.
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    with DemoServer(options.bind, options.port, faults, log_request) as server:
+        log.info("serving", url=server.url + PATH)
+        signal.sigwait(signals)
     return ExitCode.OK
 
 
-def _verify(words: Sequence[str]) -> int:
-    cancellation, loaded = Cancellation(), settings.load([word for word in words if word != _DELETE], os.environ)
-    _heed_signals(cancellation)
-    return maintenance.verify(loaded, _log_for(loaded), cancellation, delete=_DELETE in words)
-
-
-def _roll_back(words: Sequence[str]) -> int:
-    loaded = settings.load(words, os.environ)
-    return maintenance.roll_back(loaded, _log_for(loaded))
-
-
-def _log_for(loaded: settings.Settings) -> RunLog:
-    auto = loaded.log_format is settings.LogFormat.AUTO and sys.stdout.isatty()
-    for_people = auto or loaded.log_format is settings.LogFormat.CONSOLE
-    return RunLog(sys.stdout.buffer, level=loaded.log_level, for_people=for_people, secrets=loaded.secrets)
-
-
-def _simulate(words: Sequence[str]) -> int:
-    options = settings.load_options(SimulateOptions, words)
+def _simulate(arguments: Arguments) -> int:
+    options = settings.load_options(SimulateOptions, arguments)
+    plan = Plan(options.tasks, options.workers, options.latency, options.rate)
     cancellation = Cancellation()
-    _heed_signals(cancellation)
+    _install_signal_handlers(cancellation)
     try:
-        done = simulate(Plan(options.tasks, options.workers, options.latency, options.rate), cancellation, sys.stdout)
+        is_complete = simulate(plan, cancellation, sys.stdout)
     except OSError as error:
         raise LogError(f"standard output cannot be written: {error.strerror}") from error
-    if done:
+    if is_complete:
         return ExitCode.OK
     return 128 + cancellation.signal if cancellation.signal else ExitCode.STORAGE
 
 
-_DELETE = "--delete"
-_DESCRIPTORS, _DESCRIPTORS_A_WORKER = 64, 6
-"""For the process, and for a worker: its connection, its draft, and what libcurl wakes itself with."""
-_COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
-    "run": _run,
-    "serve": _serve,
-    "simulate": _simulate,
-    "verify": _verify,
-    "rollback": _roll_back,
-}
-_VERIFY_PAGE = """\
-usage: flagjob verify [--delete] [OPTION ...]
+def _verify(arguments: Arguments) -> int:
+    cancellation = Cancellation()
+    loaded = settings.load(arguments, os.environ)
+    _install_signal_handlers(cancellation)
+    return maintenance.verify(loaded, _open_log(loaded), cancellation, delete=arguments.delete)
 
-Hashes every file of the destination and says which are changed, missing,
-unknown, or gone from the origin. Exit code 4 where one is changed or missing:
-the next run repairs it. Takes the job's options, such as --dest and --publish.
 
-options:
-  --delete  delete the files of codes that the origin has no more
-"""
-_ROLL_BACK_PAGE = """\
-usage: flagjob rollback [OPTION ...]
+def _roll_back(arguments: Arguments) -> int:
+    loaded = settings.load(arguments, os.environ)
+    return maintenance.roll_back(loaded, _open_log(loaded))
 
-Shows readers the set of files before the current one (FLAGJOB_PUBLISH=set).
-Takes the job's options, such as --dest.
-"""
-_HELP: Mapping[str, Callable[[], str]] = {
-    "run": settings.help_text,
-    "serve": lambda: settings.options_help(ServeOptions),
-    "simulate": lambda: settings.options_help(SimulateOptions),
-    "verify": lambda: _VERIFY_PAGE,
-    "rollback": lambda: _ROLL_BACK_PAGE,
+
+_COMMANDS: Mapping[Command, Callable[[Arguments], int]] = {
+    Command.RUN: _run,
+    Command.SERVE: _serve,
+    Command.SIMULATE: _simulate,
+    Command.VERIFY: _verify,
+    Command.ROLLBACK: _roll_back,
 }
 
 
-def _allow_descriptors(workers: int) -> None:
-    """Raise the soft limit of open files as far as so many workers need, and the hard one lets it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = _DESCRIPTORS + _DESCRIPTORS_A_WORKER * workers
-    if soft < needed:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
-
-
-def _heed_signals(cancellation: Cancellation) -> None:
-    """Let SIGINT and SIGTERM end the run in good order, and a second one at once.
-
-    A process that is PID 1 has no default handlers: without these, SIGTERM would be ignored in a container.
-    """
+def _install_signal_handlers(cancellation: Cancellation) -> None:
+    """Let the first SIGINT or SIGTERM end the run in good order, and the second one end the process at once."""
     received: list[int] = []
 
+    # The kernel drops a signal to PID 1 that has no handler, because PID 1 has no default actions: in a container, a
+    # SIGTERM before this point is lost, and the pod is killed after its grace period. So the handlers are installed
+    # before the run begins anything that would have to end in good order.
+    #
+    # Python calls a handler on the main thread, between two bytecodes: it may interrupt any code, also this handler
+    # while it handles the first signal. The number is therefore appended before the request: a second signal that
+    # interrupts the request finds it, and exits without a further request, which would need locks that the interrupted
+    # code may hold. os._exit needs none: no handler, no buffer and no thread can delay it. Files stay whole, because
+    # they are only ever replaced.
     def handle(number: int, _frame: FrameType | None) -> None:
         if received:
             os._exit(128 + number)
@@ -205,15 +174,31 @@ def _heed_signals(cancellation: Cancellation) -> None:
         signal.signal(number, handle)
 
 
-def _log_for_failures() -> RunLog:
-    """Make a log where there is none yet: lines for people on a terminal, JSON where machines read."""
+def _raise_descriptor_limit(workers: int) -> None:
+    """Raise the soft limit of open files to the number that the workers need, if the hard limit allows it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _PROCESS_DESCRIPTORS + _WORKER_DESCRIPTORS * workers
+    if soft < needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
+
+
+def _open_log(loaded: settings.Settings) -> RunLog:
+    is_automatic = loaded.log_format is settings.LogFormat.AUTO
+    for_people = sys.stdout.isatty() if is_automatic else loaded.log_format is settings.LogFormat.CONSOLE
+    return RunLog(sys.stdout.buffer, level=loaded.log_level, for_people=for_people, secrets=loaded.secrets)
+
+
+def _open_failure_log() -> RunLog:
+    """Return a log for a command that failed before it had one: for people on a terminal, else JSON lines."""
     for_people = sys.stdout.isatty() or is_terminal(sys.stderr)
-    return RunLog(((for_people and sys.stderr) or sys.stdout).buffer, for_people=for_people)
+    if for_people and sys.stderr is not None:
+        return RunLog(sys.stderr.buffer, for_people=True)
+    return RunLog(sys.stdout.buffer, for_people=for_people)
 
 
-def _without_stdout(problem: str) -> int:
-    """End a run whose log nobody takes: its reader is gone, its disk is full, or it was never there."""
-    if sys.stdout is not None:  # or the interpreter would fail on it once more
+def _report_on_stderr(problem: str) -> int:
+    """Report a problem of standard output, which is closed, full or without a reader; return the exit code."""
+    if sys.stdout is not None:  # else the interpreter would fail when it flushes standard output at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    print(f"flagjob: {problem}", file=sys.stderr)  # noqa: T201  (nowhere else is left; it knows of a closed one, too)
+    print(f"flagjob: {problem}", file=sys.stderr)  # noqa: T201  (no other stream is left; print ignores a closed one)
     return ExitCode.STORAGE

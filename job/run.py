@@ -275,7 +275,7 @@ class _Wiring:
         throttle = Throttle(self._throttle_limits(), reporting.throttle_events(self.inputs.template.origin))
         policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
         accepted = settings.accept or validation.accepted_types(self.inputs.template.suffix)
-        validated = Validated(client, accepted, settings.sums)
+        validated = Validated(client, accepted, settings.expected_digests)
         measured = Measured(validated, reporting.metrics.count_attempt)
         throttled = Throttled(
             measured,
@@ -295,7 +295,7 @@ class _Wiring:
             source=retrying,
             storage=destination.storage,
             manifest=destination.manifest,
-            expected_digests=settings.sums,
+            expected_digests=settings.expected_digests,
             policy=RevalidationPolicy(settings.refresh, settings.not_found_ttl),
             cancellation=self.cancellation,
             on_bug=reporting.report_bug,

@@ -10,7 +10,7 @@ from command import Done
 from job.cancellation import Cancellation
 from job.errors import Reason
 from job.run import Run
-from job.settings import load
+from job.settings import load, parse_arguments
 
 _SHORT_WAITS = 742738
 """A seed whose first seven draws are below an eighth: waits are drawn, and nobody learns from long ones."""
@@ -42,7 +42,7 @@ def run(words: Sequence[str], cancellation: Cancellation, log: BytesIO, **settin
     """
     environ = {f"FLAGJOB_{name.upper()}": text for name, text in settings.items()}
     random.seed(_SHORT_WAITS)
-    job = Run(load(words, environ), cancellation, log, terminal=False)
+    job = Run(load(parse_arguments(words), environ), cancellation, log, terminal=False)
     try:
         code = job.execute()
     finally:

@@ -25,7 +25,7 @@ from job.destination import (
 from job.errors import StorageError, UsageError
 from job.inputs import Inputs
 from job.model import Result, Status, Stored, WorkItem
-from job.settings import load
+from job.settings import load, parse_arguments
 from job.shard import Shard
 from job.storage.bucket import StateObjects
 from job.template import UrlTemplate
@@ -90,7 +90,7 @@ def open_destination(destination: Destination, *, accept_new_origin: bool = Fals
 )
 def test_the_settings_choose_the_destination(dest: str, more: dict[str, str], kind: type) -> None:
     """A bucket's URL makes a BucketDestination, anything else a directory or, by FLAGJOB_PUBLISH, generations."""
-    settings = load([], {"FLAGJOB_DEST": dest, "FLAGJOB_URL": f"{ORIGIN}/{{id}}.gif", **more})
+    settings = load(parse_arguments([]), {"FLAGJOB_DEST": dest, "FLAGJOB_URL": f"{ORIGIN}/{{id}}.gif", **more})
     inputs = Inputs(UrlTemplate.parse(f"{ORIGIN}/{{id}}.gif"), iter(()), None, None)
     with ExitStack() as stack:
         destination = destination_for(settings, inputs, stack)
@@ -100,7 +100,7 @@ def test_the_settings_choose_the_destination(dest: str, more: dict[str, str], ki
 def test_a_bucket_needs_a_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a temporary directory there is one usage error, which names TMPDIR."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # as TMPDIR is read once in a process
-    settings = load([], {"FLAGJOB_DEST": "s3://b/p", "FLAGJOB_URL": f"{ORIGIN}/{{id}}.gif"})
+    settings = load(parse_arguments([]), {"FLAGJOB_DEST": "s3://b/p", "FLAGJOB_URL": f"{ORIGIN}/{{id}}.gif"})
     inputs = Inputs(UrlTemplate.parse(f"{ORIGIN}/{{id}}.gif"), iter(()), None, None)
     with ExitStack() as stack, pytest.raises(UsageError) as caught:
         destination_for(settings, inputs, stack)

@@ -28,8 +28,8 @@ from job.manifest import Change
 from job.manifest.records import Record, encode, encode_header
 from job.metrics import Metrics
 from job.model import Budget, Entry, Refresh, Result, Status, Stored, Summary
-from job.settings import OPTIONS, ServeOptions, SimulateOptions, help_text, load, load_options
-from job.settings.option import Option, options_of
+from job.settings import OPTIONS, ServeOptions, SimulateOptions, load, load_options, parse_arguments
+from job.settings.options import Option, options_of
 from job.simulate import Plan
 
 ROOT = Path(__file__).parents[1]
@@ -90,7 +90,10 @@ def first_paragraph(module: str) -> str:
 
 def test_help() -> None:
     """The README shows what --help prints."""
-    assert section("README.md", "Options").partition("```text\n")[2].partition("```")[0] == help_text()
+    assert (
+        section("README.md", "Options").partition("```text\n")[2].partition("```")[0]
+        == parse_arguments(["--help"]).page
+    )
 
 
 def test_the_first_screen() -> None:
@@ -131,12 +134,11 @@ def commands(name: str) -> Iterator[list[str]]:
 def test_commands(name: str) -> None:
     """Every command line that a document shows is one that flagjob takes."""
     for words in commands(name):
-        if words and words[0] in TOOLS:
-            load_options(TOOLS[words[0]], words[1:])
-        elif words and words[0] in MAINTENANCE:
-            load([word for word in words[1:] if word not in MAINTENANCE[words[0]]], {})
+        arguments = parse_arguments(words)
+        if arguments.command in TOOLS:
+            load_options(TOOLS[arguments.command], arguments)
         else:
-            load(words, {})
+            load(arguments, {})
 
 
 def test_sets() -> None:
@@ -236,7 +238,9 @@ def test_the_platforms_shards() -> None:
     cells = [
         [name for option in table("CONFIGURATION.md", "Shards") for name in names(option[place])] for place in (1, 2)
     ]
-    assert cells == [list(option.also) for option in OPTIONS if option.name in {"shard_index", "shard_count"}]
+    assert cells == [
+        list(option.fallback_variables) for option in OPTIONS if option.name in {"shard_index", "shard_count"}
+    ]
 
 
 def reasons() -> dict[str, list[str]]:

@@ -21,7 +21,7 @@ from rows import line_of, row
 from scripted import Answer, Drip, Raw, ScriptedServer, Stall, Step
 
 from job.errors import UsageError
-from job.settings import load
+from job.settings import load, parse_arguments
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -318,7 +318,7 @@ def test_a_403_of_a_proxy_is_permanent(tmp_path: Path, use_proxy: Callable[[str]
 def test_an_invalid_proxy_url_is_a_usage_error(value: str) -> None:
     """An invalid proxy URL is a usage error, whose message has no password."""
     with pytest.raises(UsageError) as caught:
-        load(["cn"], {"HTTP_PROXY": value, "FLAGJOB_URL": "http://127.0.0.1/{cc}.gif"})
+        load(parse_arguments(["cn"]), {"HTTP_PROXY": value, "FLAGJOB_URL": "http://127.0.0.1/{cc}.gif"})
     assert [fault.setting for fault in caught.value.faults] == ["HTTP_PROXY"]
     assert "hunter2" not in str(caught.value)
 

@@ -14,7 +14,7 @@ from scripted import Answer, ScriptedServer
 
 from job.cli import main
 from job.errors import UsageError
-from job.settings import load
+from job.settings import load, parse_arguments
 
 CaptureBytes = pytest.CaptureFixture[bytes]
 
@@ -60,7 +60,7 @@ def test_an_invalid_code_is_never_requested(tmp_path: Path, template: str) -> No
 def test_a_code_cannot_choose_the_server(url: str) -> None:
     """A placeholder outside path and query is a usage error, so that no code can select another server."""
     with pytest.raises(UsageError) as caught:
-        load(["cn"], {"FLAGJOB_URL": url})
+        load(parse_arguments(["cn"]), {"FLAGJOB_URL": url})
     assert [fault.setting for fault in caught.value.faults] == ["FLAGJOB_URL"]
 
 

@@ -22,7 +22,7 @@ from job import maintenance
 from job.cancellation import Cancellation
 from job.errors import Reason
 from job.log import RunLog
-from job.settings import load
+from job.settings import load, parse_arguments
 
 pytestmark = pytest.mark.slow
 NUMBER = 250
@@ -370,7 +370,7 @@ def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone_files: Path
         lines.append(line)
         cancellation.request(Reason.SIGNAL, signal.SIGTERM)
 
-    settings = load(["--dest", str(gone_files)], {})
+    settings = load(parse_arguments(["--dest", str(gone_files)]), {})
     assert maintenance.verify(settings, RunLog(Watched(tell)), cancellation, delete=True) == 143
     counts = json.loads(lines[-1])["counts"]
     assert (

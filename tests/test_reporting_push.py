@@ -23,7 +23,7 @@ from job.errors import Reason
 from job.metrics import Metrics, Push
 from job.model import Status, Summary
 from job.reporting import Reporting
-from job.settings import Pushgateway, load
+from job.settings import Pushgateway, load, parse_arguments
 
 GROUP = "/metrics/job/flagjob"
 SECRET = "hunter2/and:more"  # noqa: S105  (an example of one)
@@ -237,7 +237,8 @@ def test_an_abandoned_push_is_counted(step: Step, abandoned: int) -> None:
     cancellation = Cancellation()
     cancellation.request(Reason.SIGNAL, 15)
     with ScriptedServer({GROUP: step}) as gateway:
-        settings = load(["BR", f"--pushgateway-url={gateway.url()}", "--shutdown-grace=0.5"], {})
+        arguments = parse_arguments(["BR", f"--pushgateway-url={gateway.url()}", "--shutdown-grace=0.5"])
+        settings = load(arguments, {})
         reporting = Reporting(settings, cancellation, BytesIO(), terminal=False)
         reporting.report_end(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 5, "storage"))
         assert reporting.abandoned == abandoned

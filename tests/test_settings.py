@@ -1,7 +1,7 @@
 """Settings: where each comes from, and what is said of every wrong one."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,9 +23,9 @@ from job.settings import (
     Server,
     Settings,
     checks,
-    help_text,
-    load,
+    parse_arguments,
 )
+from job.settings import load as load_settings
 from job.settings.options import LogLevel
 from job.settings.parsers import Address
 from job.template import UrlTemplate
@@ -274,6 +274,11 @@ VARIABLES = {option.name: option.variable for option in OPTIONS}
 FLAGS = {option.name: option.flag for option in OPTIONS}
 
 
+def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
+    """Return the settings of this command line and these variables."""
+    return load_settings(parse_arguments(argv), environ)
+
+
 def faults(*argv: str, environ: Mapping[str, str] | None = None, **variables: str) -> list[str]:
     """Give every fault of these arguments and variables, as people read them."""
     with pytest.raises(UsageError) as caught:
@@ -366,7 +371,7 @@ def test_defaults() -> None:
     assert (found.executor, found.order, found.rate_limit) == (Executor.THREADS, Order.COMPLETED, 0)
     assert (found.refresh, found.not_found_ttl, found.new_origin) == (Refresh.CONDITIONAL, 0, NewOrigin.REFUSE)
     assert (found.publish, found.keep, found.max_changed) == (Publish.EACH, 3, Budget(1, is_share=True))
-    assert (found.shard_index, found.shard_count, found.checksums, found.sums) == (0, 1, None, {})
+    assert (found.shard_index, found.shard_count, found.checksums, found.expected_digests) == (0, 1, None, {})
     assert (found.origin_patience, found.metrics_linger, found.pushgateway_url) == (0, 0, None)
     assert (found.url, found.server, found.codes, found.codes_file, found.redirect_hosts) == (
         None,
@@ -459,7 +464,6 @@ def test_malformed_arguments_hide_nothing() -> None:
         ("--work=5", "--work: is no option of flagjob; did you mean --workers?"),
         ("--all=\udcff", "arguments: argument -a/--all: ignored explicit argument '\\udcff'"),
         ("-x\udcff", "-x\\xff: is no option of flagjob"),
-        ("-vh", "-h: must be written by itself, not together with other letters"),
     ],
 )
 def test_unknown_options(word: str, fault: str) -> None:
@@ -789,7 +793,7 @@ def test_checksums(tmp_path: Path) -> None:
     other = "2E" * 32
     text = f"\ufeff{DIGEST}  br.gif\r\n\n{other} *./7/66/42 a.png\n{DIGEST} *br.gif\n"
     found = load(["--checksums", file(tmp_path / "sums", text)], {})
-    assert found.sums == {"br.gif": DIGEST, "7/66/42 a.png": other.lower()}
+    assert found.expected_digests == {"br.gif": DIGEST, "7/66/42 a.png": other.lower()}
 
 
 def test_malformed_checksums(tmp_path: Path) -> None:
@@ -876,7 +880,7 @@ def test_settings_are_frozen() -> None:
 
 def test_help_fits() -> None:
     """The help page is 80 columns wide, and has each option with its default, and each exit code."""
-    page = help_text()
+    page = parse_arguments(["--help"]).page
     assert [option.name for option in OPTIONS if option.default and f"[{option.default}]" not in page] == []
     assert max(map(len, page.splitlines())) <= 80
     assert [option.flag for option in OPTIONS if f"{option.flag} {option.metavar}" not in page] == []

@@ -1,5 +1,7 @@
-"""The options of `flagjob serve` and `flagjob simulate`: what they are, and what is said of every wrong one."""
+"""The grammar of the command line, its pages, and the options of serve and simulate with the message of each fault."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,12 +9,13 @@ from command import flagjob
 from hypothesis import given
 from hypothesis import strategies as st
 
+from job import __version__
 from job.errors import UsageError
-from job.settings import ServeOptions, SimulateOptions, load_options, options_help
-from job.settings.option import options_of
+from job.settings import Command, ServeOptions, SimulateOptions, load_options, parse_arguments
+from job.settings.options import options_of
 
 KINDS: dict[str, type] = {"serve": ServeOptions, "simulate": SimulateOptions}
-CASES = [(kind, option.name) for kind in KINDS.values() for option in options_of(kind)]
+CASES = [(command, option.name) for command, kind in KINDS.items() for option in options_of(kind)]
 GOOD: dict[str, tuple[str, object]] = {
     "bind": ("[::1]", "::1"),
     "port": ("0", 0),
@@ -27,50 +30,63 @@ GOOD: dict[str, tuple[str, object]] = {
 }
 
 
-def faults(kind: type, *argv: str) -> list[str]:
-    """Give every fault of these arguments, as people read them."""
+def serve(*argv: str) -> ServeOptions:
+    """Return the options of this command line."""
+    return load_options(ServeOptions, parse_arguments(["serve", *argv]))
+
+
+def simulate(*argv: str) -> SimulateOptions:
+    """Return the options of this command line."""
+    return load_options(SimulateOptions, parse_arguments(["simulate", *argv]))
+
+
+COMMANDS: dict[str, Callable[..., object]] = {"serve": serve, "simulate": simulate}
+
+
+def faults(command: str, *argv: str) -> list[str]:
+    """Return the messages of all faults of these arguments."""
     with pytest.raises(UsageError) as caught:
-        load_options(kind, argv)
+        COMMANDS[command](*argv)
     return [str(fault) for fault in caught.value.faults]
 
 
 def test_the_defaults_of_serve() -> None:
-    """Without options the origin listens where only this machine can ask, and does nothing wrong."""
-    assert load_options(ServeOptions, []) == ServeOptions(
+    """Without options the demo server listens on the loopback address, without any fault."""
+    assert serve() == ServeOptions(
         bind="127.0.0.1", port=8000, delay=None, error_rate=0.0, retry_after=None, truncate_rate=0.0
     )
 
 
 def test_the_defaults_of_simulate() -> None:
     """Without options it is the book's demonstration: five tasks on three workers, task n takes n seconds."""
-    assert load_options(SimulateOptions, []) == SimulateOptions(tasks=5, workers=3, latency=None, rate=0.0)
+    assert simulate() == SimulateOptions(tasks=5, workers=3, latency=None, rate=0.0)
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
-def test_every_option_is_read(kind: type, name: str) -> None:
-    """Each option is read in both ways to write it, and the last of two counts."""
+@pytest.mark.parametrize(("command", "name"), CASES)
+def test_every_option_is_read(command: str, name: str) -> None:
+    """Each option is read in both notations, and the last of two values counts."""
     text, value = GOOD[name]
     flag = f"--{name.replace('_', '-')}"
-    assert getattr(load_options(kind, [flag, text]), name) == value
-    assert getattr(load_options(kind, [f"{flag}=nonsense that does not count", f"{flag}={text}"]), name) == value
+    assert getattr(COMMANDS[command](flag, text), name) == value
+    assert getattr(COMMANDS[command](f"{flag}=nonsense that does not count", f"{flag}={text}"), name) == value
 
 
 def test_the_short_option() -> None:
-    """Workers are -m here, too."""
-    assert load_options(SimulateOptions, ["-m", "7"]).workers == 7
+    """The option -m sets the workers of a simulation, too."""
+    assert simulate("-m", "7").workers == 7
 
 
-@pytest.mark.parametrize(("kind", "name"), CASES)
-def test_no_option_takes_just_anything(kind: type, name: str) -> None:
-    """A wrong text is one fault: the option, the text, and what would be right."""
+@pytest.mark.parametrize(("command", "name"), CASES)
+def test_no_option_takes_just_anything(command: str, name: str) -> None:
+    """A wrong text is one fault: the option, the text, and a description of a valid text."""
     flag = f"--{name.replace('_', '-')}"
-    (fault,) = faults(kind, f"{flag}=a b")
+    (fault,) = faults(command, f"{flag}=a b")
     assert fault.startswith(f"{flag} 'a b': must be ")
 
 
 def test_every_fault_of_serve_at_once() -> None:
-    """All that is wrong is told, first what is no option at all."""
-    assert faults(ServeOptions, "--port=65536", "BR", "--err=1", "--retry-after", "-1", "--truncate-rate=2") == [
+    """All faults are reported, unknown words first."""
+    assert faults("serve", "--port=65536", "BR", "--err=1", "--retry-after", "-1", "--truncate-rate=2") == [
         "BR: is no option of flagjob serve",
         "--err=1: is no option of flagjob serve",
         "--port '65536': must be a whole number from 0 to 65535",
@@ -80,8 +96,9 @@ def test_every_fault_of_serve_at_once() -> None:
 
 
 def test_every_fault_of_simulate_at_once() -> None:
-    """All that is wrong is told here, too."""
-    assert faults(SimulateOptions, "--tasks=0", "-m", "1001", "--latency=2h", "--rate=fast") == [
+    """All faults are reported here, too."""
+    assert faults("simulate", "--tasks=0", "-m", "1001", "--latency=2h", "--rate=fast", "--", "--tasks=1") == [
+        "--tasks=1: is no option of flagjob simulate",
         "--tasks '0': must be a whole number from 1 to 100000",
         "--workers '1001': must be a whole number from 1 to 1000",
         "--latency '2h': must be a time from 0 to 3600 seconds, such as 30, 1.5, 500ms, 5m or 1h",
@@ -90,12 +107,12 @@ def test_every_fault_of_simulate_at_once() -> None:
 
 
 def test_an_option_without_its_value() -> None:
-    """What the grammar does not allow is a fault, not the end of the process."""
-    assert faults(ServeOptions, "--port") == ["arguments: argument --port: expected one argument"]
+    """A violation of the grammar is a fault; it does not end the process."""
+    assert faults("serve", "--port") == ["arguments: argument --port: expected one argument"]
 
 
 def test_variables_do_not_count(tmp_path: Path) -> None:
-    """What a job's variables say, right or wrong, is about the job alone."""
+    """The variables of the job, right or wrong, have no effect on other commands."""
     settings = {"FLAGJOB_WORKERS": "nonsense", "FLAGJOB_TASKS": "nonsense", "FLAGJOB_CODES": ""}
     done = flagjob("simulate", "--tasks=2", "--latency=0", cwd=tmp_path, settings=settings)
     assert (done.code, done.stderr) == (0, "")
@@ -104,8 +121,8 @@ def test_variables_do_not_count(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", KINDS)
 def test_the_help_page(command: str) -> None:
-    """The page is 80 columns wide, and has each option with its meaning and its default."""
-    page = options_help(KINDS[command])
+    """The page is 80 columns wide, and has each option with its help text and its default."""
+    page = parse_arguments([command, "--help"]).page
     words = " ".join(page.split())
     options = options_of(KINDS[command])
     assert page.startswith(f"usage: flagjob {command} [OPTION ...]\n")
@@ -116,11 +133,71 @@ def test_the_help_page(command: str) -> None:
     ] == []
 
 
+@pytest.mark.parametrize("first", [[], ["run"]])
+def test_the_page_of_the_job_lists_all_commands(first: list[str]) -> None:
+    """`flagjob --help` and `flagjob run --help` are the same page, which names each command once, with a summary."""
+    page = parse_arguments([*first, "-h"]).page
+    assert page == parse_arguments(["BR", "--help"]).page
+    assert re.findall(r"^  ([a-z]+) +[a-z]{4,} ", page, re.MULTILINE) == list(Command)
+    assert page.startswith("usage: flagjob [run] [OPTION ...] [CODE ...]\n\nDownloads ")
+
+
+@pytest.mark.parametrize("command", Command)
+def test_every_command_has_its_pages(command: str) -> None:
+    """Each page of help is 80 columns wide and wins over wrong options; each command prints the version."""
+    page = parse_arguments([command, "--help"]).page
+    assert page.startswith("usage: flagjob ")
+    assert page.endswith("\n")
+    assert max(map(len, page.splitlines())) <= 80
+    assert "-h, --help" in page
+    assert parse_arguments([command, "--xyzzy", "-h"]).page == page
+    assert parse_arguments([command, "--version"]).page == f"flagjob {__version__}\n"
+    assert parse_arguments([command]).page == ""
+
+
+def test_help_among_other_letters() -> None:
+    """A bundle of letters may contain -h, as in any program that uses argparse."""
+    assert parse_arguments(["-vh"]).page == parse_arguments(["--help"]).page
+
+
+@pytest.mark.parametrize("command", ["run", "verify", "rollback"])
+@pytest.mark.parametrize("name", Command)
+def test_codes_that_are_called_like_commands(command: str, name: str) -> None:
+    """After a command, an option or -- the name of a command is a code; only the first word is a command."""
+    found = parse_arguments([command, name, "-m", "5", "--", "-x", name])
+    assert (found.command, found.codes, found.texts, found.faults) == (
+        command,
+        (name, "-x", name),
+        {"workers": "5"},
+        (),
+    )
+    for first in ("--", "-v"):
+        implied = parse_arguments([first, name])
+        assert (implied.command, implied.codes, implied.faults) == (Command.RUN, (name,), ())
+
+
+def test_codes_between_unknown_options() -> None:
+    """A wrong option makes no code wrong: the codes around it, negative numbers too, stay codes in their order."""
+    found = parse_arguments(["A", "--xyzzy", "B", "-1", "-l", "7", "-q", "C D", "-.5", "-x y", "--", "-z"])
+    assert found.codes == ("A", "B", "-1", "C D", "-.5", "-x y", "-z")
+    assert [fault.setting for fault in found.faults] == ["--xyzzy", "-q"]
+    assert found.texts == {"limit": "7"}
+
+
+def test_only_verify_deletes() -> None:
+    """The option --delete belongs to verify; elsewhere it is unknown."""
+    assert parse_arguments(["verify", "--delete"]).delete
+    assert not parse_arguments(["verify"]).delete
+    for command in ("run", "rollback"):
+        (fault,) = parse_arguments([command, "--delete"]).faults
+        assert str(fault).startswith("--delete: is no option of flagjob")
+
+
 @given(argv=st.lists(st.one_of(st.text(), st.sampled_from(["--", "-m", "--port", "--port=1", "--delay", "1-2", "5"]))))
 def test_any_arguments(argv: list[str]) -> None:
-    """Whatever the arguments are, there are options, or faults with words."""
-    for kind in KINDS.values():
+    """All arguments lead to options, or to faults with words."""
+    for command, kind in KINDS.items():
         try:
-            assert isinstance(load_options(kind, argv), kind)
+            assert isinstance(COMMANDS[command](*argv), kind)
         except UsageError as error:
             assert all(fault.problem for fault in error.faults)  # noqa: PT017  (either end is right)

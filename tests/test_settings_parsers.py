@@ -10,7 +10,7 @@ from job import redaction
 from job.errors import UsageError
 from job.model import Budget, FileType
 from job.settings import OPTIONS, LogFormat, ServeOptions, SimulateOptions, parsers
-from job.settings.option import Option, options_of
+from job.settings.options import Option, options_of
 from job.settings.parsers import Address
 from job.storage.bucket import location_of
 
@@ -154,14 +154,14 @@ def test_rates_that_are_none(text: str) -> None:
 @example(thousandths=1000)
 def test_shares_round_trip(thousandths: int) -> None:
     """A share is the number from 0 to 1 that was written."""
-    assert parsers.share(f"{thousandths // 1000}.{thousandths % 1000:03}") == thousandths / 1000
+    assert parsers.fraction(f"{thousandths // 1000}.{thousandths % 1000:03}") == thousandths / 1000
 
 
 @pytest.mark.parametrize("text", ["1.001", "-0.1", "25%", "", ".5", "nan", "0.5\n"])
 def test_shares_that_are_none(text: str) -> None:
     """A share is no percentage, and never more than all."""
     with pytest.raises(ValueError) as caught:
-        parsers.share(text)
+        parsers.fraction(text)
     assert str(caught.value) == "must be a share from 0 to 1, such as 0.25"
 
 

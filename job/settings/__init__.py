@@ -1,14 +1,24 @@
-"""Reads environment and arguments once, checks all of it, freezes it."""
+"""Reads command line, environment and secret files once, checks all settings and freezes them."""
 
-from job.settings.command_options import ServeOptions, SimulateOptions, load_options, options_help
-from job.settings.gateway import Pushgateway
-from job.settings.loader import help_text, load
-from job.settings.option import PREFIX
-from job.settings.options import OPTIONS, Executor, LogFormat, LogResults, NewOrigin, Order, Publish, Server, Settings
+from job.settings.command_options import Arguments, Command, ServeOptions, SimulateOptions, parse_arguments
+from job.settings.loader import load, load_options
+from job.settings.options import (
+    OPTIONS,
+    Executor,
+    LogFormat,
+    LogResults,
+    NewOrigin,
+    Order,
+    Publish,
+    Server,
+    Settings,
+)
+from job.settings.parsers import Pushgateway
 
 __all__ = [
     "OPTIONS",
-    "PREFIX",
+    "Arguments",
+    "Command",
     "Executor",
     "LogFormat",
     "LogResults",
@@ -20,8 +30,7 @@ __all__ = [
     "Server",
     "Settings",
     "SimulateOptions",
-    "help_text",
     "load",
     "load_options",
-    "options_help",
+    "parse_arguments",
 ]

@@ -1,4 +1,4 @@
-"""Checks of settings against each other and against the machine; each yields the faults that it finds."""
+"""Checks of settings against each other, against the files that they name and against the machine."""
 
 import os
 import re
@@ -10,113 +10,130 @@ from urllib.parse import urlsplit
 from job import redaction
 from job.errors import Fault
 from job.layout import is_bucket
-from job.settings.gateway import Pushgateway
+from job.settings.parsers import Pushgateway
 from job.template import UrlTemplate
 
 _CLUSTERS = ("KUBERNETES_SERVICE_HOST", "CLOUD_RUN_JOB", "AWS_BATCH_JOB_ID")
-_PROXIES = [form for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY") for form in (name, name.lower())]
+_PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 _PROXY_SCHEMES = {"http", "https", "socks4", "socks4a", "socks5", "socks5h"}
-_OUR_HEADERS = (
-    *("Accept-Encoding", "Connection", "Content-Length", "Host", "If-Match", "If-Modified-Since", "If-None-Match"),
-    *("If-Range", "If-Unmodified-Since", "Range", "Transfer-Encoding"),
+_RESERVED_HEADERS = (
+    "Accept-Encoding",
+    "Connection",
+    "Content-Length",
+    "Host",
+    "If-Match",
+    "If-Modified-Since",
+    "If-None-Match",
+    "If-Range",
+    "If-Unmodified-Since",
+    "Range",
+    "Transfer-Encoding",
 )
-"""What would change how an answer must be read; headers that are copied from a browser hold some of them."""
-_SUM = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
-_LINES_TOLD = 10
-"""A list of anything else, codes say, may have a million lines."""
+"""Headers that change how a response must be read; headers that were copied from a browser contain several of them."""
+_CHECKSUM_LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
+_MAXIMUM_REPORTED_LINES = 10
+"""A file of something else, such as codes, may have a million lines."""
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
-    """Text that was given for a setting, and by which name."""
+class RawText:
+    """The text of a setting before it is parsed, and the name of the option or variable that it comes from."""
 
     name: str
     text: str
 
 
-def contradictions(given: Mapping[str, Given], *, has_arguments: bool) -> Iterator[Fault]:
-    """Find settings that exclude each other."""
-    if "url" in given and "server" in given:
-        yield _both(given["server"], given["url"])
-    if "codes" in given and "codes_file" in given and not has_arguments:
-        yield _both(given["codes_file"], given["codes"])
+def check_contradictions(raw: Mapping[str, RawText], *, has_codes: bool) -> Iterator[Fault]:
+    """Yield a fault for each pair of settings that exclude each other; codes of the command line win over both."""
+    if "url" in raw and "server" in raw:
+        yield _exclusion(raw["server"], raw["url"])
+    if "codes" in raw and "codes_file" in raw and not has_codes:
+        yield _exclusion(raw["codes_file"], raw["codes"])
 
 
-def _both(one: Given, other: Given) -> Fault:
+def _exclusion(one: RawText, other: RawText) -> Fault:
     return Fault(one.name, redaction.plain(one.text), f"and {other.name} exclude each other: set one of them")
 
 
-def shards(given: Mapping[str, Given], parsed: Mapping[str, object]) -> Iterator[Fault]:
-    """Find a share that cannot be, or that nobody chose: each of eight runs would take the first, and call it all."""
-    index, count = given.get("shard_index"), given.get("shard_count")
-    number, of = parsed["shard_index"], parsed["shard_count"]
-    if not isinstance(number, int) or not isinstance(of, int):
-        return  # which was told already
-    if index is None:
-        if count and of > 1:
+def check_shards(raw: Mapping[str, RawText], parsed: Mapping[str, object]) -> Iterator[Fault]:
+    """Yield the fault of a shard that does not exist, or of one that is set by half.
+
+    With a count but no index, each of eight runs would download the first shard and report it as complete.
+    """
+    raw_index = raw.get("shard_index")
+    raw_count = raw.get("shard_count")
+    index = parsed["shard_index"]
+    count = parsed["shard_count"]
+    if not isinstance(index, int) or not isinstance(count, int):
+        return  # its own fault was reported already
+    if raw_index is None:
+        if raw_count and count > 1:
             problem = "says how many shares, but FLAGJOB_SHARD_INDEX does not say which is this"
-            yield Fault(count.name, count.text, problem)
-    elif count is None:
-        yield Fault(index.name, index.text, "says which share, but FLAGJOB_SHARD_COUNT does not say of how many")
-    elif number >= of:
-        yield Fault(index.name, index.text, f"must be below {count.name}, which is {count.text}: shares count from 0")
+            yield Fault(raw_count.name, raw_count.text, problem)
+    elif raw_count is None:
+        problem = "says which share, but FLAGJOB_SHARD_COUNT does not say of how many"
+        yield Fault(raw_index.name, raw_index.text, problem)
+    elif index >= count:
+        problem = f"must be below {raw_count.name}, which is {raw_count.text}: shares count from 0"
+        yield Fault(raw_index.name, raw_index.text, problem)
 
 
-def sets(given: Mapping[str, Given], parsed: Mapping[str, object]) -> Iterator[Fault]:
-    """Find sets where there can be none: readers see a directory's link, and one run has all of the files."""
-    publish, dest = given.get("publish"), given.get("dest")
+def check_sets(raw: Mapping[str, RawText], parsed: Mapping[str, object]) -> Iterator[Fault]:
+    """Yield the faults of sets that cannot be published: only a directory has a link to a set of all files."""
+    publish = raw.get("publish")
+    dest = raw.get("dest")
     if not publish or parsed["publish"] != "set":
         return
-    if dest and _is_bucket(dest):
+    if dest and is_bucket(dest.text):
         yield Fault(publish.name, publish.text, f"needs a directory, but {dest.name} is a bucket")
     if parsed["shard_count"] not in {None, 1}:
         yield Fault(publish.name, publish.text, "cannot be divided into shards: no run has the whole set")
 
 
-def buckets(given: Mapping[str, Given]) -> Iterator[Fault]:
-    """Find what directories may have and buckets may not."""
-    dest, authorities = given.get("dest"), given.get("ca_bundle")
-    if dest and authorities and _is_bucket(dest) and Path(authorities.text).is_dir():
+def check_bucket(raw: Mapping[str, RawText]) -> Iterator[Fault]:
+    """Yield the fault of a directory of certificates: the client for buckets reads a file only."""
+    dest = raw.get("dest")
+    authorities = raw.get("ca_bundle")
+    if dest and authorities and is_bucket(dest.text) and Path(authorities.text).is_dir():
         problem = f"must be a file of certificates, not a directory, where {dest.name} is a bucket"
         yield Fault(authorities.name, redaction.plain(authorities.text), problem)
 
 
-def _is_bucket(dest: Given) -> bool:
-    return is_bucket(dest.text)
-
-
-def demonstration(given: Mapping[str, Given], environ: Mapping[str, str]) -> Iterator[Fault]:
-    """Find a run from the built-in origin that nobody asked for, where it would pass for the real one."""
+def check_demonstration(raw: Mapping[str, RawText], environ: Mapping[str, str]) -> Iterator[Fault]:
+    """Yield the fault of a run on a cluster that would use the built-in origin without having been asked to."""
     cluster = next((name for name in _CLUSTERS if environ.get(name)), None)
-    url_is_faulty = "FLAGJOB_URL" in environ or "FLAGJOB_URL_FILE" in environ
-    if cluster and not {"url", "server"} & set(given) and not url_is_faulty:
+    has_origin = "url" in raw or "server" in raw
+    has_url_variable = "FLAGJOB_URL" in environ or "FLAGJOB_URL_FILE" in environ  # empty: its own fault is enough
+    if cluster and not has_origin and not has_url_variable:
         problem = f"must be set where {cluster} is; to run on the built-in origin, ask for it by FLAGJOB_SERVER=local"
         yield Fault("FLAGJOB_URL", None, problem)
 
 
-def files(given: Mapping[str, Given]) -> Iterator[Fault]:
-    """Find paths that cannot be what their settings need."""
-    codes, authorities = given.get("codes_file"), given.get("ca_bundle")
+def check_files(raw: Mapping[str, RawText]) -> Iterator[Fault]:
+    """Yield a fault for each path that its setting cannot use."""
+    codes = raw.get("codes_file")
     if codes and codes.text != "-" and not _is_readable_file(codes.text):
         yield Fault(codes.name, redaction.plain(codes.text), "must be a file that can be read, or - for standard input")
+    authorities = raw.get("ca_bundle")
     if authorities and not Path(authorities.text).is_dir() and not _is_readable_file(authorities.text):
         problem = "must be a file or directory of certificates that can be read"
         yield Fault(authorities.name, redaction.plain(authorities.text), problem)
-    for target in filter(None, map(given.get, ("metrics_file", "termination_log"))):
-        if not Path(target.text).parent.is_dir() or Path(target.text).is_dir():
+    for name in ("metrics_file", "termination_log"):
+        target = raw.get(name)
+        if target and (not Path(target.text).parent.is_dir() or Path(target.text).is_dir()):
             yield Fault(target.name, redaction.plain(target.text), "must be a file in a directory that exists")
 
 
-def proxies(environ: Mapping[str, str]) -> Iterator[Fault]:
-    """Find proxies that are no URLs; the rest of requests' rules for them is requests' own."""
+def check_proxies(environ: Mapping[str, str]) -> Iterator[Fault]:
+    """Yield a fault for each proxy variable that is no URL; all other rules for proxies are those of requests."""
     for variable in _PROXIES:
         value = environ.get(variable, "")
         if value and not _is_proxy(value):
             yield Fault(variable, redaction.url(value), "must be a proxy's URL, such as http://proxy.example.org:3128")
 
 
-def secret_text(path: str) -> str:
-    """Return what a file holds; raise ValueError, which shows none of it, where that is no text."""
+def read_text(path: str) -> str:
+    """Return the text of a file; raise ValueError, which contains nothing of the text, if it cannot be read."""
     try:
         return Path(path).read_text("utf-8-sig")
     except UnicodeDecodeError:
@@ -125,80 +142,99 @@ def secret_text(path: str) -> str:
         raise ValueError(f"must be a file that can be read ({error.strerror})") from error
 
 
-def secret_headers(given: Given | None) -> tuple[Mapping[str, str], list[Fault]]:
-    """Return the headers of a file, and what is wrong with it, without showing what it holds."""
-    if given is None:
+def read_headers(raw: RawText | None) -> tuple[Mapping[str, str], list[Fault]]:
+    """Return the secret headers of a file by name, and the faults of the file, which contain none of its text."""
+    if raw is None:
         return {}, []
     headers: dict[str, str] = {}
     problems: list[str] = []
     try:
-        lines = secret_text(given.text).splitlines()
+        lines = read_text(raw.text).splitlines()
     except ValueError as error:
-        lines, problems = [], [str(error)]
+        return {}, [Fault(raw.name, redaction.path(raw.text), str(error))]
     for number, line in enumerate(map(str.strip, lines), 1):
-        found = redaction.HEADER.fullmatch(line)
-        if found and not (problem := _header_problem(found[1], headers)):
-            headers[found[1]] = found[2]
-        elif line:
-            problems.append(f"line {number} {problem if found else 'must be `Name: value` in printable ASCII'}")
-    return headers, [Fault(given.name, redaction.path(given.text), problem) for problem in problems]
+        if line:
+            problem = _add_header(line, headers)
+            problems += [f"line {number} {problem}"] if problem else []
+    return headers, [Fault(raw.name, redaction.path(raw.text), problem) for problem in problems]
 
 
-def checksums(given: Given | None) -> tuple[Mapping[str, str], list[Fault]]:
-    """Return the digests of a SHA256SUMS file, by path, as sha256sum writes it, and what is wrong with it."""
-    if given is None:
+def _add_header(line: str, headers: dict[str, str]) -> str | None:
+    """Add the header of a line, or return the line's problem."""
+    match = redaction.HEADER.fullmatch(line)
+    if not match:
+        return "must be `Name: value` in printable ASCII"
+    name = match[1]
+    if name.title() in _RESERVED_HEADERS:
+        return f"must not set what is flagjob's own: {', '.join(_RESERVED_HEADERS)}"
+    if name.lower() in map(str.lower, headers):
+        return "repeats an earlier line's name"
+    headers[name] = match[2]
+    return None
+
+
+def read_checksums(raw: RawText | None) -> tuple[Mapping[str, str], list[Fault]]:
+    """Return the digests of a SHA256SUMS file by path, as sha256sum writes them, and the faults of the file."""
+    if raw is None:
         return {}, []
-    sums: dict[str, str] = {}
+    digests: dict[str, str] = {}
     problems: list[str] = []
     try:
-        lines = secret_text(given.text).splitlines()
+        lines = read_text(raw.text).splitlines()
     except ValueError as error:
-        return {}, [Fault(given.name, redaction.plain(given.text), str(error))]
+        return {}, [Fault(raw.name, redaction.plain(raw.text), str(error))]
     for number, line in enumerate(lines, 1):
-        if line.strip() and (problem := _sum_problem(line, sums)):
-            problems.append(f"line {number} {problem}")
-    if not sums and not problems:
+        if line.strip():
+            problem = _add_digest(line, digests)
+            problems += [f"line {number} {problem}"] if problem else []
+    if not digests and not problems:
         problems = ["must list a file: an empty list would let everything pass"]
-    told = problems[:_LINES_TOLD]
-    told += [f"has {len(problems) - _LINES_TOLD} more lines that are wrong"] if len(problems) > _LINES_TOLD else []
-    return sums, [Fault(given.name, redaction.plain(given.text), problem) for problem in told]
+    omitted = len(problems) - _MAXIMUM_REPORTED_LINES
+    if omitted > 0:
+        problems = [*problems[:_MAXIMUM_REPORTED_LINES], f"has {omitted} more lines that are wrong"]
+    return digests, [Fault(raw.name, redaction.plain(raw.text), problem) for problem in problems]
 
 
-def _sum_problem(line: str, sums: dict[str, str]) -> str | None:
-    """Take in a line, or return what is wrong with it."""
-    found = _SUM.fullmatch(line)
-    if not found:
+def _add_digest(line: str, digests: dict[str, str]) -> str | None:
+    """Add the digest of a line, or return the line's problem."""
+    match = _CHECKSUM_LINE.fullmatch(line)
+    if not match:
         return "must be a sha256 in hex, two blanks and a path, as sha256sum writes it"
-    digest = found[1].lower()
-    if sums.setdefault(found[2].removeprefix("./"), digest) != digest:
+    digest = match[1].lower()
+    path = match[2].removeprefix("./")
+    if digests.setdefault(path, digest) != digest:
         return "contradicts an earlier line about the same path"
     return None
 
 
-def _header_problem(name: str, earlier: Mapping[str, str]) -> str | None:
-    if name.title() in _OUR_HEADERS:
-        return f"must not set what is flagjob's own: {', '.join(_OUR_HEADERS)}"
-    return "repeats an earlier line's name" if name.lower() in map(str.lower, earlier) else None
-
-
 def secrets(parsed: Mapping[str, object], headers: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
-    """Find what must never be printed: secret headers, a template's query, passwords of gateway and proxies."""
+    """Yield the texts that must never be printed.
+
+    These are the secret headers, the query of the URL template, and the passwords of Pushgateway and proxies.
+    """
     for value in headers.values():
         yield value
-        yield from value.split()[1:]  # what follows a scheme, as in `Bearer TOKEN`
-    url, gateway = parsed["url"], parsed["pushgateway_url"]
+        yield from value.split()[1:]  # the credentials after a scheme, as in `Bearer TOKEN`
+    url = parsed["url"]
     query = urlsplit(url.text).query if isinstance(url, UrlTemplate) else ""
     yield query
-    yield from (value for part in query.split("&") if "{" not in (value := part.partition("=")[2]))
-    if isinstance(gateway, Pushgateway):
-        yield from (gateway.user, gateway.password)
+    for parameter in query.split("&"):
+        value = parameter.partition("=")[2]
+        if "{" not in value:
+            yield value
+    pushgateway = parsed["pushgateway_url"]
+    if isinstance(pushgateway, Pushgateway):
+        yield pushgateway.user
+        yield pushgateway.password
     for variable in _PROXIES:
-        user, _, _ = environ.get(variable, "").rpartition("@")
-        yield from user.partition("://")[2].split(":", 1) if "://" in user else user.split(":", 1)
+        credentials, _, _ = environ.get(variable, "").rpartition("@")
+        if "://" in credentials:
+            credentials = credentials.partition("://")[2]
+        yield from credentials.split(":", 1)
 
 
 def existing(path: Path) -> str | None:
-    """Return the path if there is something."""
+    """Return the path as text, or None if nothing exists there."""
     return str(path) if path.exists() else None
 
 

@@ -1,35 +1,69 @@
-"""The options of the commands beside the job: serve and simulate."""
+"""The commands and their options: an argparse subparser for each, its help page, the options of serve and simulate."""
 
-from collections.abc import Sequence
+import argparse
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from enum import StrEnum
+from typing import NoReturn
 
-from job import redaction
+from job import __version__, redaction
 from job.errors import Fault, UsageError
 from job.settings import parsers
-from job.settings.option import Option, option, options_of
-from job.settings.parser import Parser, add_options
+from job.settings.options import OPTIONS, PREFIX, Option, option, options_of
 
-T = TypeVar("T")
+_DESCRIPTION = """\
+Downloads a list of codes x a URL template into whole, accepted files.
+
+commands, each with a page of its own (flagjob COMMAND --help):
+  run                       download the files; implied without a command
+  serve                     serve the built-in origin, with faults on demand
+  simulate                  draw the timeline of tasks that only sleep
+  verify                    compare the destination's files with its manifest
+  rollback                  show readers the set of files before the current one
+"""
+_EPILOG = """\
+Every option with a value is a variable, too: --max-bytes is FLAGJOB_MAX_BYTES;
+options win. Codes come from the arguments, else from FLAGJOB_CODES or
+FLAGJOB_CODES_FILE, else they are POP20, the twenty most populous countries.
+
+exit codes: 0 all well, or within the budgets; 1 a bug; 2 usage; 3 failures that
+a later run may heal; 4 failures that none will heal; 5 storage or local limits;
+6 origin down; 7 deadline; 130 SIGINT; 143 SIGTERM
+"""
+_VERIFY_DESCRIPTION = """\
+Hashes every file of the destination and says which are changed, missing,
+unknown, or gone from the origin. Exit code 4 where one is changed or missing:
+the next run repairs it. Takes the job's options, such as --dest and --publish.
+"""
+_ROLLBACK_DESCRIPTION = """\
+Shows readers the set of files before the current one (FLAGJOB_PUBLISH=set).
+Takes the job's options, such as --dest.
+"""
+_OPTION_WORD = re.compile(r"-(?!\d+$|\d*\.\d+$)[^ ]+")
+"""A word that argparse takes for an option: it begins with a dash, is no negative number and has no blank."""
+_MINIMUM_SIMILARITY = 0.65
+"""The ratio of difflib above which a name is suggested: ULR is similar to URL, but USER_PASS is not to USER_AGENT."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """How the built-in origin is served, and what goes wrong on purpose. Times in seconds, rates are shares."""
+    """The options of the built-in origin and of its faults on demand. Times in seconds, rates are fractions."""
 
     bind: str = option(parsers.host, "127.0.0.1", "address to listen on", metavar="HOST")
     port: int = option(parsers.whole(0, 65535), "8000", "port to listen on, 0 for a free one", metavar="N")
     delay: tuple[float, float] | None = option(
         parsers.span, None, "time before each answer, drawn between two (the book's: 0.5-5)", metavar="TIME[-TIME]"
     )
-    error_rate: float = option(parsers.share, "0", "share of requests that get a 503", metavar="SHARE")
+    error_rate: float = option(parsers.fraction, "0", "share of requests that get a 503", metavar="SHARE")
     retry_after: int | None = option(parsers.whole(0, 86400), None, "Retry-After of those 503, in seconds", metavar="N")
-    truncate_rate: float = option(parsers.share, "0", "share of bodies that are cut in the middle", metavar="SHARE")
+    truncate_rate: float = option(parsers.fraction, "0", "share of bodies that are cut in the middle", metavar="SHARE")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimulateOptions:
-    """What is simulated. Times in seconds, the rate in tasks a second."""
+    """The options of a simulation. Times in seconds, the rate in tasks a second."""
 
     tasks: int = option(parsers.whole(1, 100_000), "5", "tasks that only sleep", metavar="N")
     workers: int = option(parsers.whole(1, 1000), "3", "tasks at the same time", "-m", metavar="N")
@@ -39,42 +73,240 @@ class SimulateOptions:
     rate: float = option(parsers.rate, "0", "tasks that may begin in a second, 0 for no limit", metavar="N")
 
 
-_PAGES: dict[type, tuple[str, str]] = {
-    ServeOptions: ("flagjob serve", "Serves the built-in origin's real flags, with faults on demand."),
-    SimulateOptions: ("flagjob simulate", "Runs tasks that only sleep on the job's pool, and draws their timeline."),
+class Command(StrEnum):
+    """The commands of the command line."""
+
+    RUN = "run"
+    SERVE = "serve"
+    SIMULATE = "simulate"
+    VERIFY = "verify"
+    ROLLBACK = "rollback"
+
+
+_OPTIONS_OF: Mapping[Command, tuple[Option, ...]] = {
+    Command.RUN: OPTIONS,
+    Command.SERVE: options_of(ServeOptions),
+    Command.SIMULATE: options_of(SimulateOptions),
+    Command.VERIFY: OPTIONS,
+    Command.ROLLBACK: OPTIONS,
 }
 
 
-def load_options(kind: type[T], argv: Sequence[str]) -> T:
-    """Return the options of a command; raise UsageError with every fault. Variables do not count here."""
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """A command line, split by its grammar; the texts of its options are parsed together with the environment's."""
+
+    command: Command
+    page: str
+    """The text that --help or --version prints; empty where neither was given."""
+    codes: tuple[str, ...]
+    """Codes and names of sets in their order, the sets of --all and --every first."""
+    dry_run: bool
+    verbose: bool
+    delete: bool
+    texts: Mapping[str, str]
+    """The texts of the options that were given, by the option's name."""
+    faults: tuple[Fault, ...]
+    """Everything that the grammar does not allow."""
+
+
+def parse_arguments(argv: Sequence[str]) -> Arguments:
+    """Return the parts of a command line, which is without the program's name. Never raises: faults are a part."""
+    words = list(argv)
+    command = Command.RUN
+    if words and words[0] in list(Command):
+        command = Command(words.pop(0))
+    # Versions of argparse treat `--` in different ways, so argparse never sees it: all words after it are codes.
+    end = words.index("--") if "--" in words else len(words)
+    namespace = argparse.Namespace(
+        page="", arguments=[], all=False, every=False, verbose=False, dry_run=False, delete=False
+    )
+    leftover: list[str] = []
     faults: list[Fault] = []
-    given, unknown = _parser(kind).parse_known_args(list(argv))
-    faults += (Fault(redaction.plain(word), None, f"is no option of {_PAGES[kind][0]}") for word in unknown)
-    parsed: dict[str, Any] = {
-        option.name: _value(option, getattr(given, option.name), faults) for option in options_of(kind)
-    }
-    if faults:
-        raise UsageError(*faults)
-    return kind(**parsed)
+    try:
+        _, leftover = _build_parser().parse_known_args([command, *words[:end]], namespace)
+    except UsageError as error:
+        faults += error.faults
+    codes, unknown_faults = _split_leftover(command, leftover, words[end + 1 :])
+    faults += unknown_faults
+    codes = [*namespace.arguments, *codes]
+    if namespace.every:
+        codes.insert(0, "EVERY")
+    if namespace.all:
+        codes.insert(0, "ALL")
+    if "-" in codes and len(codes) > 1:
+        problem = "must be the only argument: codes come from standard input or from the arguments"
+        faults.append(Fault("-", None, problem))
+    texts: dict[str, str] = {}
+    for setting in _OPTIONS_OF[command]:
+        text = getattr(namespace, setting.name, None)  # the subparser stores nothing if its grammar is violated
+        if text is not None:
+            texts[setting.name] = text
+    return Arguments(
+        command=command,
+        page=namespace.page,
+        codes=tuple(map(redaction.printable, codes)),
+        dry_run=namespace.dry_run,
+        verbose=namespace.verbose,
+        delete=namespace.delete,
+        texts=texts,
+        faults=tuple(faults),
+    )
 
 
-def options_help(kind: type) -> str:
-    """Return what --help prints, 80 columns wide."""
-    return _parser(kind).format_help()
+def _split_leftover(
+    command: Command, leftover: Sequence[str], verbatim: Sequence[str]
+) -> tuple[list[str], list[Fault]]:
+    """Return the codes among the words that a subparser left over, and a fault for each other word.
+
+    A subparser takes only the first codes that stand together. (The intermixed parsing of argparse would take codes
+    between options, too, but argparse does not offer it for subparsers.) The `verbatim` words are codes in any case.
+    """
+    if command in {Command.SERVE, Command.SIMULATE}:
+        problem = f"is no option of flagjob {command}"
+        return [], [Fault(redaction.plain(word), None, problem) for word in (*leftover, *verbatim)]
+    flags = [flag for setting in OPTIONS for flag in (*setting.flags, setting.flag)]
+    codes: list[str] = []
+    faults: list[Fault] = []
+    for word in leftover:
+        if _OPTION_WORD.fullmatch(word):
+            name = redaction.printable(word.partition("=")[0])  # the value may be a secret
+            faults.append(Fault(name, None, describe_unknown("option", name, flags)))
+        else:
+            codes.append(word)
+    return [*codes, *verbatim], faults
 
 
-def _parser(kind: type) -> Parser:
-    name, description = _PAGES[kind]
-    parser = Parser(name, "[OPTION ...]", description)
-    add_options(parser, options_of(kind))
+def _build_parser() -> argparse.ArgumentParser:
+    """Return the grammar of the command line: a subparser for each command."""
+    parser = _Parser()
+    commands = parser.add_subparsers(prog="flagjob")
+    run = commands.add_parser(
+        Command.RUN, usage="flagjob [run] [OPTION ...] [CODE ...]", description=_DESCRIPTION, epilog=_EPILOG
+    )
+    _add_job_options(run)
+    _add_page_options(run)
+    serve = commands.add_parser(
+        Command.SERVE,
+        usage="flagjob serve [OPTION ...]",
+        description="Serves the built-in origin's real flags, with faults on demand.",
+    )
+    _add_options(serve, options_of(ServeOptions))
+    simulate = commands.add_parser(
+        Command.SIMULATE,
+        usage="flagjob simulate [OPTION ...]",
+        description="Runs tasks that only sleep on the job's pool, and draws their timeline.",
+    )
+    _add_options(simulate, options_of(SimulateOptions))
+    verify = commands.add_parser(
+        Command.VERIFY, usage="flagjob verify [--delete] [OPTION ...]", description=_VERIFY_DESCRIPTION
+    )
+    verify.add_argument("--delete", action="store_true", help="delete the files of codes that the origin has no more")
+    _add_job_options(verify, hidden=True)
+    rollback = commands.add_parser(
+        Command.ROLLBACK, usage="flagjob rollback [OPTION ...]", description=_ROLLBACK_DESCRIPTION
+    )
+    _add_job_options(rollback, hidden=True)
+    for subparser in (serve, simulate, verify, rollback):
+        _add_page_options(subparser, hidden=True)
     return parser
 
 
-def _value(option: Option, text: str | None, faults: list[Fault]) -> object:
-    if text is None:
-        return option.parse(option.default) if option.default else option.empty
-    try:
-        return option.parse(text)
-    except ValueError as error:
-        faults.append(Fault(option.flag, option.shown(text), str(error)))
-        return None
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """A formatter that prints the same page on every Python: `-l, --limit N`, as 3.13 prints it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=80)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return str(action.metavar)
+        names = ", ".join(action.option_strings)
+        return names if action.nargs == 0 else f"{names} {action.metavar}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError instead of ending the process."""
+
+    def __init__(
+        self, prog: str | None = None, usage: str | None = None, description: str | None = None, epilog: str = ""
+    ) -> None:
+        super().__init__(
+            prog=prog,
+            usage=usage,
+            description=description,
+            epilog=epilog,
+            formatter_class=_Formatter,
+            add_help=False,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError with the message that argparse would print."""
+        raise UsageError(Fault("arguments", None, message))
+
+
+class _PageAction(argparse.Action):
+    """Store the page to print: the actions of argparse print it themselves and ignore a full disk."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        _values: object,
+        _option_string: str | None = None,
+    ) -> None:
+        """Store the constant text of the action, or the help page of the parser."""
+        setattr(namespace, self.dest, self.const or parser.format_help())
+
+
+def _add_job_options(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
+    """Add the codes and options of a run; the page of the parser does not list them if they are `hidden`."""
+    codes = "codes, POP20, ALL, EVERY, a letter, or - for stdin"
+    parser.add_argument("arguments", nargs="*", metavar="CODE", help=argparse.SUPPRESS if hidden else codes)
+    switches = {
+        ("-a", "--all"): "every ISO 3166-1 code (ALL)",
+        ("-e", "--every"): "AA to ZZ (EVERY)",
+        ("-v", "--verbose"): "log every state of every item",
+        ("--dry-run",): "say what would be done, send no request",
+    }
+    for flags, text in switches.items():
+        parser.add_argument(*flags, action="store_true", help=argparse.SUPPRESS if hidden else text)
+    _add_options(parser, OPTIONS, hidden=hidden)
+
+
+def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option], *, hidden: bool = False) -> None:
+    """Add options whose texts are parsed later, so that all faults are reported at once."""
+    for setting in options:
+        default = f" [{setting.default}]" if setting.default else ""
+        text = f"{setting.help}{default}".replace("%", "%%")
+        parser.add_argument(
+            *setting.flags,
+            setting.flag,
+            dest=setting.name,
+            metavar=setting.metavar,
+            help=argparse.SUPPRESS if hidden else text,
+        )
+
+
+def _add_page_options(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
+    """Add --version, which the page does not list if it is `hidden`, and --help."""
+    parser.add_argument(
+        "--version",
+        action=_PageAction,
+        nargs=0,
+        dest="page",
+        default="",
+        const=f"flagjob {__version__}\n",
+        help=argparse.SUPPRESS if hidden else "print the version",
+    )
+    parser.add_argument("-h", "--help", action=_PageAction, nargs=0, dest="page", default="", help="print this page")
+
+
+def describe_unknown(kind: str, name: str, known: Collection[str]) -> str:
+    """Return the problem of an unknown name, with the known name that was probably meant."""
+    # All variables have the prefix in common, so it must not count as similarity.
+    names = {other.removeprefix(PREFIX): other for other in sorted(known)}
+    similar = difflib.get_close_matches(name.removeprefix(PREFIX), names, 1, _MINIMUM_SIMILARITY)
+    suggestion = f"; did you mean {names[similar[0]]}?" if similar else ""
+    return f"is no {kind} of flagjob{suggestion}"

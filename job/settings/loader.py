@@ -1,192 +1,152 @@
-"""Arguments, environment and secret files to Settings, or every fault at once."""
+"""The loader: arguments, environment and secret files to Settings, or to every fault at once."""
 
-import argparse
-import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from job import redaction
 from job.errors import Fault, UsageError
 from job.settings import checks
-from job.settings.checks import Given
-from job.settings.option import PREFIX, Option
-from job.settings.options import OPTIONS, Settings
-from job.settings.parser import Parser, add_options
+from job.settings.checks import RawText
+from job.settings.command_options import Arguments, describe_unknown
+from job.settings.options import OPTIONS, PREFIX, Option, Settings, options_of
 
-_DESCRIPTION = "Downloads a list of codes x a URL template into whole, accepted files."
-_EPILOG = """\
-Every option with a value is a variable, too: --max-bytes is FLAGJOB_MAX_BYTES;
-options win. Codes come from the arguments, else from FLAGJOB_CODES or
-FLAGJOB_CODES_FILE, else they are POP20, the twenty most populous countries.
+T = TypeVar("T")
 
-exit codes: 0 all well, or within the budgets; 1 a bug; 2 usage; 3 failures that
-a later run may heal; 4 failures that none will heal; 5 storage or local limits;
-6 origin down; 7 deadline; 130 SIGINT; 143 SIGTERM
-"""
 _INJECTED = re.compile(
     rf"{PREFIX}(?:\w+_)?(?:SERVICE_HOST=.*|SERVICE_PORT(?:_\w+)?=[0-9]+|PORT=(?:tcp|udp|sctp)://.*"
     r"|PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?=.*)",
     re.ASCII,
 )
 """What Kubernetes adds for each Service ("Accessing the Service"); one may be called flagjob or flagjob-metrics."""
-_ALIKE = 0.65
-"""How much of two names must be the same, as difflib counts it: ULR is URL, but USER_PASS is not USER_AGENT."""
 _DEFAULT_TERMINATION_LOG = Path("/dev/termination-log")
 
 
-def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
-    """Return the settings of a run; raise UsageError with every fault that was found.
+def load_options(table: type[T], arguments: Arguments) -> T:
+    """Return the options of serve or simulate; raise UsageError with every fault. The environment does not count."""
+    faults = list(arguments.faults)
+    parsed: dict[str, Any] = {}
+    for option in options_of(table):
+        text = arguments.texts.get(option.name)
+        raw = None if text is None else RawText(option.flag, text)
+        parsed[option.name] = _parse(option, raw, faults)
+    if faults:
+        raise UsageError(*faults)
+    return table(**parsed)
 
-    Reads files that settings name, and changes nothing. `argv` is without the program and the command.
+
+def load(arguments: Arguments, environ: Mapping[str, str]) -> Settings:
+    """Return the settings of a run; raise UsageError with every fault.
+
+    Reads the files that settings name, and changes nothing.
     """
-    return _Reader(argv, environ).settings()
+    return _Loader(arguments, environ).load()
 
 
-def help_text() -> str:
-    """Return what --help prints, 80 columns wide."""
-    return _parser().format_help()
+class _Loader:
+    """One pass over all settings; it collects faults as it goes, so that none hides another."""
 
-
-def _parser() -> Parser:
-    parser = Parser("flagjob", "[run] [OPTION ...] [CODE ...]", _DESCRIPTION, _EPILOG)
-    parser.add_argument(
-        "arguments", nargs="*", metavar="CODE", help="codes, POP20, ALL, EVERY, a letter, or - for stdin"
-    )
-    switches = {
-        "all": "every ISO 3166-1 code (ALL)",
-        "every": "AA to ZZ (EVERY)",
-        "verbose": "log every state of every item",
-    }
-    for name, text in switches.items():
-        parser.add_argument(f"-{name[0]}", f"--{name}", action="store_true", help=text)
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, send no request")
-    add_options(parser, OPTIONS)
-    parser.add_argument("--version", action="store_true", help="print the version")
-    parser.add_argument("-h", "--help", action="store_true", help="print this page")
-    return parser
-
-
-class _Reader:
-    """One reading: gathers faults as it goes, so that none hides another."""
-
-    def __init__(self, argv: Sequence[str], environ: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Arguments, environ: Mapping[str, str]) -> None:
+        self._arguments = arguments
         self._environ = environ
-        self._faults: list[Fault] = []
-        self._arguments = self._parsed(argv)
-        self._given = {option.name: given for option in OPTIONS if (given := self._find(option))}
+        self._faults = list(arguments.faults)
+        self._raw: dict[str, RawText] = {}
 
-    def settings(self) -> Settings:
-        parsed: dict[str, Any] = {option.name: self._value(option) for option in OPTIONS}
+    def load(self) -> Settings:
+        for option in OPTIONS:
+            raw = self._find(option)
+            if raw is not None:
+                self._raw[option.name] = raw
+        parsed: dict[str, Any] = {}
+        for option in OPTIONS:
+            parsed[option.name] = _parse(option, self._raw.get(option.name), self._faults)
         parsed["termination_log"] = parsed["termination_log"] or checks.existing(_DEFAULT_TERMINATION_LOG)
-        sound = {name: given for name, given in self._given.items() if parsed[name] is not None}
-        headers, header_faults = checks.secret_headers(sound.get("headers_file"))
-        words = self._words()
-        sums, sum_faults = checks.checksums(sound.get("checksums"))
-        self._faults += [*checks.files(sound), *header_faults, *sum_faults, *checks.proxies(self._environ)]
-        self._faults += [*checks.shards(self._given, parsed), *checks.sets(self._given, parsed), *checks.buckets(sound)]
-        self._faults += checks.contradictions(self._given, has_arguments=bool(words))
-        self._faults += [*checks.demonstration(self._given, self._environ), *_unknown_variables(self._environ)]
+        valid = {name: raw for name, raw in self._raw.items() if parsed[name] is not None}
+        headers, header_faults = checks.read_headers(valid.get("headers_file"))
+        digests, digest_faults = checks.read_checksums(valid.get("checksums"))
+        self._faults += [*checks.check_files(valid), *header_faults, *digest_faults]
+        self._faults += checks.check_proxies(self._environ)
+        self._faults += checks.check_shards(self._raw, parsed)
+        self._faults += checks.check_sets(self._raw, parsed)
+        self._faults += checks.check_bucket(valid)
+        self._faults += checks.check_contradictions(self._raw, has_codes=bool(self._arguments.codes))
+        self._faults += checks.check_demonstration(self._raw, self._environ)
+        self._faults += _unknown_variables(self._environ)
         if self._faults:
             raise UsageError(*self._faults)
-        if words == ("-",):
-            words, parsed["codes"], parsed["codes_file"] = (), None, "-"
+        codes = self._arguments.codes
+        if codes == ("-",):
+            codes = ()
+            parsed["codes"] = None
+            parsed["codes_file"] = "-"
         return Settings(
-            arguments=words,
+            arguments=codes,
             dry_run=self._arguments.dry_run,
             verbose=self._arguments.verbose,
             secret_headers=headers,
-            sums=sums,
+            expected_digests=digests,
             secrets=tuple(filter(None, checks.secrets(parsed, headers, self._environ))),
             changed=self._changed(),
             **parsed,
         )
 
-    def _parsed(self, argv: Sequence[str]) -> argparse.Namespace:
-        parser = _parser()
-        end = argv.index("--") if "--" in argv else len(argv)  # Pythons differ in what they do with it
-        try:
-            arguments, unknown = parser.parse_known_intermixed_args(argv[:end])
-        except UsageError as error:
-            self._faults += error.faults
-            return parser.parse_args([])
-        if arguments.help:
-            self._faults.append(Fault("-h", None, "must be written by itself, not together with other letters"))
-        arguments.arguments = [*arguments.arguments, *argv[end + 1 :]]
-        flags = [flag for option in OPTIONS for flag in (*option.flags, option.flag)]
-        for word in unknown:
-            name = redaction.printable(word.partition("=")[0])  # what follows may be a secret
-            self._faults.append(Fault(name, None, _unknown("option", name, flags)))
-        return arguments
+    def _find(self, option: Option) -> RawText | None:
+        """Return the text of an option: from the command line, else from its variables, else from its secret file."""
+        text = self._arguments.texts.get(option.name)
+        if text is not None:
+            return RawText(option.flag, text)
+        for variable in (option.variable, *option.fallback_variables):
+            text = self._read_variable(variable, option)
+            if text:
+                return RawText(variable, text)
+        return self._read_secret(option) if option.secret else None
 
-    def _words(self) -> tuple[str, ...]:
-        sets = [name for name, wanted in (("ALL", self._arguments.all), ("EVERY", self._arguments.every)) if wanted]
-        words = (*sets, *map(redaction.printable, self._arguments.arguments))
-        if "-" in words and len(words) > 1:
-            problem = "must be the only argument: codes come from standard input or from the arguments"
-            self._faults.append(Fault("-", None, problem))
-        return words
-
-    def _find(self, option: Option) -> Given | None:
-        """Return the text of a setting: from its option, else its variables, else the file that holds the secret."""
-        argument = getattr(self._arguments, option.name)
-        if argument is not None:
-            return Given(option.flag, argument)
-        for variable in (option.variable, *option.also):
-            if text := self._text(variable, option):
-                return Given(variable, text)
-        return self._secret(option) if option.secret else None
-
-    def _text(self, variable: str, option: Option) -> str:
-        """Return what a variable holds, without blanks at its ends: a line's end comes along easily."""
+    def _read_variable(self, variable: str, option: Option) -> str:
+        """Return the text of a variable without blanks at its ends: a file's last newline is easily copied with it."""
         text = self._environ.get(variable, "").strip()
         if not text and option.must_not_be_empty and variable in self._environ:
             problem = "is set but empty: give it a value, or do not set it"
             self._faults.append(Fault(variable, self._environ[variable], problem))
         return text
 
-    def _secret(self, option: Option) -> Given | None:
+    def _read_secret(self, option: Option) -> RawText | None:
         variable = f"{option.variable}_FILE"
-        path = self._text(variable, option)
+        path = self._read_variable(variable, option)
         if not path:
             return None
         try:
-            return Given(variable, checks.secret_text(path).strip())
+            return RawText(variable, checks.read_text(path).strip())
         except ValueError as error:
             self._faults.append(Fault(variable, redaction.path(path), str(error)))
             return None
 
-    def _value(self, option: Option) -> object:
-        given = self._given.get(option.name)
-        if given is None:
-            return option.parse(option.default) if option.default else option.empty
-        try:
-            return option.parse(given.text)
-        except ValueError as error:
-            self._faults.append(Fault(given.name, option.shown(given.text), str(error)))
-            return None
-
     def _changed(self) -> dict[str, str]:
-        given = ((option, self._given[option.name].text) for option in OPTIONS if option.name in self._given)
-        return {option.name: option.shown(text) for option, text in given if text != option.default}
+        """Return the redacted texts that differ from the defaults, by the option's name."""
+        changed: dict[str, str] = {}
+        for option in OPTIONS:
+            raw = self._raw.get(option.name)
+            if raw and raw.text != option.default:
+                changed[option.name] = option.redact(raw.text)
+        return changed
+
+
+def _parse(option: Option, raw: RawText | None, faults: list[Fault]) -> object:
+    """Return the value of an option; append a fault and return None if its text is invalid."""
+    if raw is None:
+        return option.parse(option.default) if option.default else option.absent_value
+    try:
+        return option.parse(raw.text)
+    except ValueError as error:
+        faults.append(Fault(raw.name, option.redact(raw.text), str(error)))
+        return None
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> Iterator[Fault]:
-    """Find names that no setting has: a misspelt one must not be silently without effect."""
+    """Yield a fault for each FLAGJOB_ variable that no option has: a misspelt one must not be ignored silently."""
     known = {option.variable for option in OPTIONS} | {f"{option.variable}_FILE" for option in OPTIONS if option.secret}
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in known and not _INJECTED.fullmatch(f"{name}={environ[name]}"):
-            yield Fault(redaction.printable(name), None, _unknown("setting", name, known))  # its value may be a secret
-
-
-def _unknown(kind: str, name: str, known: Collection[str]) -> str:
-    near = _near(name, known)
-    return f"is no {kind} of flagjob" + (f"; did you mean {near}?" if near else "")
-
-
-def _near(name: str, known: Collection[str]) -> str:
-    """Return the name that was probably meant, or nothing; the prefix that variables share makes none alike."""
-    names = {other.removeprefix(PREFIX): other for other in sorted(known)}
-    near = difflib.get_close_matches(name.removeprefix(PREFIX), names, 1, _ALIKE)
-    return names[near[0]] if near else ""
+        is_injected = _INJECTED.fullmatch(f"{name}={environ[name]}")
+        if name.startswith(PREFIX) and name not in known and not is_injected:
+            problem = describe_unknown("setting", name, known)
+            yield Fault(redaction.printable(name), None, problem)  # without the value, which may be a secret

@@ -1,19 +1,93 @@
-"""The table of settings: each row's variable, flag, parser, default and meaning, once."""
+"""The table of settings: each option's variable, flags, parser, default and help text, declared once."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar, cast
 
 from job import __version__, redaction
 from job.model import Budget, FileType, Refresh
 from job.settings import parsers
-from job.settings.gateway import Pushgateway, gateway
-from job.settings.option import option, options_of
+from job.settings.parsers import Pushgateway
 from job.template import UrlTemplate
+
+T = TypeVar("T")
+PREFIX = "FLAGJOB_"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One setting as users see it: its names, its default and its help text."""
+
+    name: str
+    default: str | None
+    """The default as text, parsed like a text that a user gives; None for no default."""
+    parse: Callable[[str], object]
+    """Returns the value of a text, or raises ValueError with a description of a valid text."""
+    help: str
+    flags: tuple[str, ...]
+    """Further flags, such as `-m`, beside the long one that is made of the name."""
+    metavar: str
+    secret: bool
+    """Whether the variable `NAME_FILE` may name a file that contains the text."""
+    redact: Callable[[str], str]
+    """Returns the part of a text that may be printed."""
+    fallback_variables: tuple[str, ...]
+    """Variables of other programs that may contain the text; the option's own variable wins."""
+    must_not_be_empty: bool
+    """Whether a variable that is set but empty is a fault: a text that went missing must not become a default."""
+    absent_value: object
+    """The value where there is neither a text nor a default."""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return PREFIX + self.name.upper()
+
+    @property
+    def flag(self) -> str:
+        """The long flag."""
+        return "--" + self.name.replace("_", "-")
+
+
+def option(  # noqa: PLR0913  (a keyword for each attribute of a row)
+    parse: Callable[[str], T],
+    default: str | None,
+    help_text: str,
+    *flags: str,
+    metavar: str = "TEXT",
+    secret: bool = False,
+    redact: Callable[[str], str] = redaction.plain,
+    fallback_variables: tuple[str, ...] = (),
+    must_not_be_empty: bool = False,
+    absent_value: T | None = None,
+) -> T:
+    """Return the dataclass field of an option; its static type is the type that the parser returns."""
+    row = Option(
+        name="",  # options_of takes it from the field
+        default=default,
+        parse=parse,
+        help=help_text,
+        flags=flags,
+        metavar=metavar,
+        secret=secret,
+        redact=redact,
+        fallback_variables=fallback_variables,
+        must_not_be_empty=must_not_be_empty,
+        absent_value=absent_value,
+    )
+    return cast("T", dataclasses.field(metadata={"option": row}))
+
+
+def options_of(table: type) -> tuple[Option, ...]:
+    """Return the options of a dataclass whose fields `option` declared, in the order of the fields."""
+    fields = [field for field in dataclasses.fields(table) if "option" in field.metadata]
+    return tuple(dataclasses.replace(cast("Option", field.metadata["option"]), name=field.name) for field in fields)
 
 
 class Server(StrEnum):
-    """The labels of *Fluent Python* for where flags come from; the demo server plays all but the last."""
+    """The labels of *Fluent Python* for the origin of the flags: the first three are the built-in demo server."""
 
     LOCAL = "local"
     DELAY = "delay"
@@ -22,35 +96,35 @@ class Server(StrEnum):
 
 
 class Executor(StrEnum):
-    """How many at a time: many on threads, or one after the other on one."""
+    """How downloads run: many at a time on threads, or one after the other."""
 
     THREADS = "threads"
     SEQUENTIAL = "sequential"
 
 
 class Order(StrEnum):
-    """In which order results come: as futures complete, or as items were submitted."""
+    """The order of results: as futures complete, or as items were submitted."""
 
     COMPLETED = "completed"
     SUBMITTED = "submitted"
 
 
 class Publish(StrEnum):
-    """How files appear: each by itself, or all of a run together."""
+    """How files are published: each by itself, or all files of a run as one set."""
 
     EACH = "each"
     SET = "set"
 
 
 class NewOrigin(StrEnum):
-    """What to do where a destination was filled from another origin."""
+    """How a run treats a destination that was filled from another origin."""
 
     REFUSE = "refuse"
     ACCEPT = "accept"
 
 
 class LogFormat(StrEnum):
-    """How lines are written; auto is console on a terminal, else json."""
+    """The format of log lines; auto is console on a terminal, else json."""
 
     AUTO = "auto"
     JSON = "json"
@@ -58,7 +132,7 @@ class LogFormat(StrEnum):
 
 
 class LogLevel(StrEnum):
-    """The least important lines that are still written."""
+    """The lowest level of log lines that are written."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -67,7 +141,7 @@ class LogLevel(StrEnum):
 
 
 class LogResults(StrEnum):
-    """Which items get a result line."""
+    """The items that get a result line."""
 
     ALL = "all"
     CHANGED = "changed"
@@ -76,20 +150,20 @@ class LogResults(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything a run was told, checked and frozen, so any thread may read it. Times in seconds, sizes in bytes."""
+    """The settings of a run, checked and frozen, so any thread may read them. Times in seconds, sizes in bytes."""
 
     arguments: tuple[str, ...]
-    """Codes and names of sets from the command line; they win over the other sources."""
+    """Codes and names of sets from the command line; they win over all other sources of codes."""
     dry_run: bool
     verbose: bool
     secret_headers: Mapping[str, str]
     """Read from `headers_file`."""
-    sums: Mapping[str, str]
-    """Read from `checksums`: the sha256 in hex that a file must have, by its path below the destination."""
+    expected_digests: Mapping[str, str]
+    """Read from `checksums`: the SHA-256 that a file must have, in hex, by the file's path below the destination."""
     changed: Mapping[str, str]
-    """The settings that differ from their defaults, by name, as text, secrets masked: for the log."""
+    """The texts of the settings that differ from their defaults, by name, with secrets redacted: for the log."""
     secrets: tuple[str, ...]
-    """Texts that nothing that is printed may hold."""
+    """Texts that must not appear in any output."""
 
     codes: str | None = option(
         parsers.words, None, "codes and names of sets (POP20, ALL, EVERY)", metavar="CODES", must_not_be_empty=True
@@ -111,7 +185,7 @@ class Settings:
         "URL template with {cc}, {CC} or {id} in its path or query",
         metavar="URL",
         secret=True,
-        shown=redaction.url,
+        redact=redaction.url,
         must_not_be_empty=True,
     )
     dest: str = option(
@@ -120,7 +194,7 @@ class Settings:
         "directory, or s3://, gs://, az:// bucket and prefix",
         "-o",
         metavar="PATH",
-        shown=redaction.destination,
+        redact=redaction.destination,
     )
     workers: int = option(parsers.whole(1, 1000), "30", "downloads at the same time", "-m", "--max-req", metavar="N")
     executor: Executor = option(
@@ -154,7 +228,7 @@ class Settings:
         metavar="TYPES",
     )
     redirect_hosts: tuple[str, ...] = option(
-        parsers.hosts, None, "other hosts that a redirect may lead to", metavar="HOSTS", empty=()
+        parsers.hosts, None, "other hosts that a redirect may lead to", metavar="HOSTS", absent_value=()
     )
     refresh: Refresh = option(
         parsers.choice(Refresh),
@@ -180,14 +254,14 @@ class Settings:
         "0",
         "which share of the codes is this run's, from 0; else as Kubernetes, Cloud Run or AWS Batch say",
         metavar="N",
-        also=("JOB_COMPLETION_INDEX", "CLOUD_RUN_TASK_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX"),
+        fallback_variables=("JOB_COMPLETION_INDEX", "CLOUD_RUN_TASK_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX"),
     )
     shard_count: int = option(
         parsers.whole(1, 100_000),
         "1",
         "into how many shares the codes are divided",
         metavar="N",
-        also=("CLOUD_RUN_TASK_COUNT", "AWS_BATCH_JOB_ARRAY_SIZE"),
+        fallback_variables=("CLOUD_RUN_TASK_COUNT", "AWS_BATCH_JOB_ARRAY_SIZE"),
     )
     max_changed: Budget = option(
         parsers.budget, "100%", "changed files beyond which a set is not published, as 3 or 20%", metavar="N|N%"
@@ -196,14 +270,14 @@ class Settings:
     max_not_found: Budget = option(parsers.budget, "0", "not-founds that keep exit code 0, as 3 or 5%", metavar="N|N%")
     user_agent: str = option(parsers.line, f"flagjob/{__version__}", "User-Agent sent with each request")
     headers_file: str | None = option(
-        parsers.path, None, "file of secret headers, one `Name: value` a line", metavar="PATH", shown=redaction.path
+        parsers.path, None, "file of secret headers, one `Name: value` a line", metavar="PATH", redact=redaction.path
     )
     ca_bundle: str | None = option(
         parsers.path,
         None,
         "certificate authorities; REQUESTS_CA_BUNDLE, else SSL_CERT_FILE, else certifi's",
         metavar="PATH",
-        also=("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
+        fallback_variables=("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
     )
     metrics_address: parsers.Address | None = option(
         parsers.address, None, "where to serve /metrics during the run, as :9464", metavar="[HOST]:PORT"
@@ -218,12 +292,12 @@ class Settings:
         parsers.path, None, "textfile for node_exporter, written at the end", metavar="PATH"
     )
     pushgateway_url: Pushgateway | None = option(
-        gateway,
+        parsers.pushgateway,
         None,
         "Pushgateway that gets the metrics at the end, as http://localhost:9091",
         metavar="URL",
         secret=True,
-        shown=redaction.url,
+        redact=redaction.url,
     )
     log_format: LogFormat = option(
         parsers.choice(LogFormat), "auto", "json, console, or auto: console on a terminal", metavar="FORMAT"
@@ -238,4 +312,4 @@ class Settings:
 
 
 OPTIONS = options_of(Settings)
-"""The table, in the order that help and documentation show."""
+"""The options of the job, in the order of the help page and the documentation."""

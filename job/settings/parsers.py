@@ -1,13 +1,18 @@
-"""Text to value, for each kind of setting: a parser returns it, or raises ValueError with what would be right."""
+"""Parsers of settings, each from text to value: numbers, times, sizes, budgets, hosts, paths, a Pushgateway's URL.
+
+Each raises ValueError with a description of a valid text, which contains nothing of the text itself.
+"""
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeVar
+from urllib.parse import SplitResult, unquote
 
 from job.layout import BucketLocation, is_bucket, is_url
 from job.model import Budget
+from job.template import check_authority, split_url
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -25,18 +30,28 @@ _RATE_MAX = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen. An empty host is every IPv4 address of the machine."""
+    """An address to listen on. An empty host stands for every IPv4 address of the machine."""
 
     host: str
     port: int
 
     def __str__(self) -> str:
-        """Give it as it was written."""
+        """Return the address in the form in which it is written in a setting."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+@dataclass(frozen=True, slots=True)
+class Pushgateway:
+    """The parts of a Pushgateway's URL. Immutable, so any thread may use it."""
+
+    url: str
+    """Without user and password, so it may be printed; the path is the gateway's own prefix."""
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+
+
 def whole(low: int, high: int) -> Callable[[str], int]:
-    """Whole numbers in a closed range."""
+    """Return a parser of whole numbers from `low` to `high`."""
 
     def parse(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,15}", text) or not low <= int(text) <= high:
@@ -47,7 +62,7 @@ def whole(low: int, high: int) -> Callable[[str], int]:
 
 
 def seconds(low: float, high: float) -> Callable[[str], float]:
-    """Durations: a number of seconds, or one with a unit (100ms, 30s, 5m, 1h, 1d)."""
+    """Return a parser of durations from `low` to `high` seconds, with or without a unit (100ms, 30s, 5m, 1h, 1d)."""
 
     def parse(text: str) -> float:
         found = _DURATION.fullmatch(text)
@@ -65,7 +80,7 @@ def _in_seconds(number: float, unit: str) -> float:
 
 
 def size(text: str) -> int:
-    """Bytes: a number, or one with a unit (500kB is decimal, 5MiB binary)."""
+    """Return a number of bytes; units may be decimal (500kB) or binary (5MiB)."""
     found = _SIZE.fullmatch(text)
     value = _in_bytes(float(found[1]), found[2] or "", binary=bool(found[3])) if found else 0
     if not 1 <= value <= _SIZE_MAX:
@@ -78,7 +93,7 @@ def _in_bytes(number: float, unit: str, *, binary: bool) -> int:
 
 
 def budget(text: str) -> Budget:
-    """Read a number of items, or a percentage of them."""
+    """Return a number of items, or a percentage of all items."""
     found = _BUDGET.fullmatch(text)
     if found and found[2] and float(found[1]) <= 100:  # noqa: PLR2004  (per cent)
         return Budget(float(found[1]) / 100, is_share=True)
@@ -88,7 +103,7 @@ def budget(text: str) -> Budget:
 
 
 def choice(kind: type[E]) -> Callable[[str], E]:
-    """One of a few words, in either case."""
+    """Return a parser of one member of an enum, in upper or lower case."""
 
     def parse(text: str) -> E:
         try:
@@ -100,7 +115,7 @@ def choice(kind: type[E]) -> Callable[[str], E]:
 
 
 def several(kind: type[E]) -> Callable[[str], tuple[E, ...]]:
-    """One or more of a few words, with commas or spaces between, each taken once."""
+    """Return a parser of members of an enum, separated by commas or spaces; duplicates are dropped."""
 
     def parse(text: str) -> tuple[E, ...]:
         words = text.lower().replace(",", " ").split()
@@ -112,7 +127,7 @@ def several(kind: type[E]) -> Callable[[str], tuple[E, ...]]:
 
 
 def hosts(text: str) -> tuple[str, ...]:
-    """Host names, with commas or spaces between; compared in lower case."""
+    """Return host names in lower case; the text separates them by commas or spaces."""
     found = tuple(text.lower().replace(",", " ").split())
     if not found or not all(re.fullmatch(_HOST, host) for host in found):
         raise ValueError("must be host names without scheme or port, such as cdn.example.org")
@@ -120,7 +135,7 @@ def hosts(text: str) -> tuple[str, ...]:
 
 
 def address(text: str) -> Address:
-    """HOST:PORT, or :PORT for every IPv4 address of the machine."""
+    """Return the address of HOST:PORT, or of :PORT for every IPv4 address of the machine."""
     found = _ADDRESS.fullmatch(text)
     if not found or int(found[2]) > _PORT_MAX:
         raise ValueError("must be HOST:PORT or :PORT, such as :9464 or 127.0.0.1:9464")
@@ -128,28 +143,28 @@ def address(text: str) -> Address:
 
 
 def line(text: str) -> str:
-    """One line of text that may stand in a header."""
+    """Return a text that is valid in a header: one line of printable ASCII."""
     if not text.isascii() or not text.isprintable() or not text.strip():
         raise ValueError("must be one line of printable ASCII")
     return text.strip()
 
 
 def words(text: str) -> str:
-    """At least one word, with commas or spaces between."""
+    """Return a text unchanged that has at least one word, separated by commas or spaces."""
     if not text.replace(",", " ").split():
         raise ValueError("must be codes or names of sets, such as BR CN or ALL")
     return _utf_8(text)
 
 
 def path(text: str) -> str:
-    """Read a path that the operating system can take."""
+    """Return a path that is valid for the operating system."""
     if "\0" in text or not text.strip():
         raise ValueError("must be a path")
     return _utf_8(text)
 
 
 def destination(text: str) -> str:
-    """Read a directory's path, or a bucket's URL: any other URL would silently become a directory of that name."""
+    """Return a directory's path or a bucket's URL; any other URL would silently become a directory of that name."""
     if text.startswith("~"):
         raise ValueError("must be the directory's path in full: nothing here knows whose home ~ is")
     if not is_url(text):
@@ -169,34 +184,55 @@ def _utf_8(text: str) -> str:
 
 
 def rate(text: str) -> float:
-    """Read requests a second; 0 is no limit."""
+    """Return a number of requests a second; 0 is no limit."""
     if not re.fullmatch(_NUMBER, text) or not 0 <= float(text) <= _RATE_MAX:
         raise ValueError(f"must be a number of requests a second, up to {_RATE_MAX}, or 0 for no limit")
     return float(text)
 
 
-def share(text: str) -> float:
-    """Read a share of all, from 0 to 1."""
+def fraction(text: str) -> float:
+    """Return a fraction from 0 to 1."""
     if not re.fullmatch(_NUMBER, text) or not 0 <= float(text) <= 1:
         raise ValueError("must be a share from 0 to 1, such as 0.25")
     return float(text)
 
 
 def span(text: str) -> tuple[float, float]:
-    """One time, or two with a dash between: the least and the most."""
+    """Return the smallest and the largest of a range of times, in seconds; a single time is both."""
     parse = seconds(0, 3600)
-    low, dash, high = text.partition("-")
+    first, dash, second = text.partition("-")
+    problem = "must be a time up to 3600 seconds, or two as 0.5-5, the smaller first"
     try:
-        found = parse(low), parse(high if dash else low)
+        low = parse(first)
+        high = parse(second) if dash else low
     except ValueError:
-        found = 1, 0
-    if found[0] > found[1]:
-        raise ValueError("must be a time up to 3600 seconds, or two as 0.5-5, the smaller first")
-    return found
+        raise ValueError(problem) from None
+    if low > high:
+        raise ValueError(problem)
+    return low, high
 
 
 def host(text: str) -> str:
-    """One address or host name to listen on; an IPv6 address may stand in brackets."""
+    """Return an address or host name to listen on; an IPv6 address may have brackets."""
     if not re.fullmatch(rf"{_HOST}|[0-9A-Fa-f:.]+", text):
         raise ValueError("must be an address or a host name, such as 127.0.0.1")
     return text.strip("[]")
+
+
+def pushgateway(text: str) -> Pushgateway:
+    """Return the parts of a Pushgateway's URL."""
+    parts = split_url(text)
+    credentials, _, host = parts.netloc.rpartition("@")
+    _check_pushgateway(parts, host)
+    user, _, password = credentials.partition(":")
+    return Pushgateway(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", unquote(user), unquote(password))
+
+
+def _check_pushgateway(parts: SplitResult, host: str) -> None:
+    if parts.scheme not in {"http", "https"} or not host:
+        raise ValueError("must begin with http:// or https:// and name a host")
+    check_authority(host)
+    if "?" in parts.geturl() or "#" in parts.geturl():
+        raise ValueError("must have no query and no fragment: ? in a password is %3F, # is %23")
+    if "@" in parts.path:
+        raise ValueError("must have no @ in its path: / in a password is %2F")
