@@ -109,8 +109,8 @@ def check_demonstration(raw: Mapping[str, RawText], environ: Mapping[str, str]) 
         yield Fault("FLAGJOB_URL", None, problem)
 
 
-def check_files(raw: Mapping[str, RawText]) -> Iterator[Fault]:
-    """Yield a fault for each path that its setting cannot use."""
+def check_input_files(raw: Mapping[str, RawText]) -> Iterator[Fault]:
+    """Yield a fault for each file that a run reads and cannot read."""
     codes = raw.get("codes_file")
     if codes and codes.text != "-" and not _is_readable_file(codes.text):
         yield Fault(codes.name, redaction.plain(codes.text), "must be a file that can be read, or - for standard input")
@@ -118,6 +118,10 @@ def check_files(raw: Mapping[str, RawText]) -> Iterator[Fault]:
     if authorities and not Path(authorities.text).is_dir() and not _is_readable_file(authorities.text):
         problem = "must be a file or directory of certificates that can be read"
         yield Fault(authorities.name, redaction.plain(authorities.text), problem)
+
+
+def check_output_files(raw: Mapping[str, RawText]) -> Iterator[Fault]:
+    """Yield a fault for each file that a run writes at its end and cannot create."""
     for name in ("metrics_file", "termination_log"):
         target = raw.get(name)
         if target and (not Path(target.text).parent.is_dir() or Path(target.text).is_dir()):

@@ -137,11 +137,6 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
     if "-" in codes and len(codes) > 1:
         problem = "must be the only argument: codes come from standard input or from the arguments"
         faults.append(Fault("-", None, problem))
-    texts: dict[str, str] = {}
-    for setting in _OPTIONS_OF[command]:
-        text = getattr(namespace, setting.name, None)  # the subparser stores nothing if its grammar is violated
-        if text is not None:
-            texts[setting.name] = text
     return Arguments(
         command=command,
         page=namespace.page,
@@ -149,7 +144,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         dry_run=namespace.dry_run,
         verbose=namespace.verbose,
         delete=namespace.delete,
-        texts=texts,
+        texts=_option_texts(command, namespace),
         faults=tuple(faults),
     )
 
@@ -177,6 +172,15 @@ def _split_leftover(
     return [*codes, *verbatim], faults
 
 
+def _option_texts(command: Command, namespace: argparse.Namespace) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for setting in _OPTIONS_OF[command]:
+        text = getattr(namespace, setting.name, None)  # a subparser stores nothing if its grammar is violated
+        if text is not None:
+            texts[setting.name] = text
+    return texts
+
+
 def _build_parser() -> argparse.ArgumentParser:
     """Return the grammar of the command line: a subparser for each command."""
     parser = _Parser()
@@ -191,13 +195,13 @@ def _build_parser() -> argparse.ArgumentParser:
         usage="flagjob serve [OPTION ...]",
         description="Serves the built-in origin's real flags, with faults on demand.",
     )
-    _add_options(serve, options_of(ServeOptions))
+    _add_options(serve, _OPTIONS_OF[Command.SERVE])
     simulate = commands.add_parser(
         Command.SIMULATE,
         usage="flagjob simulate [OPTION ...]",
         description="Runs tasks that only sleep on the job's pool, and draws their timeline.",
     )
-    _add_options(simulate, options_of(SimulateOptions))
+    _add_options(simulate, _OPTIONS_OF[Command.SIMULATE])
     verify = commands.add_parser(
         Command.VERIFY, usage="flagjob verify [--delete] [OPTION ...]", description=_VERIFY_DESCRIPTION
     )

@@ -65,7 +65,9 @@ class _Loader:
         valid = {name: raw for name, raw in self._raw.items() if parsed[name] is not None}
         headers, header_faults = checks.read_headers(valid.get("headers_file"))
         digests, digest_faults = checks.read_checksums(valid.get("checksums"))
-        self._faults += [*checks.check_files(valid), *header_faults, *digest_faults]
+        self._faults += checks.check_input_files(valid)
+        self._faults += checks.check_output_files(valid)
+        self._faults += [*header_faults, *digest_faults]
         self._faults += checks.check_proxies(self._environ)
         self._faults += checks.check_shards(self._raw, parsed)
         self._faults += checks.check_sets(self._raw, parsed)
