@@ -1,4 +1,4 @@
-"""Runs the command as its users do, in a process of its own, and reads what it says."""
+"""Runs the command as its users do, in a process of its own, and reads its output."""
 
 import json
 import os
@@ -16,14 +16,14 @@ _OURS = ("FLAGJOB_", "KUBERNETES_", "CLOUD_RUN_", "AWS_BATCH_", "HTTP_PROXY", "H
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """Give this process's environment without what would change a run, and with these settings."""
+    """Return the environment of this process with these settings, without any variable that would change a run."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(_OURS)}
     return {**kept, **settings}
 
 
 @dataclass(frozen=True)
 class Done:
-    """How a command ended, and what it said."""
+    """The exit code and the output of a command."""
 
     code: int
     stdout: bytes
@@ -35,7 +35,7 @@ class Done:
         return [json.loads(line) for line in self.stdout.splitlines()]
 
     def named(self, event: str) -> list[dict[str, Any]]:
-        """Give the lines of one event."""
+        """Return the lines of one event."""
         return [line for line in self.events if line["event"] == event]
 
     @property
@@ -52,14 +52,14 @@ class Done:
 
 
 def flagjob(*arguments: str | bytes, cwd: Path, stdin: bytes = b"", settings: Mapping[str, str] | None = None) -> Done:
-    """Run the command to its end."""
+    """Run the command to its end and return its output."""
     with started(*arguments, cwd=cwd, settings=settings) as process:
         stdout, stderr = process.communicate(stdin, timeout=TIMEOUT)
         return Done(process.returncode, stdout, stderr.decode())
 
 
 def wait_until_asleep(process: "subprocess.Popen[bytes]") -> None:
-    """Return when its main thread waits for something: asleep, and on no processor for a while."""
+    """Return when the main thread waits: its state is asleep, and it did not run for a while."""
     before: tuple[bytes, ...] | None = None
     while (now := _main_thread(process.pid)) != before or now[0] != b"S":
         before = now
@@ -67,14 +67,14 @@ def wait_until_asleep(process: "subprocess.Popen[bytes]") -> None:
 
 
 def wait_until_heeding(process: "subprocess.Popen[bytes]", number: int) -> None:
-    """Return when it has a handler for a signal (proc(5): SigCgt in status)."""
+    """Return when the process has a handler for a signal (proc(5): SigCgt in status)."""
     status = Path(f"/proc/{process.pid}/status")
     while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 1 << number - 1:
         threading.Event().wait(0.02)
 
 
 def _main_thread(pid: int) -> tuple[bytes, ...]:
-    """Give its state and the ticks it has run, in user mode and in the kernel (proc(5): task/PID/stat)."""
+    """Return the state and the ticks in user mode and in the kernel (proc(5): task/PID/stat)."""
     fields = Path(f"/proc/{pid}/task/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     return fields[0], fields[11], fields[12]
 
@@ -83,9 +83,9 @@ def _main_thread(pid: int) -> tuple[bytes, ...]:
 def started(
     *arguments: str | bytes, cwd: Path, settings: Mapping[str, str] | None = None, pipe_bytes: int = -1
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Start the command, and end it with the block if it has not ended by itself.
+    """Start the command; kill it at the end of the block if it is still running.
 
-    It waits for whoever reads what it says when `pipe_bytes` of that are unread; -1 is as many as the system likes.
+    Its output blocks when `pipe_bytes` of it are unread; -1 is the default of the system.
     """
     command: Sequence[str | bytes] = [sys.executable, "-m", "job", *arguments]
     pipe = subprocess.PIPE

@@ -1,4 +1,4 @@
-"""Runs the job in the test's own process: wired as it always is, on real sockets and files, and started at once."""
+"""Runs the job in the process of the test, with its real wiring, sockets and files, to save the start of a process."""
 
 import random
 from collections.abc import Callable, Sequence
@@ -13,32 +13,32 @@ from job.run import Run
 from job.settings import load, parse_arguments
 
 _SHORT_WAITS = 742738
-"""A seed whose first seven draws are below an eighth: waits are drawn, and nobody learns from long ones."""
+"""A seed of `random` whose first seven draws are below an eighth: the back-off of a test stays short."""
 
 
 class Watched(BytesIO):
-    """A log that tells of each line as it was written; lines come from any thread."""
+    """A log that calls a function with each line after it was written; lines come from any thread."""
 
-    def __init__(self, tell: Callable[[bytes], object]) -> None:
+    def __init__(self, on_line: Callable[[bytes], object]) -> None:
         super().__init__()
-        self._tell = tell
+        self._on_line = on_line
 
     def write(self, data: bytes, /) -> int:  # type: ignore[override]  # (the log writes nothing but bytes)
-        """Take a line."""
+        """Append a line and report it."""
         written = super().write(data)
-        self._tell(data)
+        self._on_line(data)
         return written
 
 
 def here(*words: str, dest: Path, **settings: str) -> Done:
-    """Run the job with `FLAGJOB_` settings, given by the rest of their names in lower case; give how it ended."""
+    """Run the job and return its output; `settings` are variables, in lower case and without their `FLAGJOB_`."""
     return run(words, Cancellation(), BytesIO(), dest=str(dest), **settings)
 
 
 def run(words: Sequence[str], cancellation: Cancellation, log: BytesIO, **settings: str) -> Done:
-    """Do that with a stop and a log of the test's own.
+    """Run the job with a cancellation and a log that the test provides, and return its output.
 
-    What the command line adds is left out: signals, and the exit codes of what comes out as an exception.
+    The parts of the command line are missing: signal handlers, and exit codes for exceptions.
     """
     environ = {f"FLAGJOB_{name.upper()}": text for name, text in settings.items()}
     random.seed(_SHORT_WAITS)
@@ -46,12 +46,12 @@ def run(words: Sequence[str], cancellation: Cancellation, log: BytesIO, **settin
     try:
         code = job.execute()
     finally:
-        cancellation.request(Reason.INTERNAL)  # whatever ended the run, its workers end too
+        cancellation.request(Reason.INTERNAL)  # as in job.cli: workers must end after an exception, too
     return Done(code, log.getvalue(), "")
 
 
 def left_in(dest: Path) -> dict[str, bytes]:
-    """Give every file of a destination but the notes of flagjob, of which there may be no draft."""
+    """Return the files of a destination by path, without flagjob's own; assert that no temporary file is left."""
     assert list((dest / ".flagjob" / "tmp").iterdir()) == []
     found = (path for path in sorted(dest.rglob("*")) if path.is_file() and ".flagjob" not in path.parts)
     return {str(path.relative_to(dest)): path.read_bytes() for path in found if path.name != "SHA256SUMS"}

@@ -1,4 +1,4 @@
-"""The whole job, run as its users run it: a process, its files, its lines and its exit code."""
+"""The whole job as its users run it: a process, its files, its log lines and its exit code."""
 
 import json
 import os
@@ -29,13 +29,13 @@ FLAGS = Path(str(distribution("django-countries").locate_file("django_countries/
 
 
 def files(root: Path) -> dict[str, bytes]:
-    """Give every file below a directory but flagjob's own notes."""
+    """Return all files below a directory by path, without flagjob's own."""
     found = (path for path in sorted(root.rglob("*")) if path.is_file() and ".flagjob" not in path.parts)
     return {str(path.relative_to(root)): path.read_bytes() for path in found if path.name != "SHA256SUMS"}
 
 
 def test_without_settings_twenty_real_flags_arrive(tmp_path: Path) -> None:
-    """The default run: the book's twenty countries from the built-in origin, whole, one line each, exit 0."""
+    """The default run downloads the book's twenty countries from the built-in origin, one line each, exit 0."""
     done = flagjob(cwd=tmp_path)
     assert (done.code, done.stderr) == (0, "")
     assert files(tmp_path) == {
@@ -62,33 +62,33 @@ def test_a_result_line_describes_its_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("allowed", "code"), [({}, 4), ({"FLAGJOB_MAX_NOT_FOUND": "1"}, 0)])
 def test_a_code_that_does_not_exist_is_not_found(tmp_path: Path, allowed: dict[str, str], code: int) -> None:
-    """ZZ is no country: exit 4, unless the user allows it."""
+    """A code that does not exist leads to exit code 4, unless the budget allows it."""
     done = flagjob("BR", "CN", "ZZ", cwd=tmp_path, settings=allowed)
     assert done.statuses == {"BR": "ok", "CN": "ok", "ZZ": "not_found"}
     assert done.code == done.summary["exit_code"] == code
 
 
 def test_every_code_from_aa_to_zz_is_no_failure(tmp_path: Path) -> None:
-    """Of EVERY's 676 codes 249 exist; the others are expected to be missing and cost no budget."""
+    """Of the 676 codes of EVERY 249 exist; the others are expected to be missing and cost no budget."""
     done = flagjob("-e", cwd=tmp_path)
     assert done.code == 0
     assert Counter(done.statuses.values()) == {"ok": 249, "not_found": 427}
 
 
-def test_what_is_asked_for_by_name_must_exist(tmp_path: Path) -> None:
-    """EVERY costs nothing for ZZ, but ZZ beside it does: somebody wants that one."""
+def test_a_code_that_is_named_must_exist(tmp_path: Path) -> None:
+    """ZZ costs no budget as a part of EVERY, but it does when it is named beside EVERY."""
     assert flagjob("-e", "ZZ", "-m", "100", cwd=tmp_path).code == 4
 
 
 def test_flags_of_the_book_choose_codes(tmp_path: Path) -> None:
-    """-a with -l, a single letter, and a set's name."""
+    """The options -a and -l, a single letter, and the name of a set choose codes."""
     assert list(flagjob("-a", "-l", "3", "--dry-run", cwd=tmp_path).events[-1].items()) != []
     codes = [line["code"] for line in flagjob("u", "POP20", "-l28", "--dry-run", cwd=tmp_path).named("item")]
     assert codes == [f"U{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"] + ["BD", "BR"]
 
 
 def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path) -> None:
-    """It says what would be done: the settings, then each item's URL and file; hostile codes have neither."""
+    """A dry run logs the settings, then the URL and the file of each item; hostile codes have neither."""
     with ScriptedServer({}) as server:
         url = server.url("/{cc}/{CC}.gif?key=hunter2hunter2")
         done = flagjob("br", "c?n", "--dry-run", cwd=tmp_path, settings={"FLAGJOB_URL": url, "FLAGJOB_WORKERS": "3"})
@@ -102,7 +102,7 @@ def test_a_dry_run_sends_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_wrong_path_is_not_asked_for_three_hundred_times(tmp_path: Path) -> None:
-    """After a hundred times 404 and nothing else the run ends: exit 4, one cause, a line for each code all the same."""
+    """After a hundred times 404 and no other outcome the run ends: exit 4, one cause, and a line for each code."""
     codes = [f"c{n}" for n in range(300)]
     with ScriptedServer({}) as server:
         done = flagjob(*codes, cwd=tmp_path, settings={"FLAGJOB_URL": server.url("/wrong/{cc}.gif")})
@@ -114,8 +114,8 @@ def test_a_wrong_path_is_not_asked_for_three_hundred_times(tmp_path: Path) -> No
     assert (missing, cancelled) == (len(server.requests), 300 - missing)
 
 
-def test_whoever_allows_everything_to_be_missing_gets_it_asked_for(tmp_path: Path) -> None:
-    """A budget that holds is no reason to stop."""
+def test_a_budget_of_all_items_stops_no_run(tmp_path: Path) -> None:
+    """A run whose budget allows all items to be missing asks for all of them."""
     codes = [f"c{n}" for n in range(130)]
     settings = {"FLAGJOB_MAX_NOT_FOUND": "100%"}
     with ScriptedServer({}) as server:
@@ -123,8 +123,8 @@ def test_whoever_allows_everything_to_be_missing_gets_it_asked_for(tmp_path: Pat
     assert (done.code, len(server.requests), done.named("uniform_refusal")) == (0, 130, [])
 
 
-def test_a_share_is_one_of_all_codes_where_their_number_is_known(tmp_path: Path) -> None:
-    """The first 150 of 400 do not exist, 40 % need not: all are asked for, although so far each was refused."""
+def test_a_percentage_refers_to_all_codes_if_their_number_is_known(tmp_path: Path) -> None:
+    """A percentage refers to all codes: the first 150 of 400 may be missing if the budget is 40 %."""
     codes = [f"c{n}" for n in range(400)]
     there = {f"/{code}.gif": Answer(body=GIF) for code in codes[150:]}
     with ScriptedServer(there) as server:
@@ -134,8 +134,8 @@ def test_a_share_is_one_of_all_codes_where_their_number_is_known(tmp_path: Path)
 
 
 @pytest.mark.parametrize("source", ["arguments", "FLAGJOB_CODES", "FLAGJOB_CODES_FILE", "stdin"])
-def test_codes_come_from_wherever_they_are(tmp_path: Path, source: str) -> None:
-    """Arguments, a variable, a file, or standard input."""
+def test_every_source_of_codes(tmp_path: Path, source: str) -> None:
+    """Codes come from arguments, a variable, a file or standard input."""
     (tmp_path / "codes").write_bytes(b"\xef\xbb\xbfBR\r\n# comment\r\ncn, br\r\n")
     settings = {"FLAGJOB_CODES": {source: "BR, cn  BR"}, "FLAGJOB_CODES_FILE": {source: str(tmp_path / "codes")}}
     chosen = {name: value[source] for name, value in settings.items() if name == source}
@@ -147,7 +147,7 @@ def test_codes_come_from_wherever_they_are(tmp_path: Path, source: str) -> None:
 
 
 def test_ids_keep_case_and_path(tmp_path: Path) -> None:
-    """Tiles and logos: segments become directories, aB and Ab are two files."""
+    """The segments of ids become directories, and ids that differ in case only are two files."""
     ids = ["7/66/42", "acme.com", "aB", "Ab"]
     with ScriptedServer({f"/{name}.png": Answer(body=PNG) for name in ids}) as server:
         done = flagjob(*ids, cwd=tmp_path, settings={"FLAGJOB_URL": server.url("/{id}.png")})
@@ -164,7 +164,7 @@ def test_a_single_letter_is_an_id_among_ids(tmp_path: Path) -> None:
 
 @row(36, 39)
 def test_hostile_codes_reach_no_url_and_no_path(tmp_path: Path) -> None:
-    """Each gets its line, error and invalid_code; nothing is asked of the origin, nothing written."""
+    """Each hostile code has a line with invalid_code; the origin gets no request, and no file is written."""
     hostile = [b"../../etc/passwd", b"cn?x", b"cn#f", b"cn/../us", b"c%6e", b"x" * 10_000, b"\xff\xfe", b"a\x00b"]
     with ScriptedServer({}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_CODES_FILE": "-"}
@@ -177,7 +177,7 @@ def test_hostile_codes_reach_no_url_and_no_path(tmp_path: Path) -> None:
 
 @row(21)
 def test_a_busy_origin_is_asked_again(tmp_path: Path) -> None:
-    """A 503 with Retry-After is waited for; the retry is logged with what the result line says."""
+    """A 503 with Retry-After is retried after that wait; the line of the retry agrees with the result line."""
     script = {"/br.gif": [Answer(503, {"Retry-After": "0"}), Answer(body=GIF)]}
     with ScriptedServer(script) as server:
         done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_URL": server.url("/{cc}.gif")})
@@ -203,8 +203,8 @@ def test_a_busy_origin_is_asked_again(tmp_path: Path) -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_is_not_the_file_never_replaces_it(tmp_path: Path, step: Step, reason: str, code: int) -> None:
-    """The last good copy survives; the line says why, the exit code whether a later run may heal it."""
+def test_a_wrong_response_never_replaces_the_file(tmp_path: Path, step: Step, reason: str, code: int) -> None:
+    """The last good copy survives; the line has the reason, and the exit code shows whether a later run may heal it."""
     (tmp_path / "downloads").mkdir()
     (tmp_path / "downloads" / "br.gif").write_bytes(PNG)
     with ScriptedServer({"/br.gif": step}) as server:
@@ -217,8 +217,8 @@ def test_what_is_not_the_file_never_replaces_it(tmp_path: Path, step: Step, reas
 
 
 @row(1)
-def test_a_dead_origin_is_told_from_failing_items(tmp_path: Path) -> None:
-    """If no item got any answer the exit code is 6."""
+def test_a_dead_origin_is_distinguished_from_failing_items(tmp_path: Path) -> None:
+    """If no item got any response the exit code is 6."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     settings = {"FLAGJOB_URL": f"http://127.0.0.1:{port}/{{cc}}.gif", "FLAGJOB_MAX_ATTEMPTS": "1"}
@@ -228,7 +228,7 @@ def test_a_dead_origin_is_told_from_failing_items(tmp_path: Path) -> None:
 
 @row(40)
 def test_eight_wrong_settings_are_eight_messages(tmp_path: Path) -> None:
-    """All faults at once, each naming the setting, its value and what would be right; exit 2, no request, no file.
+    """Eight wrong settings are eight lines with setting, value and problem; exit 2, no request, no file.
 
     Only the value of a name that no setting has is not shown: it may be a secret.
     """
@@ -259,7 +259,7 @@ def test_eight_wrong_settings_are_eight_messages(tmp_path: Path) -> None:
 @row(40)
 @pytest.mark.parametrize("content", [b"", b"# only a comment\r\n\r\n"])
 def test_a_list_without_codes_is_a_usage_error(tmp_path: Path, content: bytes) -> None:
-    """An empty list must not pass for a run in which all went well."""
+    """An empty list is no successful run."""
     done = flagjob("-", cwd=tmp_path, stdin=content)
     assert (done.code, files(tmp_path)) == (2, {})
     assert done.named("usage_error")[0]["setting"] == "codes"
@@ -268,7 +268,7 @@ def test_a_list_without_codes_is_a_usage_error(tmp_path: Path, content: bytes) -
 @row(42)
 @row(47)
 def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
-    """In mid-run: what is in flight may end, nothing is torn, every item has its line, and the exit code is 143."""
+    """SIGTERM in mid-run lets active downloads end, tears no file, leaves a line for each item, and exits with 143."""
     codes, release = [f"c{number}" for number in range(100)], threading.Event()
 
     def answer(_request: Request) -> Step:
@@ -286,8 +286,8 @@ def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
                 if lines[-1]["event"] == "interrupted":
                     release.set()
             assert process.wait(TIMEOUT) == 143
-    (told,) = [line for line in lines if line["event"] == "interrupted"]
-    assert (told["signal"], told["in_flight"], told["cancelled"]) == ("SIGTERM", 5, 5)
+    (interrupted,) = [line for line in lines if line["event"] == "interrupted"]
+    assert (interrupted["signal"], interrupted["in_flight"], interrupted["cancelled"]) == ("SIGTERM", 5, 5)
     results = Counter(line["status"] for line in lines if line["event"] == "result")
     assert (sum(results.values()), set(results), len(server.requests)) == (100, {"ok", "cancelled"}, 5)
     assert (lines[-1]["outcome"], lines[-1]["exit_code"]) == ("sigterm", 143)
@@ -297,7 +297,7 @@ def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
 
 @row(47)
 def test_a_stalled_transfer_does_not_outlast_the_grace(tmp_path: Path) -> None:
-    """An origin that never answers cannot hold a run that was interrupted: it is broken off and cancelled."""
+    """An origin that never responds cannot hold an interrupted run: the download is aborted and cancelled."""
     with ScriptedServer({"/br.gif": Stall()}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_SHUTDOWN_GRACE": "0.2"}
         with started("BR", cwd=tmp_path, settings=settings) as process:
@@ -313,7 +313,7 @@ def test_a_stalled_transfer_does_not_outlast_the_grace(tmp_path: Path) -> None:
 
 @row(47)
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
-    """Who cannot wait for the drain asks twice."""
+    """A second signal ends the process at once, without the grace period of the first."""
     with ScriptedServer({"/br.gif": Stall()}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "1", "FLAGJOB_SHUTDOWN_GRACE": "600"}
         with started("BR", "CN", cwd=tmp_path, settings=settings) as process:
@@ -326,9 +326,37 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
             assert process.wait(TIMEOUT) == 143
 
 
+NESTED = """
+import signal, sys
+from job import cli
+from job.cancellation import Cancellation
+
+class Interrupted(Cancellation):
+    def request(self, reason, number=None):
+        signal.raise_signal(signal.SIGTERM)  # on this thread, so that the handler interrupts the first one here
+
+class Run:
+    def __init__(self, *_, **__):
+        pass
+
+    def execute(self):
+        signal.raise_signal(signal.SIGINT)
+
+cli.Run, cli.Cancellation = Run, Interrupted
+sys.exit(cli.main(["BR"]))
+"""
+
+
+@row(47)
+def test_a_second_signal_may_interrupt_the_handler_of_the_first(tmp_path: Path) -> None:
+    """A second signal that interrupts the handler of the first ends the process at once, with the second's code."""
+    command = [sys.executable, "-c", NESTED]
+    assert subprocess.run(command, cwd=tmp_path, env=environment(), check=False, timeout=TIMEOUT).returncode == 143
+
+
 @row(47)
 def test_standard_input_that_never_ends_does_not_hold_the_run(tmp_path: Path) -> None:
-    """SIGTERM while the job waits for more codes: what it has is told, and it ends."""
+    """SIGTERM while the job waits for more codes ends it; the codes that arrived have their lines."""
     with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "1", "FLAGJOB_CODES_FILE": "-"}
         with started(cwd=tmp_path, settings=settings) as process:
@@ -345,7 +373,7 @@ def test_standard_input_that_never_ends_does_not_hold_the_run(tmp_path: Path) ->
 
 @row(54)
 def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
-    """Exit 7: the next run pays only for the rest."""
+    """The deadline ends the run with exit code 7; the next run downloads only the rest."""
     with ScriptedServer({"/br.gif": Answer(body=GIF), "/cn.gif": Stall()}) as server:
         settings = {"FLAGJOB_DEADLINE": "1", "FLAGJOB_SHUTDOWN_GRACE": "0.2", "FLAGJOB_URL": server.url("/{cc}.gif")}
         done = flagjob("BR", "CN", cwd=tmp_path, settings=settings)
@@ -359,7 +387,7 @@ def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
 @row(54)
 @pytest.mark.parametrize(("said", "codes"), [(b"BR\n", ["BR"]), (b"BR C", ["BR"]), (b"", [])])
 def test_the_deadline_holds_while_no_code_comes(tmp_path: Path, said: bytes, codes: list[str]) -> None:
-    """A silent standard input cannot hold a run beyond its deadline; half a code that came until then is none."""
+    """A silent standard input cannot hold a run beyond its deadline; an incomplete code at that time is ignored."""
     with started("-", "--deadline", "1", cwd=tmp_path) as process:
         assert process.stdin
         process.stdin.write(said)
@@ -374,7 +402,7 @@ def test_the_deadline_holds_while_no_code_comes(tmp_path: Path, said: bytes, cod
 @row(47)
 @pytest.mark.parametrize("source", ["-", "pipe"])
 def test_a_signal_before_the_first_code_is_no_usage_error(tmp_path: Path, source: str) -> None:
-    """A run that waits for its list, also where nobody has opened the pipe to write, is interrupted: 143, not 2."""
+    """A run that waits for its list, also for a pipe that has no writer yet, is interrupted with 143, not 2."""
     os.mkfifo(tmp_path / "pipe")
     with started("--codes-file", source, cwd=tmp_path) as process:
         wait_until_heeding(process, signal.SIGTERM)
@@ -386,7 +414,7 @@ def test_a_signal_before_the_first_code_is_no_usage_error(tmp_path: Path, source
 
 @row(53)
 def test_each_code_of_a_list_that_is_still_read_has_its_line(tmp_path: Path) -> None:
-    """An origin that is given up early leaves the rest of standard input: a line for each, and no half code."""
+    """After an origin was given up, each code that is still on standard input has its line, and none is incomplete."""
     codes = [f"C{number:05}" for number in range(20_000)]
     settings = {"FLAGJOB_URL": "http://127.0.0.1:1/{cc}.gif"}
     done = flagjob("-", cwd=tmp_path, stdin="\n".join(codes).encode(), settings=settings)
@@ -395,7 +423,7 @@ def test_each_code_of_a_list_that_is_still_read_has_its_line(tmp_path: Path) -> 
 
 
 def test_a_list_that_cannot_be_read_on_ends_the_run_in_good_order(tmp_path: Path) -> None:
-    """A terminal that is gone, say: exit 5, each code that came has its line, and the end is told."""
+    """A terminal that is gone ends the run with exit code 5; each code that arrived has its line."""
     ours, theirs = os.openpty()
     os.write(theirs, b"BR\nCN\n")
     os.close(theirs)
@@ -411,7 +439,7 @@ def test_a_list_that_cannot_be_read_on_ends_the_run_in_good_order(tmp_path: Path
 
 
 def test_a_pipe_with_a_name_is_a_list(tmp_path: Path) -> None:
-    """Whoever writes to it comes when they like."""
+    """A named pipe is read as a list, even if its writer opens it later."""
     os.mkfifo(tmp_path / "pipe")
     with started("--codes-file", "pipe", cwd=tmp_path) as process:
         (tmp_path / "pipe").write_text("BR CN")
@@ -420,7 +448,7 @@ def test_a_pipe_with_a_name_is_a_list(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_that_was_interrupted_is_no_success(tmp_path: Path) -> None:
-    """The plan is not whole, and its exit code says so."""
+    """An interrupted dry run has an incomplete plan and the exit code of the signal."""
     with started("-", "--dry-run", cwd=tmp_path) as process:
         assert process.stdin
         assert process.stdout
@@ -432,15 +460,15 @@ def test_a_dry_run_that_was_interrupted_is_no_success(tmp_path: Path) -> None:
     assert (process.returncode, json.loads(first[1])["code"], stdout) == (143, "BR", b"")
 
 
-def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch, capsysbinary: CaptureBytes) -> None:
-    """`flagjob - <&-` has nothing to read, and says so."""
+def test_a_closed_standard_input_is_reported(monkeypatch: pytest.MonkeyPatch, capsysbinary: CaptureBytes) -> None:
+    """`flagjob - <&-` has no standard input, and reports that."""
     monkeypatch.setattr(sys, "stdin", None)  # as Python starts without one
     assert main(["-"]) == 2
     assert json.loads(capsysbinary.readouterr().out)["message"] == "-: needs an open standard input"
 
 
 def test_metrics_can_be_scraped_while_it_runs(tmp_path: Path) -> None:
-    """During the run the endpoint has every series, and what is under way."""
+    """During the run the endpoint has every series, with the active downloads."""
     release = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -459,8 +487,8 @@ def test_metrics_can_be_scraped_while_it_runs(tmp_path: Path) -> None:
 
 
 @row(52)
-def test_a_sink_that_fails_changes_no_result(tmp_path: Path) -> None:
-    """A taken port and a directory where a file should be: one warning each, exit 0."""
+def test_a_failed_metrics_target_changes_no_result(tmp_path: Path) -> None:
+    """A taken port and a directory in the place of a file are one warning each; the exit code stays 0."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         settings = {
             "FLAGJOB_METRICS_ADDRESS": f"127.0.0.1:{taken.getsockname()[1]}",
@@ -472,8 +500,8 @@ def test_a_sink_that_fails_changes_no_result(tmp_path: Path) -> None:
     assert [line["target"] for line in done.named("sink_failed")] == list(settings.values())
 
 
-def test_the_termination_log_tells_the_story(tmp_path: Path) -> None:
-    """What `kubectl describe` will show is the summary, as one JSON object."""
+def test_the_termination_log_is_the_summary(tmp_path: Path) -> None:
+    """The message that `kubectl describe` shows is the summary, as one JSON object."""
     done = flagjob("BR", "ZZ", cwd=tmp_path, settings={"FLAGJOB_TERMINATION_LOG": "message"})
     message = json.loads((tmp_path / "message").read_bytes())
     assert message.items() <= done.summary.items()
@@ -482,14 +510,14 @@ def test_the_termination_log_tells_the_story(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("which", "logged"), [("all", {"BR", "ZZ"}), ("changed", {"BR", "ZZ"}), ("problems", {"ZZ"})])
 def test_result_lines_can_be_fewer(tmp_path: Path, which: str, logged: set[str]) -> None:
-    """A million ok lines are more than a kubelet keeps; the counts still say all."""
+    """Result lines can be limited, because a kubelet does not keep a million; the counts stay complete."""
     done = flagjob("BR", "ZZ", cwd=tmp_path, settings={"FLAGJOB_LOG_RESULTS": which})
     assert set(done.statuses) == logged
     assert done.summary["codes"] == 2
 
 
 def test_verbose_shows_the_states_of_the_futures(tmp_path: Path) -> None:
-    """As the book prints them: scheduled and done, for each code."""
+    """Verbose logs the states scheduled and done for each code, as the book prints them."""
     done = flagjob("-v", "BR", "CN", cwd=tmp_path)
     assert sorted(line["code"] for line in done.named("scheduled")) == ["BR", "CN"]
     assert {line["future"] for line in done.named("done")} == {"Future state=finished returned Result"}
@@ -508,8 +536,8 @@ def test_a_reader_that_leaves_ends_the_run(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (5, b"flagjob: standard output cannot be written: Broken pipe\n")
 
 
-def test_help_and_version_are_told(tmp_path: Path) -> None:
-    """Both end with 0 and write nothing else."""
+def test_help_and_version(tmp_path: Path) -> None:
+    """Both end with 0 and write no other output."""
     version, page = flagjob("--version", cwd=tmp_path), flagjob("run", "--help", cwd=tmp_path)
     assert (version.code, version.stdout.decode()) == (0, f"flagjob {__version__}\n")
     assert (page.code, page.stdout[:14]) == (0, b"usage: flagjob")
@@ -524,7 +552,7 @@ def test_run_is_implied(tmp_path: Path) -> None:
 
 
 def test_a_slow_faulty_origin_can_be_tried(tmp_path: Path) -> None:
-    """-s error: the book's faulty server; what it refuses is tried again."""
+    """The option -s error selects the book's faulty server; the requests that it refuses are retried."""
     done = flagjob("-s", "ERROR", "BR", "CN", cwd=tmp_path, settings={"FLAGJOB_MAX_ATTEMPTS": "50"})
     assert (done.code, done.statuses) == (0, {"BR": "ok", "CN": "ok"})
 
@@ -549,14 +577,14 @@ sys.exit(cli.main(["BR"]))
 
 @row(14)
 def test_a_thread_that_cannot_be_joined_does_not_hold_the_process(tmp_path: Path) -> None:
-    """A worker that sits in a name look-up, say: the run that gave it up ends all the same."""
+    """A run ends although one of its workers never returns, for example from a name look-up."""
     command = [sys.executable, "-c", STUCK]
     assert subprocess.run(command, cwd=tmp_path, env=environment(), check=False, timeout=TIMEOUT).returncode == 6
 
 
 @row(56)
-def test_a_bug_is_told_as_one(tmp_path: Path) -> None:
-    """An exception that nobody foresaw: exit 1, and one line with its traceback where the log goes."""
+def test_a_bug_is_reported_as_one(tmp_path: Path) -> None:
+    """An unexpected exception is exit code 1 and one log line with its traceback."""
     broken = STUCK.replace("threading.Thread(target=time.sleep, args=(600,)).start()", "raise ZeroDivisionError")
     done = subprocess.run(
         [sys.executable, "-c", broken],
@@ -574,7 +602,7 @@ def test_a_bug_is_told_as_one(tmp_path: Path) -> None:
 def test_a_machine_without_room_is_no_bug(
     monkeypatch: pytest.MonkeyPatch, capsysbinary: CaptureBytes, error: Exception
 ) -> None:
-    """No memory or no thread where nobody foresaw it: exit 5, and what is missing is told."""
+    """A lack of memory or threads that no code expects is exit code 5, with the missing resource in the log."""
 
     def fail(_run: Run) -> int:
         raise error
@@ -601,7 +629,7 @@ sys.exit(cli.main(["BR", "ZZ"]))
 
 @row(56)
 def test_a_bug_in_one_item_costs_that_item(tmp_path: Path) -> None:
-    """The others go on, the traceback is told with the code, and the exit code says that it is a bug: 1, not 4."""
+    """A bug in one item does not stop the others; its line has the traceback and the code, and the exit code is 1."""
     command = [sys.executable, "-c", BROKEN]
     ended = subprocess.run(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, check=False, timeout=TIMEOUT
@@ -612,7 +640,7 @@ def test_a_bug_in_one_item_costs_that_item(tmp_path: Path) -> None:
     assert (bug["code"], bug["exception"][0]["exc_type"]) == ("BR", "ZeroDivisionError")
 
 
-def test_a_list_that_cannot_be_read_on_is_told(tmp_path: Path) -> None:
-    """Where the disk with the codes fails: exit 5, and what the system said."""
+def test_a_list_that_cannot_be_read_on_is_reported(tmp_path: Path) -> None:
+    """A disk that fails while the codes are read is exit code 5, with the error of the system."""
     done = flagjob("--codes-file", "/proc/self/mem", cwd=tmp_path)
     assert (done.code, "Input/output error" in done.named("storage_error")[0]["problem"]) == (5, True)

@@ -1,4 +1,4 @@
-"""Settings: where each comes from, and what is said of every wrong one."""
+"""The sources of each setting, and the exact message of each wrong one."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -269,7 +269,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "termination_log": ("summary.json", "summary.json"),
 }
 BESIDE = {"shard_index": {"FLAGJOB_SHARD_COUNT": "8"}, "shard_count": {"FLAGJOB_SHARD_INDEX": "7"}}
-"""What a setting cannot be without."""
+"""The variable that a setting needs beside it."""
 VARIABLES = {option.name: option.variable for option in OPTIONS}
 FLAGS = {option.name: option.flag for option in OPTIONS}
 
@@ -280,21 +280,21 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Settings:
 
 
 def faults(*argv: str, environ: Mapping[str, str] | None = None, **variables: str) -> list[str]:
-    """Give every fault of these arguments and variables, as people read them."""
+    """Return the messages of all faults of these arguments and variables."""
     with pytest.raises(UsageError) as caught:
         load(argv, {**(environ or {}), **variables})
     return [str(fault) for fault in caught.value.faults]
 
 
 def file(path: Path, content: str | bytes) -> str:
-    """Write a file and give its path."""
+    """Write a file and return its path."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     return str(path)
 
 
 @pytest.mark.parametrize(("name", "text", "shown", "problem"), REJECTED)
 def test_rejected_variables(name: str, text: str, shown: str, problem: str) -> None:
-    """A wrong variable is one fault: its name, its value with secrets masked, and what would be right."""
+    """A wrong variable is one fault: its name, its redacted value, and a description of a valid value."""
     assert faults(environ={VARIABLES[name]: text}) == [f"{VARIABLES[name]} {shown}: {problem}"]
 
 
@@ -305,13 +305,13 @@ def test_rejected_options(name: str, text: str, shown: str, problem: str) -> Non
 
 
 def test_every_setting_has_rejected_values() -> None:
-    """No setting takes just anything."""
+    """No setting accepts every text."""
     assert {name for name, *_ in REJECTED} == set(VARIABLES)
 
 
 @pytest.mark.parametrize("name", [option.name for option in OPTIONS if option.name not in {"codes", "user_agent"}])
 def test_empty_options(name: str) -> None:
-    """An empty option is a fault: unlike an empty variable, nobody gives one by accident."""
+    """An empty option is a fault: unlike an empty variable, it is no accident."""
     assert [fault.partition(": ")[0] for fault in faults(FLAGS[name], "")] in (
         [f"{FLAGS[name]} ''"],
         [f"{FLAGS[name]} '***'"],
@@ -320,21 +320,21 @@ def test_empty_options(name: str) -> None:
 
 @pytest.fixture
 def good(tmp_path: Path) -> dict[str, tuple[str, object]]:
-    """Give a good text of each setting, and its value."""
+    """Return a valid text of each setting, and its value."""
     sums = file(tmp_path / "SHA256SUMS", f"{DIGEST}  br.gif\n")
     return {**GOOD, "checksums": (sums, sums)}
 
 
 @pytest.mark.parametrize("name", VARIABLES)
 def test_every_setting_is_a_variable(name: str, good: Mapping[str, tuple[str, object]]) -> None:
-    """Each setting can be given by its variable, whatever blanks surround the text."""
+    """Each setting can be given by its variable; blanks around the text have no effect."""
     text, value = good[name]
     assert getattr(load([], {**BESIDE.get(name, {}), VARIABLES[name]: f" {text}\n"}), name) == value
 
 
 @pytest.mark.parametrize("name", VARIABLES)
 def test_every_setting_is_an_option(name: str, good: Mapping[str, tuple[str, object]]) -> None:
-    """Each setting can be given by its option, which wins over the variable, in both ways to write it."""
+    """Each setting can be given by its option in both notations; the option wins over the variable."""
     text, value = good[name]
     beside = BESIDE.get(name, {})
     assert getattr(load([FLAGS[name], text], {**beside, VARIABLES[name]: "\0"}), name) == value
@@ -355,12 +355,12 @@ def test_every_setting_is_an_option(name: str, good: Mapping[str, tuple[str, obj
     ],
 )
 def test_short_options(argv: list[str], name: str, value: object) -> None:
-    """The book's short options and the switches are there."""
+    """The short options of the book and the switches work."""
     assert getattr(load(argv, {}), name) == value
 
 
 def test_defaults() -> None:
-    """Without any setting a run has every documented default, and nothing is changed or secret."""
+    """Without any setting a run has every documented default, and no changed or secret text."""
     found = load([], {})
     assert {
         option.name: getattr(found, option.name)
@@ -392,8 +392,8 @@ def test_empty_variables_are_not_set() -> None:
 
 @pytest.mark.parametrize("variable", ["FLAGJOB_URL", "FLAGJOB_URL_FILE", "FLAGJOB_CODES", "FLAGJOB_CODES_FILE"])
 @pytest.mark.parametrize("text", ["", " \n"])
-def test_what_went_missing_is_a_fault(variable: str, text: str) -> None:
-    """Codes or a URL that are set but empty are a fault, in a cluster the only one: else a demonstration would run."""
+def test_an_empty_code_or_url_is_a_fault(variable: str, text: str) -> None:
+    """Codes or a URL that are set but empty are one fault, also on a cluster: no demonstration runs in their place."""
     expected = f"{variable} {text!r}: is set but empty: give it a value, or do not set it"
     assert faults(environ={variable: text}) == [expected]
     asked = {} if "URL" in variable else {"FLAGJOB_SERVER": "local"}
@@ -401,12 +401,12 @@ def test_what_went_missing_is_a_fault(variable: str, text: str) -> None:
 
 
 def test_the_last_of_two_options_counts() -> None:
-    """An option that is given twice has its last value, so that an alias can be overridden."""
+    """The last value of an option that is given twice counts, so that an alias can be overridden."""
     assert load(["--workers", "5", "-m", "6"], {}).workers == 6
 
 
 def test_arguments_and_options_mix() -> None:
-    """Codes may stand before, between and after options, and after -- whatever they begin with."""
+    """Codes may be before, between and after options; after -- they may begin with a dash."""
     assert load(["BR", "-m", "5", "CN", "--dest=x", "US"], {}).arguments == ("BR", "CN", "US")
     assert load(["-m", "5", "--", "-x"], {}).arguments == ("-x",)
 
@@ -418,7 +418,7 @@ def test_switches_choose_sets() -> None:
 
 
 def test_every_fault_at_once() -> None:
-    """Eight wrong settings give eight faults, each with its name, its value and what would be right."""
+    """Eight wrong settings are eight faults, each with its name, its value and a description of a valid value."""
     found = faults(
         "--limit=none",
         "--wrokers=5",
@@ -442,7 +442,7 @@ def test_every_fault_at_once() -> None:
 
 
 def test_every_row_at_once() -> None:
-    """Every setting may be wrong, and every one is told."""
+    """All settings may be wrong at once, and all are reported."""
     wrong = {VARIABLES[name]: text for name, text, *_ in reversed(REJECTED) if "FILE" not in VARIABLES[name]}
     named = {fault.split()[0] for fault in faults(environ=wrong)}
     assert named == {*wrong}
@@ -467,12 +467,12 @@ def test_malformed_arguments_hide_nothing() -> None:
     ],
 )
 def test_unknown_options(word: str, fault: str) -> None:
-    """An unknown or an abbreviated option is a fault, which shows no value, and names the option that was meant."""
+    """An unknown or abbreviated option is a fault without its value; it names the option that was probably meant."""
     assert faults(word) == [fault]
 
 
 def test_unknown_variables() -> None:
-    """An unknown name is a fault, with what was meant if that is near; its value, maybe a secret, is not shown."""
+    """An unknown variable is a fault without its value, which may be a secret; it names the one that was meant."""
     unknown = {
         "FLAGJOB_HEADERS": f"X-Key: {SECRET}",
         "FLAGJOB_TOKEN": SECRET,
@@ -495,7 +495,7 @@ def test_unknown_variables() -> None:
 @pytest.mark.parametrize("service", ["FLAGJOB", "FLAGJOB_METRICS", "FLAGJOB_2"])
 @pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
 def test_services(service: str, protocol: str) -> None:
-    """What Kubernetes injects for Services called flagjob, flagjob-metrics and the like is no fault."""
+    """The variables that Kubernetes injects for Services such as flagjob and flagjob-metrics are no faults."""
     port = f"{service}_PORT_9464_{protocol.upper()}"
     injected = {
         f"{service}_SERVICE_HOST": "10.0.0.7",
@@ -510,8 +510,8 @@ def test_services(service: str, protocol: str) -> None:
     assert load([], injected) == load([], {})
 
 
-def test_a_port_that_nobody_injected() -> None:
-    """A bare number in a name that Kubernetes could inject was meant as a setting, and is a fault."""
+def test_a_port_that_was_not_injected() -> None:
+    """A bare number in a variable that Kubernetes could inject is a fault: it was meant as a setting."""
     assert faults(FLAGJOB_METRICS_PORT="9464") == [
         "FLAGJOB_METRICS_PORT: is no setting of flagjob; did you mean FLAGJOB_METRICS_LINGER?"
     ]
@@ -521,7 +521,7 @@ def test_a_port_that_nobody_injected() -> None:
 
 
 def test_url_or_server() -> None:
-    """A URL and a server exclude each other, whichever way they are given, and no secret is shown."""
+    """A URL and a server exclude each other, as variables and as options, and no secret is shown."""
     assert faults(FLAGJOB_URL=f"{URL}?{SECRET}", FLAGJOB_SERVER="local") == [
         "FLAGJOB_SERVER 'local': and FLAGJOB_URL exclude each other: set one of them"
     ]
@@ -539,7 +539,7 @@ def test_codes_or_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("argument", ["CN", "-a", "-"])
 def test_arguments_win(argument: str) -> None:
-    """Arguments, also - alone, win over codes and files of codes from elsewhere."""
+    """Arguments, also - alone, win over variables with codes or files of codes."""
     found = load([argument], {"FLAGJOB_CODES": "BR", "FLAGJOB_CODES_FILE": "/dev/null"})
     is_stdin = argument == "-"
     assert found.arguments == ({"CN": ("CN",), "-a": ("ALL",), "-": ()}[argument])
@@ -554,7 +554,7 @@ def test_standard_input_is_the_only_argument() -> None:
 
 @pytest.mark.parametrize("variable", ["KUBERNETES_SERVICE_HOST", "CLOUD_RUN_JOB", "AWS_BATCH_JOB_ID"])
 def test_a_cluster_needs_an_origin(variable: str) -> None:
-    """In a cluster the built-in origin must be asked for: a demonstration is not a success there."""
+    """On a cluster the built-in origin must be set explicitly: a demonstration is no success there."""
     cluster = {variable: "x"}
     problem = f"must be set where {variable} is; to run on the built-in origin, ask for it by FLAGJOB_SERVER=local"
     assert faults(environ=cluster) == [f"FLAGJOB_URL: {problem}"]
@@ -580,7 +580,7 @@ def test_a_secret_from_a_file(tmp_path: Path) -> None:
     ],
 )
 def test_a_gateway(text: str, gateway: Pushgateway) -> None:
-    """A Pushgateway's URL may have a prefix, and user and password, which nothing shows that is printed."""
+    """A Pushgateway's URL may have a prefix, a user and a password; neither of these is ever printed."""
     found = load([], {"FLAGJOB_PUSHGATEWAY_URL": text})
     assert found.pushgateway_url == gateway
     assert set(found.secrets) == {word for word in (gateway.user, gateway.password) if word}
@@ -588,7 +588,7 @@ def test_a_gateway(text: str, gateway: Pushgateway) -> None:
 
 
 def test_a_gateway_from_a_file(tmp_path: Path) -> None:
-    """A Pushgateway's URL may come from a secret file; what is wrong with that shows nothing of it."""
+    """A Pushgateway's URL may come from a secret file; its faults show nothing of it."""
     path = file(tmp_path / "gateway", f"http://me:{SECRET}@gateway:9091\n")
     found = load([], {"FLAGJOB_PUSHGATEWAY_URL_FILE": path})
     assert found.pushgateway_url == Pushgateway("http://gateway:9091", "me", SECRET)
@@ -610,7 +610,7 @@ def test_the_order_of_sources(tmp_path: Path) -> None:
 
 
 def test_secret_files_that_cannot_be_read(tmp_path: Path) -> None:
-    """A secret file that is missing, a directory, not UTF-8, empty or wrong is a fault that shows nothing of it."""
+    """A secret file that is missing, a directory, not UTF-8, empty or wrong is a fault that shows none of its text."""
     binary = file(tmp_path / "binary", b"https://example.org/\xff{cc}")
     empty = file(tmp_path / "empty", "\n")
     wrong = file(tmp_path / "wrong", f"https://me:{SECRET}@example.org/{{cc}}?{SECRET}")
@@ -626,7 +626,7 @@ def test_secret_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_headers(tmp_path: Path) -> None:
-    """A file of headers gives their values, which are secrets; blank lines and a byte order mark do not matter."""
+    """The values of a file of headers are secrets; blank lines and a byte order mark have no effect."""
     text = f"\ufeffAuthorization: Bearer {SECRET}\r\n\r\n  X-Api-Key:a b\tc  \n"
     found = load(["--headers-file", file(tmp_path / "headers", text)], {})
     assert found.secret_headers == {"Authorization": f"Bearer {SECRET}", "X-Api-Key": "a b\tc"}
@@ -634,7 +634,7 @@ def test_headers(tmp_path: Path) -> None:
 
 
 def test_malformed_headers(tmp_path: Path) -> None:
-    """Each wrong line of a file of headers is a fault with its number, and nothing of what it holds."""
+    """Each wrong line of a file of headers is a fault with its number and none of its text."""
     lines = [
         SECRET,
         f"X-Key: {SECRET}",
@@ -671,7 +671,7 @@ def test_binary_headers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [f"Authorization: Bearer {SECRET}", f"Bearer {SECRET}"])
 def test_a_secret_in_the_place_of_its_file_is_not_shown(text: str) -> None:
-    """Who takes the setting for the header itself is told that it is a file, and sees nothing of it in the log."""
+    """A header in the place of its file's path is a fault that asks for a file and shows none of the header."""
     (fault,) = faults(FLAGJOB_HEADERS_FILE=text)
     assert fault.startswith("FLAGJOB_HEADERS_FILE '***': must be a file")
 
@@ -687,7 +687,7 @@ def test_certificate_authorities(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable", ["FLAGJOB_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
 def test_missing_certificate_authorities(variable: str) -> None:
-    """Authorities that are not there are a fault, by whichever name they were given."""
+    """Missing authorities are a fault under the name of their variable."""
     problem = "must be a file or directory of certificates that can be read"
     assert faults(environ={variable: "/nowhere"}) == [f"{variable} '/nowhere': {problem}"]
     assert faults(environ={variable: "/\udcff"}) == [f"{variable} '/\\\\xff': {UTF_8}"]
@@ -711,24 +711,24 @@ def test_missing_certificate_authorities(variable: str) -> None:
     ],
 )
 def test_malformed_proxies(name: str, text: str, shown: str) -> None:
-    """A proxy that is no URL is a fault, in either case, without its password: it must never be passed by."""
+    """A proxy that is no URL is a fault, in upper and lower case, without its password: no run may bypass it."""
     assert faults(environ={name: text}) == [f"{name} '{shown}': {PROXY}"]
 
 
 @pytest.mark.parametrize("text", ["", "proxy.example.org:3128", "http://u:p@proxy:3128", "socks5h://[::1]:1080"])
 def test_proxies(text: str) -> None:
-    """A proxy is a URL, whose scheme may be missing; an empty one is none, and NO_PROXY is left alone."""
+    """A proxy is a URL with or without a scheme; an empty one is no proxy, and NO_PROXY is not checked."""
     assert load([], {"HTTPS_PROXY": text, "NO_PROXY": "::::"}).changed == {}
 
 
 @pytest.mark.parametrize("text", ["s3://flags", "gs://flags/", "az://flags/a=1/B_2/.hidden/c.d-e", "flags:/x", "..."])
 def test_destinations(text: str) -> None:
-    """A destination is a bucket with or without a prefix, or else whatever path there can be."""
+    """A destination is a bucket with or without a prefix, or else any path."""
     assert load(["--dest", text], {}).dest == text
 
 
 def test_sets_need_a_directory_of_all_files() -> None:
-    """A set in a bucket has no link that could be flipped, and one of shards is never whole: each is a fault."""
+    """A set in a bucket has no link to flip, and a set of shards is never complete: each is a fault."""
     assert faults("--publish=set", FLAGJOB_DEST="s3://flags", FLAGJOB_SHARD_COUNT="2", FLAGJOB_SHARD_INDEX="0") == [
         "--publish 'set': needs a directory, but FLAGJOB_DEST is a bucket",
         "--publish 'set': cannot be divided into shards: no run has the whole set",
@@ -739,7 +739,7 @@ def test_sets_need_a_directory_of_all_files() -> None:
 
 
 def test_a_bucket_takes_authorities_from_a_file(tmp_path: Path) -> None:
-    """A directory of certificates is for curl: the client for buckets reads one file."""
+    """A directory of certificates is a fault with a bucket, because the client for buckets reads one file."""
     directory, path = str(tmp_path), file(tmp_path / "ca.pem", "")
     assert faults("--dest=s3://flags", SSL_CERT_FILE=directory) == [
         f"SSL_CERT_FILE '{directory}': must be a file of certificates, not a directory, where --dest is a bucket"
@@ -757,8 +757,8 @@ def test_a_bucket_takes_authorities_from_a_file(tmp_path: Path) -> None:
         ("AWS_BATCH_JOB_ARRAY_INDEX", "AWS_BATCH_JOB_ARRAY_SIZE"),
     ],
 )
-def test_a_share(index: str, count: str) -> None:
-    """A run's share comes from the settings or the platform; one beyond the last, or half of one, is a fault."""
+def test_a_shard(index: str, count: str) -> None:
+    """A shard comes from the settings or the platform; one beyond the last, or without its count, is a fault."""
     found = load([], {index: "7", count: "8"})
     assert (found.shard_index, found.shard_count) == (7, 8)
     assert faults(environ={index: "8", count: "8"}) == [
@@ -773,8 +773,8 @@ def test_a_share(index: str, count: str) -> None:
     assert load([], {count: "1"}).shard_count == 1
 
 
-def test_the_settings_win_over_the_platforms_share() -> None:
-    """A share that was set counts before the one that the platform gave."""
+def test_the_settings_win_over_the_platforms_shard() -> None:
+    """A shard that was set wins over the one of the platform."""
     platform = {"JOB_COMPLETION_INDEX": "7", "CLOUD_RUN_TASK_COUNT": "8"}
     found = load(["--shard-count=4"], {**platform, "FLAGJOB_SHARD_INDEX": "3"})
     assert (found.shard_index, found.shard_count) == (3, 4)
@@ -782,14 +782,14 @@ def test_the_settings_win_over_the_platforms_share() -> None:
 
 
 @pytest.mark.parametrize("text", ["none", "\udcff", ""])
-def test_a_malformed_share_is_told_once(text: str) -> None:
-    """What is no number is one fault; whether it fits the other number cannot be said."""
+def test_a_malformed_shard_is_reported_once(text: str) -> None:
+    """An index or count that is no number is one fault, and is not compared with the other number."""
     assert len(faults(f"--shard-index={text}", "--shard-count=8")) == 1
     assert len(faults("--shard-index=7", f"--shard-count={text}")) == 1
 
 
 def test_checksums(tmp_path: Path) -> None:
-    """The digests of a SHA256SUMS file are known by path: in text or binary mode, below ./ or not, in either case."""
+    """A SHA256SUMS file may have text and binary mode, paths with and without ./, and digests in either case."""
     other = "2E" * 32
     text = f"\ufeff{DIGEST}  br.gif\r\n\n{other} *./7/66/42 a.png\n{DIGEST} *br.gif\n"
     found = load(["--checksums", file(tmp_path / "sums", text)], {})
@@ -815,18 +815,18 @@ def test_malformed_checksums(tmp_path: Path) -> None:
 
 
 def test_a_list_of_something_else(tmp_path: Path) -> None:
-    """Of a file that is no list of checksums ten lines are told, and how many more there are; binary ones are none."""
+    """For a file of other text ten lines are reported, and the number of further ones; a binary file is one fault."""
     codes = file(tmp_path / "codes", "BR\n" * 1000)
     binary = file(tmp_path / "binary", b"\xff")
-    told = [f"line {number} {SUM}" for number in range(1, 11)]
-    expected = [f"FLAGJOB_CHECKSUMS '{codes}': {problem}" for problem in (*told, "has 990 more lines that are wrong")]
+    lines = [f"line {number} {SUM}" for number in range(1, 11)]
+    expected = [f"FLAGJOB_CHECKSUMS '{codes}': {problem}" for problem in (*lines, "has 990 more lines that are wrong")]
     assert faults(FLAGJOB_CHECKSUMS=codes) == expected
     assert faults(FLAGJOB_CHECKSUMS=file(tmp_path / "ten", "BR\n" * 10))[10:] == []
     assert faults(FLAGJOB_CHECKSUMS=binary) == [f"FLAGJOB_CHECKSUMS '{binary}': must be a file of UTF-8 text"]
 
 
 def test_secrets(tmp_path: Path) -> None:
-    """Every secret of a run is known, so that no line shows it: headers, the URL's query, proxies' passwords."""
+    """All secrets of a run are known, so that no line shows them: headers, the URL's query, proxies' passwords."""
     found = load(
         ["--headers-file", file(tmp_path / "headers", "Authorization: Basic header-secret")],
         {
@@ -843,8 +843,8 @@ def test_secrets(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_changed(tmp_path: Path) -> None:
-    """The log is told what differs from the defaults, with secrets masked and long lists cut."""
+def test_changed_settings(tmp_path: Path) -> None:
+    """The texts that differ from the defaults are redacted, and long lists are cut."""
     found = load(
         ["-m", "30", "--max-attempts", "5", "--codes", "BR " * 1000],
         {
@@ -864,14 +864,14 @@ def test_what_is_changed(tmp_path: Path) -> None:
 
 
 def test_the_termination_log(tmp_path: Path) -> None:
-    """The summary goes to Kubernetes' path only where that exists, unless the setting says otherwise."""
+    """Without the setting the summary goes to the path of Kubernetes, if that exists."""
     assert checks.existing(tmp_path / "log") is None
     assert checks.existing(Path(file(tmp_path / "log", ""))) == str(tmp_path / "log")
     assert load([], {}).termination_log in {None, "/dev/termination-log"}
 
 
 def test_settings_are_frozen() -> None:
-    """Nobody changes settings after they were checked."""
+    """Settings cannot change after they were checked."""
     found = load([], {})
     with pytest.raises(AttributeError):
         found.workers = 5  # type: ignore[misc]  # that it cannot be is the promise
@@ -896,7 +896,7 @@ WORDS = st.one_of(
 @settings(deadline=None)
 @given(argv=st.lists(WORDS), environ=st.dictionaries(st.sampled_from([*VARIABLES.values(), "HTTP_PROXY"]), WORDS))
 def test_any_input(argv: list[str], environ: dict[str, str]) -> None:
-    """Whatever the arguments and variables are, there are settings, or faults that strict JSON can hold."""
+    """All arguments and variables lead to settings, or to faults that strict JSON can contain."""
     try:
         found = load(argv, environ)
         texts = [*found.arguments, *found.changed.values()]
@@ -907,7 +907,7 @@ def test_any_input(argv: list[str], environ: dict[str, str]) -> None:
 
 
 def test_an_environment_that_is_not_utf_8(tmp_path: Path) -> None:
-    """Bytes that are no UTF-8 are faults in strict JSON, and exit code 2; nothing is attempted."""
+    """Variables that are not UTF-8 are faults in strict JSON and exit code 2; no download is attempted."""
     wrong = ["FLAGJOB_WORKERS", "FLAGJOB_CODES", "FLAGJOB_DEST", "FLAGJOB_\udcff"]
     done = flagjob(cwd=tmp_path, settings=dict.fromkeys(wrong, "BR \udcff"))
     assert (done.code, done.stderr, list(tmp_path.iterdir())) == (2, "", [])
@@ -921,7 +921,7 @@ def test_an_environment_that_is_not_utf_8(tmp_path: Path) -> None:
 
 
 def test_a_code_that_is_not_utf_8(tmp_path: Path) -> None:
-    """A code of bytes that are no UTF-8 is an invalid code like any other, as it is in a file."""
+    """A code that is not UTF-8 is an invalid code like any other, as it is in a file."""
     done = flagjob(b"\xff", "BR", cwd=tmp_path)
     assert (done.code, done.stderr) == (4, "")
     assert {line["code"]: line["reason"] for line in done.named("result")} == {"\\xff": "invalid_code", "BR": None}

@@ -1,4 +1,4 @@
-"""The parsers of settings' texts, and what of a text may be printed."""
+"""The parsers of settings, and the redaction of texts that are printed."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ PARSERS = {option.parse.__qualname__: option.parse for option in EVERY_ROW}
 @settings(max_examples=50, deadline=None)
 @given(text=st.one_of(st.text(), NEARLY, st.from_regex(r"\Ahttps?://[!-~]*\{(cc|id)\}[!-~]*\Z")))
 def test_any_text(parse: Callable[[str], object], text: str) -> None:
-    """Whatever a setting's text is, its parser returns a value that is not None, or raises ValueError with words."""
+    """For every text a parser returns a value that is not None, or raises ValueError with words."""
     try:
         value = parse(text)
     except ValueError as error:
@@ -35,7 +35,7 @@ def test_any_text(parse: Callable[[str], object], text: str) -> None:
 
 @pytest.mark.parametrize("option", [option for option in EVERY_ROW if option.default], ids=lambda option: option.name)
 def test_defaults(option: Option) -> None:
-    """Each default is a text that its own parser takes."""
+    """Each default is a text that its own parser accepts."""
     assert option.default
     assert option.parse(option.default) is not None
 
@@ -44,7 +44,7 @@ def test_defaults(option: Option) -> None:
 @example(number=1)
 @example(number=1000)
 def test_whole_numbers_round_trip(number: int) -> None:
-    """A whole number in its range is read as what was written, with any number of zeros before it."""
+    """A whole number in its range is read as written, with any number of leading zeros."""
     assert parsers.whole(1, 1000)(str(number)) == number
     assert parsers.whole(1, 1000)(f"{number:015}") == number
 
@@ -61,7 +61,7 @@ def test_whole_numbers_out_of_range(number: int) -> None:
 
 @given(milliseconds=st.integers(100, 86_400_000))
 def test_times_round_trip(milliseconds: int) -> None:
-    """A time is the same number of seconds in each way to write it."""
+    """A time is the same number of seconds in each notation."""
     parse = parsers.seconds(0.1, 86400)
     seconds = milliseconds / 1000
     assert parse(f"{milliseconds}ms") == seconds
@@ -80,7 +80,7 @@ def test_units_of_time(text: str, seconds: float) -> None:
 
 @given(number=st.integers(1, 1024), exponent=st.integers(0, 3))
 def test_sizes_round_trip(number: int, exponent: int) -> None:
-    """A size is the number of bytes that was written, in decimal and in binary units, in either case."""
+    """A size is read in decimal and in binary units, in upper and lower case."""
     unit = " kMGT"[exponent].strip()
     assert parsers.size(str(number * 1024**exponent)) == number * 1024**exponent
     assert parsers.size(f"{number} {unit}{'iB' if unit else 'B'}") == number * 1024**exponent
@@ -111,7 +111,7 @@ def test_file_types() -> None:
 
 
 def test_one_word_of_several() -> None:
-    """A choice is taken in either case."""
+    """A choice may be in upper or lower case."""
     assert parsers.choice(LogFormat)("JSON") is LogFormat.JSON
 
 
@@ -125,7 +125,7 @@ def test_one_word_of_several() -> None:
     ],
 )
 def test_addresses(text: str, address: Address) -> None:
-    """An address is a host, or nothing, and a port; IPv6 stands in brackets; it is shown as it was written."""
+    """An address is an optional host and a port, IPv6 in brackets; its text is the one that was parsed."""
     assert parsers.address(text) == address
     assert str(address) == text
 
@@ -138,7 +138,7 @@ def test_hosts() -> None:
 @given(thousandths=st.integers(0, 10**9))
 @example(thousandths=10**9)
 def test_rates_round_trip(thousandths: int) -> None:
-    """A rate is the number of requests a second that was written, up to a million, also a fraction of one."""
+    """A rate is a number of requests a second up to a million, also a fraction."""
     assert parsers.rate(f"{thousandths // 1000}.{thousandths % 1000:03}") == thousandths / 1000
 
 
@@ -152,14 +152,14 @@ def test_rates_that_are_none(text: str) -> None:
 
 @given(thousandths=st.integers(0, 1000))
 @example(thousandths=1000)
-def test_shares_round_trip(thousandths: int) -> None:
-    """A share is the number from 0 to 1 that was written."""
+def test_fractions_round_trip(thousandths: int) -> None:
+    """A fraction from 0 to 1 is read as written."""
     assert parsers.fraction(f"{thousandths // 1000}.{thousandths % 1000:03}") == thousandths / 1000
 
 
 @pytest.mark.parametrize("text", ["1.001", "-0.1", "25%", "", ".5", "nan", "0.5\n"])
-def test_shares_that_are_none(text: str) -> None:
-    """A share is no percentage, and never more than all."""
+def test_fractions_that_are_none(text: str) -> None:
+    """A fraction is no percentage, and at most 1."""
     with pytest.raises(ValueError) as caught:
         parsers.fraction(text)
     assert str(caught.value) == "must be a share from 0 to 1, such as 0.25"
@@ -177,7 +177,7 @@ def test_shares_that_are_none(text: str) -> None:
     ],
 )
 def test_spans(text: str, times: tuple[float, float]) -> None:
-    """A span is one time, or the least and the most, with any units."""
+    """A range of times is one time, or the smallest and the largest, with any units."""
     assert parsers.span(text) == times
 
 
@@ -219,7 +219,7 @@ def test_hosts_that_are_none(text: str) -> None:
 @example(text="s3://a/...")
 @example(text="s3://a\n")
 def test_buckets(text: str) -> None:
-    """A bucket's URL is one that the store takes, so that a wrong one is told with everything else that is wrong."""
+    """The parser accepts exactly the URLs of buckets that the storage accepts, so that wrong ones are faults."""
     taken = []
     for parse in (parsers.destination, location_of):
         try:
@@ -250,14 +250,14 @@ def test_a_header_line() -> None:
         (SECRET, "***"),
     ],
 )
-def test_urls_are_masked(text: str, shown: str) -> None:
-    """Of a URL, however malformed, neither user nor password nor query is shown."""
+def test_urls_are_redacted(text: str, shown: str) -> None:
+    """User, password and query of a URL are not shown, even if it is malformed."""
     assert redaction.url(text) == shown
 
 
 @given(secret=st.text(min_size=8), before=st.text("ab:/@?", max_size=5), after=st.text("ab:/@?", max_size=5))
 def test_no_password_is_shown(secret: str, before: str, after: str) -> None:
-    """Whatever a password holds, it is not shown."""
+    """No password of a URL is shown, with any characters."""
     secret = f"{before}{secret}{after}"
     assert secret not in redaction.url(f"https://me:{secret}@example.org/{{cc}}.gif")
 
@@ -273,8 +273,8 @@ def test_no_password_is_shown(secret: str, before: str, after: str) -> None:
         (f"https://example.org/?{SECRET}", "***"),
     ],
 )
-def test_secrets_in_the_place_of_paths_are_masked(text: str, shown: str) -> None:
-    """A header or a URL that was given where its file's path belongs is not shown."""
+def test_secrets_in_the_place_of_paths_are_redacted(text: str, shown: str) -> None:
+    """A header or a URL in the place of a file's path is not shown."""
     assert redaction.path(text) == shown
 
 
@@ -287,17 +287,17 @@ def test_secrets_in_the_place_of_paths_are_masked(text: str, shown: str) -> None
         (f"https://bucket.example.org/?sig={SECRET}", "https://bucket.example.org/?***"),
     ],
 )
-def test_destinations_are_masked(text: str, shown: str) -> None:
-    """A directory is shown as it is; of a URL, what may be a key to a bucket is not."""
+def test_destinations_are_redacted(text: str, shown: str) -> None:
+    """A directory is shown; the part of a URL that may be a key to a bucket is not."""
     assert redaction.destination(text) == shown
 
 
-def test_what_is_no_utf_8_is_printable() -> None:
-    """Bytes that are no UTF-8 are shown with backslashes, so that strict JSON can hold them."""
+def test_bytes_that_are_no_utf_8_are_printable() -> None:
+    """Bytes that are not UTF-8 are shown with backslashes, so that strict JSON can contain them."""
     assert redaction.plain("a\udcffz\u00e9") == "a\\xffz\u00e9"
 
 
 def test_long_texts_are_cut() -> None:
-    """Of a long text the first 200 characters are shown."""
+    """Only the first 200 characters of a long text are shown."""
     assert redaction.plain("x" * 200) == "x" * 200
     assert redaction.plain("x" * 201) == "x" * 200 + "..."
