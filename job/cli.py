@@ -86,8 +86,8 @@ def _run(arguments: Arguments) -> int:
     except Exception as error:  # noqa: BLE001  (logged here because this log redacts the secrets of the run)
         code = _log_exception(error, run.log)
     finally:
-        # Workers check the cancellation only. Without a request, those of a run that ended by an exception would go on,
-        # and the interpreter would wait for them before it exits.
+        # The threads of a run end only when its cancellation is requested. After an exception nothing else may have
+        # requested it, and the interpreter joins all threads before it exits.
         cancellation.request(Reason.INTERNAL)
     if run.abandoned:
         # An abandoned thread may never return, for example from a name look-up, and sys.exit would join it.

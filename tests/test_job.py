@@ -582,6 +582,57 @@ def test_a_thread_that_cannot_be_joined_does_not_hold_the_process(tmp_path: Path
     assert subprocess.run(command, cwd=tmp_path, env=environment(), check=False, timeout=TIMEOUT).returncode == 6
 
 
+LEFT_BEHIND = """
+import contextlib, sys, threading
+from job import cli
+from job.errors import Cancelled
+from job.log import RunLog
+
+class Run:
+    abandoned = 0
+
+    def __init__(self, settings, cancellation, stdout, **_):
+        self.log = RunLog(stdout)
+        threading.Thread(target=self.work, args=[cancellation]).start()
+
+    def work(self, cancellation):
+        with contextlib.suppress(Cancelled):
+            cancellation.sleep(600)
+
+    def execute(self):
+        raise ZeroDivisionError
+
+cli.Run = Run
+sys.exit(cli.main(["BR"]))
+"""
+
+
+def test_a_bug_ends_the_threads_of_the_run(tmp_path: Path) -> None:
+    """A run that ends by an exception is cancelled, so that its threads cannot hold the process."""
+    command = [sys.executable, "-c", LEFT_BEHIND]
+    assert subprocess.run(command, cwd=tmp_path, env=environment(), check=False, timeout=TIMEOUT).returncode == 1
+
+
+EARLY = """
+import os, signal, sys
+from job import cli
+
+class Log(cli.RunLog):
+    def info(self, event, **facts):
+        super().info(event, **facts)
+        os.kill(os.getpid(), signal.SIGTERM)  # the server runs, but the main thread does not wait for a signal yet
+
+cli.RunLog = Log
+sys.exit(cli.main(["serve", "--port=0"]))
+"""
+
+
+def test_a_signal_before_the_server_waits_for_it_is_not_lost(tmp_path: Path) -> None:
+    """SIGTERM ends `flagjob serve` with 0 also between its log line and its wait, in whatever thread it arrives."""
+    command = [sys.executable, "-c", EARLY]
+    assert subprocess.run(command, cwd=tmp_path, env=environment(), check=False, timeout=TIMEOUT).returncode == 0
+
+
 @row(56)
 def test_a_bug_is_reported_as_one(tmp_path: Path) -> None:
     """An unexpected exception is exit code 1 and one log line with its traceback."""
