@@ -65,8 +65,8 @@ def seconds(low: float, high: float) -> Callable[[str], float]:
     """Return a parser of durations from `low` to `high` seconds, with or without a unit (100ms, 30s, 5m, 1h, 1d)."""
 
     def parse(text: str) -> float:
-        found = _DURATION.fullmatch(text)
-        value = _in_seconds(float(found[1]), found[2]) if found else -1.0
+        match = _DURATION.fullmatch(text)
+        value = _in_seconds(float(match[1]), match[2]) if match else -1.0
         if not low <= value <= high:
             limits = f"from {low:.15g} to {high:.15g} seconds"  # `:g` alone would make 3.1536e+07 of a year
             raise ValueError(f"must be a time {limits}, such as 30, 1.5, 500ms, 5m or 1h")
@@ -81,8 +81,8 @@ def _in_seconds(number: float, unit: str) -> float:
 
 def size(text: str) -> int:
     """Return a number of bytes; units may be decimal (500kB) or binary (5MiB)."""
-    found = _SIZE.fullmatch(text)
-    value = _in_bytes(float(found[1]), found[2] or "", binary=bool(found[3])) if found else 0
+    match = _SIZE.fullmatch(text)
+    value = _in_bytes(float(match[1]), match[2] or "", binary=bool(match[3])) if match else 0
     if not 1 <= value <= _SIZE_MAX:
         raise ValueError("must be a size from 1 byte to 1TiB, such as 5242880, 500kB or 5MiB")
     return value
@@ -94,11 +94,11 @@ def _in_bytes(number: float, unit: str, *, binary: bool) -> int:
 
 def budget(text: str) -> Budget:
     """Return a number of items, or a percentage of all items."""
-    found = _BUDGET.fullmatch(text)
-    if found and found[2] and float(found[1]) <= 100:  # noqa: PLR2004  (per cent)
-        return Budget(float(found[1]) / 100, is_share=True)
-    if found and not found[2] and found[1].isdigit():
-        return Budget(float(found[1]))
+    match = _BUDGET.fullmatch(text)
+    if match and match[2] and float(match[1]) <= 100:  # noqa: PLR2004  (per cent)
+        return Budget(float(match[1]) / 100, is_share=True)
+    if match and not match[2] and match[1].isdigit():
+        return Budget(float(match[1]))
     raise ValueError("must be a whole number of items or a percentage of them up to 100%, such as 3 or 5%")
 
 
@@ -128,18 +128,18 @@ def several(kind: type[E]) -> Callable[[str], tuple[E, ...]]:
 
 def hosts(text: str) -> tuple[str, ...]:
     """Return host names in lower case; the text separates them by commas or spaces."""
-    found = tuple(text.lower().replace(",", " ").split())
-    if not found or not all(re.fullmatch(_HOST, host) for host in found):
+    names = tuple(text.lower().replace(",", " ").split())
+    if not names or not all(re.fullmatch(_HOST, host) for host in names):
         raise ValueError("must be host names without scheme or port, such as cdn.example.org")
-    return tuple(host.strip("[]") for host in found)
+    return tuple(host.strip("[]") for host in names)
 
 
 def address(text: str) -> Address:
     """Return the address of HOST:PORT, or of :PORT for every IPv4 address of the machine."""
-    found = _ADDRESS.fullmatch(text)
-    if not found or int(found[2]) > _PORT_MAX:
+    match = _ADDRESS.fullmatch(text)
+    if not match or int(match[2]) > _PORT_MAX:
         raise ValueError("must be HOST:PORT or :PORT, such as :9464 or 127.0.0.1:9464")
-    return Address(found[1].strip("[]"), int(found[2]))
+    return Address(match[1].strip("[]"), int(match[2]))
 
 
 def line(text: str) -> str:
