@@ -30,16 +30,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if sys.stdout is None:  # the process that started this one closed it
         return _report_on_stderr("standard output is closed")
     try:
-        return _execute(settings.parse_arguments(words))
+        return _execute(words)
     except LogError as error:
         return _report_on_stderr(str(error))
 
 
-def _execute(arguments: Arguments) -> int:
-    """Run a command and log the reason if it fails; raise LogError if the log cannot be written."""
-    if arguments.page:
-        return _print(arguments.page)
+def _execute(words: Sequence[str]) -> int:
+    """Run a command and log the reason if it fails; raise LogError if standard output cannot be written."""
     try:
+        arguments = settings.parse_arguments(words)
+        if arguments.page:
+            return _print(arguments.page)
         return _COMMANDS[arguments.command](arguments)
     except UsageError as error:
         _open_failure_log().log_usage_errors(error.faults)
