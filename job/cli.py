@@ -192,9 +192,8 @@ def _open_log(loaded: settings.Settings) -> RunLog:
 def _open_failure_log() -> RunLog:
     """Return a log for a command that failed before it had one: for people on a terminal, else JSON lines."""
     for_people = sys.stdout.isatty() or is_terminal(sys.stderr)
-    if for_people and sys.stderr is not None:
-        return RunLog(sys.stderr.buffer, for_people=True)
-    return RunLog(sys.stdout.buffer, for_people=for_people)
+    stream = sys.stderr if for_people and sys.stderr is not None else sys.stdout
+    return RunLog(stream.buffer, for_people=for_people)
 
 
 def _report_on_stderr(problem: str) -> int:
