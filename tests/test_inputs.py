@@ -4,11 +4,12 @@ from contextlib import ExitStack
 
 from job.cancellation import Cancellation
 from job.inputs import Inputs, open_inputs
-from job.settings import load
+from job.settings import load, parse_arguments
 
 
 def shard_inputs(index: int) -> Inputs:
-    settings = load(["BR"], {"FLAGJOB_SHARD_INDEX": str(index), "FLAGJOB_SHARD_COUNT": "2", "FLAGJOB_SERVER": "remote"})
+    environ = {"FLAGJOB_SHARD_INDEX": str(index), "FLAGJOB_SHARD_COUNT": "2", "FLAGJOB_SERVER": "remote"}
+    settings = load(parse_arguments(["BR"]), environ)
     with ExitStack() as stack:
         return open_inputs(settings, Cancellation(), stack)
 

@@ -10,7 +10,7 @@ from job.cancellation import Cancellation
 from job.errors import LogError
 from job.model import Result, Status
 from job.reporting import Reporting
-from job.settings import load
+from job.settings import load, parse_arguments
 
 OK = Result(Status.OK, None, "BR", attempts=1)
 MISSING = Result(Status.NOT_FOUND, None, "ZZ", attempts=1)
@@ -31,7 +31,7 @@ class Terminal(StringIO):
 
 
 def reporting(stdout: BytesIO, *words: str) -> Reporting:
-    return Reporting(load(["BR", *words], {}), Cancellation(), stdout, terminal=False)
+    return Reporting(load(parse_arguments(["BR", *words]), {}), Cancellation(), stdout, terminal=False)
 
 
 def events(stdout: BytesIO) -> list[dict[str, object]]:
