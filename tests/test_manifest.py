@@ -27,7 +27,7 @@ from job.atomic_write import replacing
 from job.errors import StorageError, UsageError
 from job.layout import manifest_name
 from job.manifest import DEMO_SERVER, Change, Manifest, forget, read_entries
-from job.manifest.line_file import LineFile
+from job.manifest.journal import LineFile
 from job.manifest.records import decode_code
 from job.model import Entry, InvalidItem, Result, Status, Stored, WorkItem
 from job.shard import ALL_CODES, Shard

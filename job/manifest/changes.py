@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from job.atomic_write import map_os_errors
-from job.manifest.line_file import LineFile
+from job.manifest.journal import LineFile
 from job.manifest.records import Record
 from job.model import Entry, Result, Status, Stored, WorkItem
 from job.shard import Shard

@@ -12,8 +12,7 @@ from job.errors import Fault, UsageError
 from job.layout import LOCK, checksums_name, find_manifests, manifest_name
 from job.manifest import records
 from job.manifest.changes import Change, ChangeLog, change_of, is_worth_recording, next_record, timestamp
-from job.manifest.journal import Journal, newest_lines
-from job.manifest.line_file import LineFile, read_first_line
+from job.manifest.journal import Journal, LineFile, newest_lines, read_first_line
 from job.model import Entry, InvalidItem, Item, Result, WorkItem
 from job.shard import ALL_CODES, Shard
 

@@ -163,7 +163,7 @@ class Throttle:
         return partial(self._events.resumed, rate)
 
     def _pause_until(self, time: float) -> None:
-        """Let no attempt start before that time. Attempts that are under way belong to an older epoch from now on."""
+        """Delay all attempts until that time. Attempts that are under way belong to an older epoch from now on."""
         self._epoch += 1
         self._is_paused = True
         self._resume_at = time

@@ -59,7 +59,7 @@ class CurlAdapter(BaseAdapter):
         came; the latter in whole seconds, two at least, and noticed up to 7 s late. A third one, which only this
         adapter knows, bounds all of it, from name look-up to last byte. `verify` is True for certifi's authorities, or
         the path of a file or directory of others.
-        Raises subclasses of requests' RequestException by their meaning, those of `libcurl_errors` among them; an
+        Raises subclasses of requests' RequestException by their meaning, those of `handle` among them; an
         OSError unchanged when this machine failed (`new_body`, writing, no descriptors left); ValueError for what this
         adapter does not do: other methods, request bodies, client certificates, unverified TLS.
         """
