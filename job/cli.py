@@ -153,7 +153,7 @@ _COMMANDS: Mapping[Command, Callable[[Arguments], int]] = {
 
 
 def _install_signal_handlers(cancellation: Cancellation) -> None:
-    """Let the first SIGINT or SIGTERM end the run in good order, and the second one end the process at once."""
+    """Install a handler whose first SIGINT or SIGTERM ends the run in good order, and whose second ends the process."""
     received: list[int] = []
 
     # The kernel drops a signal to PID 1 that has no handler, because PID 1 has no default actions: in a container, a
