@@ -65,8 +65,8 @@ def filled(chart: Chart, number: int) -> stat.Panel | timeseries.Panel:
     drawn = panel(chart).id(number).span(chart.width).title(chart.title).description(chart.description)
     drawn.datasource(SOURCE).unit(chart.unit).thresholds(thresholds(chart))
     if chart.coded:
-        named = {str(code): models.ValueMappingResult(text=f"{code} {name}") for code, name in OUTCOMES.items()}
-        drawn.mappings([models.ValueMap(options=named)])
+        events = {str(code): models.ValueMappingResult(text=f"{code} {name}") for code, name in OUTCOMES.items()}
+        drawn.mappings([models.ValueMap(options=events)])
         drawn.data_links([looked_up(chart.anchor)])
     elif chart.anchor:
         drawn.links([looked_up(chart.anchor)])

@@ -34,14 +34,14 @@ class Done:
         """Every line of standard output; each must be a JSON object."""
         return [json.loads(line) for line in self.stdout.splitlines()]
 
-    def named(self, event: str) -> list[dict[str, Any]]:
+    def events_named(self, event: str) -> list[dict[str, Any]]:
         """Return the lines of one event."""
         return [line for line in self.events if line["event"] == event]
 
     @property
     def statuses(self) -> dict[str, str]:
         """The status of each code."""
-        return {line["code"]: line["status"] for line in self.named("result")}
+        return {line["code"]: line["status"] for line in self.events_named("result")}
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class Done:
 
 def flagjob(*arguments: str | bytes, cwd: Path, stdin: bytes = b"", settings: Mapping[str, str] | None = None) -> Done:
     """Run the command to its end and return its output."""
-    with started(*arguments, cwd=cwd, settings=settings) as process:
+    with start_flagjob(*arguments, cwd=cwd, settings=settings) as process:
         stdout, stderr = process.communicate(stdin, timeout=TIMEOUT)
         return Done(process.returncode, stdout, stderr.decode())
 
@@ -66,7 +66,7 @@ def wait_until_asleep(process: "subprocess.Popen[bytes]") -> None:
         threading.Event().wait(0.05)
 
 
-def wait_until_heeding(process: "subprocess.Popen[bytes]", number: int) -> None:
+def wait_for_signal_handlers(process: "subprocess.Popen[bytes]", number: int) -> None:
     """Return when the process has a handler for a signal (proc(5): SigCgt in status)."""
     status = Path(f"/proc/{process.pid}/status")
     while not int(status.read_text().partition("SigCgt:")[2].split()[0], 16) & 1 << number - 1:
@@ -80,7 +80,7 @@ def _main_thread(pid: int) -> tuple[bytes, ...]:
 
 
 @contextmanager
-def started(
+def start_flagjob(
     *arguments: str | bytes, cwd: Path, settings: Mapping[str, str] | None = None, pipe_bytes: int = -1
 ) -> Iterator["subprocess.Popen[bytes]"]:
     """Start the command; kill it at the end of the block if it is still running.

@@ -16,7 +16,7 @@ _SHORT_WAITS = 742738
 """A seed of `random` whose first seven draws are below an eighth: the back-off of a test stays short."""
 
 
-class Watched(BytesIO):
+class WatchedLog(BytesIO):
     """A log that calls a function with each line after it was written; lines come from any thread."""
 
     def __init__(self, on_line: Callable[[bytes], object]) -> None:
@@ -30,7 +30,7 @@ class Watched(BytesIO):
         return written
 
 
-def here(*words: str, dest: Path, **settings: str) -> Done:
+def run_here(*words: str, dest: Path, **settings: str) -> Done:
     """Run the job and return its output; `settings` are variables, in lower case and without their `FLAGJOB_`."""
     return run(words, Cancellation(), BytesIO(), dest=str(dest), **settings)
 
@@ -50,7 +50,7 @@ def run(words: Sequence[str], cancellation: Cancellation, log: BytesIO, **settin
     return Done(code, log.getvalue(), "")
 
 
-def left_in(dest: Path) -> dict[str, bytes]:
+def files_in(dest: Path) -> dict[str, bytes]:
     """Return the files of a destination by path, without flagjob's own; assert that no temporary file is left."""
     assert list((dest / ".flagjob" / "tmp").iterdir()) == []
     found = (path for path in sorted(dest.rglob("*")) if path.is_file() and ".flagjob" not in path.parts)

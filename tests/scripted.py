@@ -55,7 +55,7 @@ class Drip:
 
 
 @dataclass(frozen=True)
-class Throttle:
+class Hold:
     """A wait until `event` is set or the server stops, then the next step."""
 
     event: threading.Event
@@ -74,7 +74,7 @@ class Request:
     body: bytes
 
 
-Step = Answer | Raw | Stall | Drip | Throttle
+Step = Answer | Raw | Stall | Drip | Hold
 Script = Mapping[str, Step | Sequence[Step] | Callable[[Request], Step]]
 """The steps for each path (a target without its query), request by request; the last step repeats."""
 
@@ -167,7 +167,7 @@ class ScriptedServer:
 
     def _act(self, wire: socket.socket, step: Step) -> bool:
         """Do a step; return whether another request may follow."""
-        if isinstance(step, Throttle):
+        if isinstance(step, Hold):
             with self._changed:
                 self._events.add(step.event)
             if not self._stopped.is_set():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from images import GIF, numbered_gif
-from inprocess import here
+from inprocess import run_here
 from limits import limited
 from prometheus_client.parser import text_string_to_metric_families
 from scripted import Answer, ScriptedServer
@@ -41,7 +41,7 @@ def test_an_attempts_time_ends_with_the_last_byte(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "fsync", count_and_sync)
     with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server:
-        done = here("br", dest=tmp_path, url=server.url("/{cc}.gif"), metrics_address=address)
+        done = run_here("br", dest=tmp_path, url=server.url("/{cc}.gif"), metrics_address=address)
     assert (done.code, counts) == (0, [1.0])
 
 
@@ -50,7 +50,7 @@ def test_a_full_disk_is_no_failure_of_the_origin(tmp_path: Path) -> None:
     textfile = tmp_path / "flagjob.prom"
     with ScriptedServer({"/br.gif": Answer(body=IN_MEMORY)}) as server, limited(resource.RLIMIT_FSIZE, 10_000):
         url = server.url("/{cc}.gif")
-        done = here("br", dest=tmp_path / "flags", url=url, metrics_file=str(textfile))
+        done = run_here("br", dest=tmp_path / "flags", url=url, metrics_file=str(textfile))
     found = samples(textfile.read_text())
     assert (done.code, found["flagjob_downloads_total error"]) == (5, 1.0)
     assert found["flagjob_http_requests_total invalid"] == 0.0

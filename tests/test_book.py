@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import TIMEOUT, environment, flagjob, started
+from command import TIMEOUT, environment, flagjob, start_flagjob
 from images import GIF
-from scripted import Answer, ScriptedServer, Step, Throttle
+from scripted import Answer, Hold, ScriptedServer, Step
 
 
 def on_terminal(*arguments: str, cwd: Path, stdout: int | None = None) -> tuple[int, str]:
@@ -117,9 +117,9 @@ def test_results_come_in_the_requested_order(tmp_path: Path, order: str, others:
     """A slow first code comes last as completed, and first as submitted, when the window of ten waits for it."""
     release = threading.Event()
     script: dict[str, Step] = {f"/{code}.gif": Answer(body=GIF) for code in CODES}
-    with ScriptedServer({**script, "/c0.gif": Throttle(release, Answer(body=GIF))}) as server:
+    with ScriptedServer({**script, "/c0.gif": Hold(release, Answer(body=GIF))}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "5", "FLAGJOB_ORDER": order}
-        with started(*CODES, cwd=tmp_path, settings=settings) as process:
+        with start_flagjob(*CODES, cwd=tmp_path, settings=settings) as process:
             server.wait_for(10 if order == "submitted" else 40)
             codes = list(islice(results(process), others))
             release.set()
@@ -142,16 +142,16 @@ def test_sequential_is_one_at_a_time_in_order(tmp_path: Path) -> None:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_EXECUTOR": "sequential"}
         done = flagjob(*CODES, cwd=tmp_path, settings=settings)
     assert [request.target for request in server.requests] == [f"/{code}.gif" for code in CODES]
-    assert [line["code"] for line in done.named("result")] == [code.upper() for code in CODES]
-    assert (server.connections, done.named("run_started")[0]["workers"]) == (1, 1)
+    assert [line["code"] for line in done.events_named("result")] == [code.upper() for code in CODES]
+    assert (server.connections, done.events_named("run_started")[0]["workers"]) == (1, 1)
 
 
 def test_sequential_handles_signals_promptly(tmp_path: Path) -> None:
     """The one worker is a thread, so the main thread can handle a signal at once."""
     release = threading.Event()
-    with ScriptedServer({"/br.gif": Throttle(release, Answer(body=GIF))}) as server:
+    with ScriptedServer({"/br.gif": Hold(release, Answer(body=GIF))}) as server:
         url = server.url("/{cc}.gif")
-        with started("--executor", "sequential", "BR", "CN", "--url", url, cwd=tmp_path) as process:
+        with start_flagjob("--executor", "sequential", "BR", "CN", "--url", url, cwd=tmp_path) as process:
             server.wait_for(1)
             process.send_signal(signal.SIGINT)
             assert process.stdout
@@ -172,7 +172,7 @@ def test_the_rate_holds_for_all_threads(tmp_path: Path) -> None:
 @contextmanager
 def serving(*arguments: str, cwd: Path) -> Iterator[tuple["subprocess.Popen[bytes]", str]]:
     """Start `flagjob serve` on a free port; yield its process and its URL template."""
-    with started("serve", "--port", "0", *arguments, cwd=cwd) as process:
+    with start_flagjob("serve", "--port", "0", *arguments, cwd=cwd) as process:
         assert process.stdout
         line: dict[str, Any] = json.loads(process.stdout.readline())
         yield process, line["url"]
@@ -190,7 +190,7 @@ def test_the_demo_server_injects_faults_in_a_process_of_its_own(tmp_path: Path) 
     failed = sum(request["fault"] is not None for request in requests)
     assert (done.code, set(done.statuses.values()), server.returncode, stderr) == (0, {"ok"}, 0, b"")
     assert len(requests) == 20 + failed
-    assert len(done.named("retry")) == done.summary["retries"] == failed > 0
+    assert len(done.events_named("retry")) == done.summary["retries"] == failed > 0
     metrics = (tmp_path / "x.prom").read_text()
     retries = re.findall(r'flagjob_retries_total{reason="(?:5xx|invalid)"} ([0-9.]+)', metrics)
     assert sum(map(float, retries)) == failed
@@ -200,10 +200,10 @@ def test_the_demo_server_injects_faults_in_a_process_of_its_own(tmp_path: Path) 
 def test_the_servers_of_the_book_have_their_labels(tmp_path: Path) -> None:
     """-s takes the labels of the book, and the delay is at least half a second, as in the book."""
     done = flagjob("-s", "DELAY", "BR", cwd=tmp_path)
-    assert done.named("run_started")[0]["server"] == "delay"
+    assert done.events_named("run_started")[0]["server"] == "delay"
     assert done.statuses == {"BR": "ok"}
     assert done.summary["duration_s"] >= 0.5
-    (remote,) = flagjob("-s", "REMOTE", "BR", "--dry-run", cwd=tmp_path).named("item")
+    (remote,) = flagjob("-s", "REMOTE", "BR", "--dry-run", cwd=tmp_path).events_named("item")
     assert remote["url"] == "https://www.fluentpython.com/data/flags/br/br.gif"
 
 
@@ -219,7 +219,7 @@ def test_a_simulation_takes_its_expected_time(tmp_path: Path) -> None:
 
 def test_an_interrupted_simulation_has_the_exit_code_of_its_signal(tmp_path: Path) -> None:
     """Ctrl-C ends a simulation at once, with exit code 130."""
-    with started("simulate", "--latency", "1h", cwd=tmp_path) as process:
+    with start_flagjob("simulate", "--latency", "1h", cwd=tmp_path) as process:
         assert process.stdout
         process.stdout.readline()
         process.send_signal(signal.SIGINT)
@@ -255,7 +255,7 @@ def test_wrong_options_are_reported_together(tmp_path: Path, arguments: Sequence
     """The other commands report usage errors as the job does: every fault, by name, with exit code 2."""
     done = flagjob(*arguments, cwd=tmp_path)
     assert done.code == 2
-    assert {line["message"] for line in done.named("usage_error")} == messages
+    assert {line["message"] for line in done.events_named("usage_error")} == messages
 
 
 @pytest.mark.parametrize("command", ["serve", "simulate"])

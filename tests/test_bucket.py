@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
-from command import TIMEOUT, Done, flagjob, started
+from command import TIMEOUT, Done, flagjob, start_flagjob
 from images import GIF, HTML, numbered_gif
 from mirror import Mirror, mirror
 from obstore.store import S3Store
-from scripted import Answer, Raw, Request, ScriptedServer, Stall, Step, Throttle
+from scripted import Answer, Hold, Raw, Request, ScriptedServer, Stall, Step
 from seaweed import BUCKET, READER, WRITER, Seaweed
 
 pytestmark = pytest.mark.s3
@@ -209,7 +209,7 @@ def test_a_failed_update_costs_no_good_copy(prefix: RunPrefix) -> None:
         before = prefix.flags()
         origin.files.update({code: step for code, (step, _) in zip(codes, faults, strict=True)})
         done = prefix.run(origin, codes, FLAGJOB_MAX_ATTEMPTS="1", FLAGJOB_CHECKSUMS="sums")
-        reasons = {line["code"].lower(): (line["status"], line["reason"]) for line in done.named("result")}
+        reasons = {line["code"].lower(): (line["status"], line["reason"]) for line in done.events_named("result")}
         assert reasons == {code: ("error", reason) for code, (_, reason) in zip(codes, faults, strict=True)}
         assert (done.code, prefix.flags()) == (3, before)
         assert {code: prefix.read(f"{code}.gif") for code in codes} == good == flags(len(faults))
@@ -227,9 +227,9 @@ def test_a_killed_run_loses_little_and_breaks_nothing(prefix: RunPrefix) -> None
     files = flags(total)
     never = Event()
     with mirror(dict(files)) as origin:
-        origin.files.update({f"c{n}": Throttle(never, Answer()) for n in range(served, total)})
+        origin.files.update({f"c{n}": Hold(never, Answer()) for n in range(served, total)})
         prefix.write(list(files))
-        with started(cwd=prefix.root, settings=prefix.settings(origin)) as process:
+        with start_flagjob(cwd=prefix.root, settings=prefix.settings(origin)) as process:
             assert process.stdout
             results = (line for line in process.stdout if b'"event":"result"' in line)
             assert len(list(islice(results, 1001))) == 1001  # the upload after the 1000th came before this line
@@ -264,7 +264,7 @@ def test_a_bucket_that_is_not_writable_ends_the_run_before_a_request(
     with mirror(flags(1)) as origin:
         done = prefix.run(origin, CODES[:1], **wrong)
         assert (done.code, origin.server.connections) == (5, 0)
-    (line,) = done.named("storage_error")
+    (line,) = done.events_named("storage_error")
     assert words in line["problem"]
     assert done.statuses == {CODES[0].upper(): "cancelled"}
 
@@ -274,7 +274,7 @@ def test_a_bucket_that_does_not_answer_does_not_hold_a_run(tmp_path: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as silent, mirror(flags(2)) as origin:
         prefix = RunPrefix(f"s3://{BUCKET}/x", f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, S3Store(BUCKET))
         prefix.write(CODES[:2])
-        with started(cwd=tmp_path, settings=prefix.settings(origin)) as process:
+        with start_flagjob(cwd=tmp_path, settings=prefix.settings(origin)) as process:
             silent.accept()[0].close()
             process.send_signal(signal.SIGTERM)
             stdout, stderr = process.communicate(timeout=TIMEOUT)
@@ -283,7 +283,7 @@ def test_a_bucket_that_does_not_answer_does_not_hold_a_run(tmp_path: Path) -> No
         assert origin.server.connections == 0
     for done, code, reason in ((by_signal, 143, "signal"), (in_time, 7, "deadline")):
         assert (done.code, done.summary["published"], done.stderr) == (code, False, "")
-        results = [(line["code"], line["status"], line["reason"]) for line in done.named("result")]
+        results = [(line["code"], line["status"], line["reason"]) for line in done.events_named("result")]
         assert results == [(code.upper(), "cancelled", reason) for code in CODES[:2]]
     assert not any(
         secret in done.stdout.decode() + done.stderr for secret in (*WRITER.values(), "guess", "read-sesame")
@@ -319,13 +319,13 @@ def test_a_bucket_that_falls_silent_at_the_end_does_not_hold_a_run(tmp_path: Pat
         prefix = RunPrefix(f"s3://{BUCKET}/x", server.url("").rstrip("/"), tmp_path, S3Store(BUCKET))
         prefix.write(CODES[:1])
         settings = {**prefix.settings(origin), "FLAGJOB_SHUTDOWN_GRACE": "0.1"}
-        with started(cwd=tmp_path, settings=settings) as process:
+        with start_flagjob(cwd=tmp_path, settings=settings) as process:
             assert bucket.silent.wait(TIMEOUT)
             process.send_signal(signal.SIGTERM)
             stdout, _ = process.communicate(timeout=10)  # far less than the bucket is waited for without a signal
         done = Done(process.returncode, stdout, "")
     assert (done.code, done.summary["published"], list(done.statuses.values())) == (143, False, ["ok"])
-    assert "FLAGJOB_SHUTDOWN_GRACE" in done.named("storage_error")[0]["problem"]
+    assert "FLAGJOB_SHUTDOWN_GRACE" in done.events_named("storage_error")[0]["problem"]
 
 
 def test_credentials_that_cannot_be_sent_are_a_usage_error(prefix: RunPrefix) -> None:
@@ -345,23 +345,23 @@ def test_a_bucket_that_dies_ends_the_run(prefix: RunPrefix, seaweed: Seaweed) ->
     with ExitStack() as stack:
         gateway = stack.enter_context(seaweed.gateway())
         origin = stack.enter_context(mirror(flags()))
-        origin.files.update({f"c{n}": Throttle(release, Answer(body=numbered_gif(n))) for n in range(alive, NUMBER)})
+        origin.files.update({f"c{n}": Hold(release, Answer(body=numbered_gif(n))) for n in range(alive, NUMBER)})
         prefix.write(CODES)
         settings = prefix.settings(origin, AWS_ENDPOINT_URL=gateway.url, FLAGJOB_WORKERS="20")
-        process = stack.enter_context(started(cwd=prefix.root, settings=settings))
+        process = stack.enter_context(start_flagjob(cwd=prefix.root, settings=settings))
         assert process.stdout
         lines = list(islice(process.stdout, alive + 1))  # the first tells of the start
         gateway.kill()
         release.set()
         stdout, stderr = process.communicate(timeout=TIMEOUT)
     done = Done(process.returncode, b"".join([*lines, stdout]), stderr.decode())
-    results = done.named("result")
+    results = done.events_named("result")
     assert (done.code, done.stderr, len(results), len(done.statuses)) == (5, "", NUMBER, NUMBER)
     kinds = {(line["status"], line["reason"]) for line in results}
     assert kinds == {("ok", None), ("error", "storage"), ("cancelled", "storage")}
     errors = [line["error"] for line in results if line["status"] == "error"]
     assert all(error.startswith(f"{prefix.url}/") for error in errors)
-    assert (done.summary["outcome"], len(done.named("storage_error"))) == ("storage", 1)
+    assert (done.summary["outcome"], len(done.events_named("storage_error"))) == ("storage", 1)
 
 
 def test_shards_share_a_bucket_and_another_count_inherits(prefix: RunPrefix) -> None:
@@ -371,7 +371,7 @@ def test_shards_share_a_bucket_and_another_count_inherits(prefix: RunPrefix) -> 
         with ExitStack() as stack:
             settings = prefix.settings(origin, FLAGJOB_SHARD_COUNT="2")
             both = [
-                stack.enter_context(started("--shard-index", index, cwd=prefix.root, settings=settings))
+                stack.enter_context(start_flagjob("--shard-index", index, cwd=prefix.root, settings=settings))
                 for index in "01"
             ]
             for process in both:

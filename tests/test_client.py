@@ -360,6 +360,31 @@ def test_a_shortage_of_descriptors_is_a_storage_error(new_client: Make) -> None:
     assert "Too many open files" in str(caught.value)
 
 
+def test_redirects_that_take_all_the_time_of_an_attempt_end_it() -> None:
+    """No further request is sent when the time is over, even if each answer came in time."""
+
+    class Redirecting(BaseAdapter):
+        sent = 0
+
+        def send(self, request: requests.PreparedRequest, **_: object) -> requests.Response:  # type: ignore[override]
+            self.sent += 1
+            Event().wait(0.05)
+            response = requests.Response()
+            response.status_code = 302
+            response.headers["Location"] = f"/{self.sent}"
+            response.url = request.url or ""
+            response.raw = MemoryBody()
+            return response
+
+        def close(self) -> None: ...
+
+    adapter = Redirecting()
+    config = ClientConfig(user_agent="x", connect_timeout=1, read_timeout=1, attempt_timeout=0.01)
+    with pytest.raises(NetworkError, match="1 redirects took all the time") as caught:
+        Client(adapter, config).get("http://localhost/")
+    assert (caught.value.failure.reason, adapter.sent) == (Reason.TIMEOUT, 1)
+
+
 def every_exception_of_requests() -> list[type[requests.RequestException]]:
     found, waiting = set(), [requests.RequestException]
     while waiting:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from command import TIMEOUT, Done, flagjob, started
+from command import TIMEOUT, Done, flagjob, start_flagjob
 from failures import failure_of
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # (it has no types)
 from prometheus_client.metrics_core import Metric
@@ -372,7 +372,7 @@ def troubled(cwd: Path) -> list[Done]:
 
 def terminated(words: list[str], server: ScriptedServer, cwd: Path) -> Done:
     """Send SIGTERM to a run that has one of two answers, or is about to get it."""
-    with started(*words, cwd=cwd, settings={"FLAGJOB_TERMINATION_LOG": str(cwd / "message")}) as process:
+    with start_flagjob(*words, cwd=cwd, settings={"FLAGJOB_TERMINATION_LOG": str(cwd / "message")}) as process:
         server.wait_for(len(server.requests) + 2)
         process.terminate()
         stdout, stderr = process.communicate(timeout=TIMEOUT)
@@ -396,7 +396,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
         flagjob("--dest=file", cwd=cwd),
     ]
     others += kept(cwd) + troubled(cwd)
-    with started("serve", "--port", "0", cwd=cwd) as process:
+    with start_flagjob("serve", "--port", "0", cwd=cwd) as process:
         assert process.stdout
         first = process.stdout.readline()
         others += [flagjob("BR", "--dest=served", "--url", json.loads(first)["url"], cwd=cwd)]
@@ -503,8 +503,8 @@ def test_links(name: str) -> None:
 def test_make_targets(name: str) -> None:
     """Every make target that a document names exists."""
     targets = set(re.findall(r"^([a-z0-9-]+):.*## ", text("Makefile"), re.MULTILINE))
-    named = {word for line in code(name) if line.startswith("make ") for word in line.split()[1:]}
-    assert named - targets == set()
+    events = {word for line in code(name) if line.startswith("make ") for word in line.split()[1:]}
+    assert events - targets == set()
 
 
 def test_the_table_of_targets() -> None:

@@ -16,7 +16,7 @@ import pytest
 import trustme
 from command import Done
 from images import GIF, HTML, PNG, numbered_gif
-from inprocess import here, left_in
+from inprocess import files_in, run_here
 from rows import line_of, row
 from scripted import Answer, Drip, Raw, ScriptedServer, Stall, Step
 
@@ -110,13 +110,13 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
 
 def outcome(done: Done, code: str) -> list[str]:
     """Return the status and, if there is one, the reason of an item."""
-    (line,) = [line for line in done.named("result") if line["code"] == code]
+    (line,) = [line for line in done.events_named("result") if line["code"] == code]
     return [line["status"], *filter(None, [line["reason"]])]
 
 
 def attempts(done: Done) -> int:
     """Return how many attempts the item CN took."""
-    return int(next(line["attempts"] for line in done.named("result") if line["code"] == "CN"))
+    return int(next(line["attempts"] for line in done.events_named("result") if line["code"] == "CN"))
 
 
 def assert_matches_catalogue(fault: str, step: Step, root: Path, **settings: str) -> None:
@@ -129,8 +129,8 @@ def assert_matches_catalogue(fault: str, step: Step, root: Path, **settings: str
     script = {"/cn.gif": step, "/br.gif": [step, whole], "/us.gif": whole, "/round": redirect_to("/round")}
     with ScriptedServer(script) as server:
         url = server.url("/{cc}.gif")
-        done = here("cn", "br", "us", dest=dest, url=url, max_attempts="2", **settings)
-        alone = here("cn", dest=root / "alone", url=url, max_attempts="1", **settings)
+        done = run_here("cn", "br", "us", dest=dest, url=url, max_attempts="2", **settings)
+        alone = run_here("cn", dest=root / "alone", url=url, max_attempts="1", **settings)
     assert [outcome(done, code) for code in ("CN", "BR", "US")] == [
         line.words,
         ["ok"] if succeeds_later else line.words,
@@ -139,8 +139,8 @@ def assert_matches_catalogue(fault: str, step: Step, root: Path, **settings: str
     assert (attempts(done), sum(done.summary["counts"].values())) == (2 if succeeds_later else 1, 3)
     assert (done.code, alone.code) == (line.exit_code, 6 if "(6)" in line.exit else line.exit_code)
     new = {"cn.gif", "us.gif"} | ({"br.gif"} if succeeds_later or succeeds else set())
-    assert left_in(dest) == {**dict.fromkeys(new, GIF), "cn.gif": OLD if line.file == "kept" else GIF}
-    assert left_in(root / "alone") == ({"cn.gif": GIF} if succeeds else {})
+    assert files_in(dest) == {**dict.fromkeys(new, GIF), "cn.gif": OLD if line.file == "kept" else GIF}
+    assert files_in(root / "alone") == ({"cn.gif": GIF} if succeeds else {})
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_an_unreachable_origin_is_exit_code_6(
     tmp_path.joinpath("cn.gif").write_bytes(OLD)
     with ExitStack() as stack:
         url = origin(stack) + "/{cc}.gif"
-        done = here("cn", dest=tmp_path, url=url, connect_timeout="0.1", max_attempts="3")
+        done = run_here("cn", dest=tmp_path, url=url, connect_timeout="0.1", max_attempts="3")
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, attempts_expected, 6)
-    assert left_in(tmp_path) == {"cn.gif": OLD}
+    assert files_in(tmp_path) == {"cn.gif": OLD}
 
 
 AN_HOUR = timedelta(hours=1)
@@ -263,10 +263,12 @@ def test_an_invalid_certificate_is_reported_with_host_and_cause(  # noqa: PLR091
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     settings = {"ca_bundle": str(tmp_path / "ca.pem")} if known else {}
     with ScriptedServer({"/cn.gif": Answer(body=GIF)}, context) as server:
-        done = here("cn", "br", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **settings)
+        done = run_here("cn", "br", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **settings)
         assert server.requests == []
     assert (outcome(done, "CN"), outcome(done, "BR"), attempts(done), done.code) == (line.words, line.words, 1, 6)
-    messages_name = {(cause in result["error"], "127.0.0.1" in result["error"]) for result in done.named("result")}
+    messages_name = {
+        (cause in result["error"], "127.0.0.1" in result["error"]) for result in done.events_named("result")
+    }
     assert messages_name == {(True, True)}
 
 
@@ -287,7 +289,7 @@ def test_a_dead_proxy_is_never_bypassed(tmp_path: Path, use_proxy: Callable[[str
     line = line_of("the proxy is dead")
     use_proxy(f"http://127.0.0.1:{closed_port()}")
     with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server:
-        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
+        done = run_here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
         assert server.connections == 0
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 2, 6)
 
@@ -299,7 +301,7 @@ def test_a_refused_tunnel_is_a_proxy_failure(tmp_path: Path, use_proxy: Callable
     line = line_of("the proxy refuses the tunnel")
     with ScriptedServer({"origin.example:443": Answer(status)}) as server:
         use_proxy(server.url())
-        done = here("cn", dest=tmp_path, url="https://origin.example/{cc}.gif", max_attempts="2")
+        done = run_here("cn", dest=tmp_path, url="https://origin.example/{cc}.gif", max_attempts="2")
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 2, 6)
 
 
@@ -309,7 +311,7 @@ def test_a_403_of_a_proxy_is_permanent(tmp_path: Path, use_proxy: Callable[[str]
     line = line_of("the proxy answers 403")
     with ScriptedServer({"http://origin.example/cn.gif": Answer(403)}) as server:
         use_proxy(server.url())
-        done = here("cn", dest=tmp_path, url="http://origin.example/{cc}.gif", max_attempts="2")
+        done = run_here("cn", dest=tmp_path, url="http://origin.example/{cc}.gif", max_attempts="2")
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
 
 
@@ -329,7 +331,7 @@ def test_a_stale_connection_costs_no_attempt(tmp_path: Path) -> None:
     line = line_of("a kept connection")
     closing = Raw(Answer(body=GIF).wire())
     with ScriptedServer({"/br.gif": closing, "/cn.gif": Answer(body=GIF)}) as server:
-        done = here("br", "cn", dest=tmp_path, url=server.url("/{cc}.gif"), executor="sequential", max_attempts="1")
+        done = run_here("br", "cn", dest=tmp_path, url=server.url("/{cc}.gif"), executor="sequential", max_attempts="1")
         assert server.connections == 2
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
 
@@ -353,7 +355,7 @@ def test_a_retry_after_is_obeyed(tmp_path: Path) -> None:
         return Answer(503, {"Retry-After": dates[0]}) if len(dates) == 1 else Answer(body=GIF)
 
     with ScriptedServer({"/cn.gif": busy, "/br.gif": busy_until}) as server:
-        done = here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
+        done = run_here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
     assert (outcome(done, "CN"), outcome(done, "BR"), done.code) == (line.words, line.words, line.exit_code)
     assert asked_at[1] - asked_at[0] >= 1
 
@@ -363,8 +365,8 @@ def test_two_pauses_in_a_row_are_obeyed(tmp_path: Path) -> None:
     """A second pause in a row costs no attempt and does not give the origin up."""
     busy = Answer(429, {"Retry-After": "1"})
     with ScriptedServer({"/cn.gif": [busy, busy, Answer(body=GIF)]}) as server:
-        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
-    assert (done.code, len(done.named("host_paused")), done.named("origin_down")) == (0, 2, [])
+        done = run_here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
+    assert (done.code, len(done.events_named("host_paused")), done.events_named("origin_down")) == (0, 2, [])
 
 
 @row(21)
@@ -373,9 +375,9 @@ def test_a_retry_after_in_the_past_is_no_pause(tmp_path: Path, value: str) -> No
     """A Retry-After of 0 or in the past leads to an ordinary retry and pauses nothing."""
     line = line_of("Retry-After of 0 s")
     with ScriptedServer({"/cn.gif": [Answer(503, {"Retry-After": value}), Answer(body=GIF)]}) as server:
-        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
+        done = run_here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 2, line.exit_code)
-    assert (len(done.named("retry")), done.named("host_paused")) == (1, [])
+    assert (len(done.events_named("retry")), done.events_named("host_paused")) == (1, [])
 
 
 @row(22)
@@ -386,10 +388,10 @@ def test_an_invalid_retry_after_is_ignored(tmp_path: Path) -> None:
     script = {f"/c{n}.gif": [Answer(503, {"Retry-After": v}), Answer(body=GIF)] for n, v in enumerate(values)}
     with ScriptedServer(script) as server:
         codes = [f"c{number}" for number in range(len(values))]
-        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="2")
     assert [outcome(done, code.upper()) for code in codes] == [line.words] * len(values)
-    assert (done.code, len(done.named("retry"))) == (line.exit_code, len(values))
-    assert max(retry["wait_s"] for retry in done.named("retry")) <= 0.5
+    assert (done.code, len(done.events_named("retry"))) == (line.exit_code, len(values))
+    assert max(retry["wait_s"] for retry in done.events_named("retry")) <= 0.5
 
 
 @row(24)
@@ -398,10 +400,10 @@ def test_five_redirects_on_the_origin_are_followed(tmp_path: Path) -> None:
     line = line_of("a redirect on the same origin")
     hops = {f"/{number}": redirect_to(f"/{number + 1}") for number in range(1, 5)}
     with ScriptedServer({"/cn.gif": redirect_to("/1"), **hops, "/5": Answer(body=GIF)}) as server:
-        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"))
+        done = run_here("cn", dest=tmp_path, url=server.url("/{cc}.gif"))
         assert len(server.requests) == 6
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
-    assert left_in(tmp_path) == {"cn.gif": GIF}
+    assert files_in(tmp_path) == {"cn.gif": GIF}
 
 
 @row(26)
@@ -420,7 +422,7 @@ def test_a_redirect_to_another_origin_sends_nothing(tmp_path: Path, where: str) 
     with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as canary:
         there = canary.url("/cn.gif").replace("127.0.0.1", "localhost" if where == "another host" else "127.0.0.1")
         with ScriptedServer({"/cn.gif": redirect_to(there)}, context if where == "without TLS" else None) as server:
-            done = here("cn", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **paths)
+            done = run_here("cn", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **paths)
         assert canary.connections == 0
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 1, line.exit_code)
-    assert left_in(tmp_path / "dest") == {}
+    assert files_in(tmp_path / "dest") == {}

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import pytest
 from images import GIF
-from inprocess import here, left_in
+from inprocess import files_in, run_here
 from rows import line_of, row
 from scripted import Answer, ScriptedServer
 
@@ -38,11 +38,11 @@ def test_an_invalid_code_is_never_requested(tmp_path: Path, template: str) -> No
         "\uff43\uff4e",
     ]
     with ScriptedServer({template.format(cc="us", CC="US", id="us").partition("?")[0]: Answer(body=GIF)}) as server:
-        done = here(*hostile, "us", dest=tmp_path, url=server.url(template), accept="gif")
+        done = run_here(*hostile, "us", dest=tmp_path, url=server.url(template), accept="gif")
         assert len(server.requests) == 1
-    results = [[result["status"], result["reason"]] for result in done.named("result")]
+    results = [[result["status"], result["reason"]] for result in done.events_named("result")]
     assert sorted(results, key=str) == sorted([line.words] * len(hostile) + [["ok", None]], key=str)
-    assert (done.code, list(left_in(tmp_path).values())) == (line.exit_code, [GIF])
+    assert (done.code, list(files_in(tmp_path).values())) == (line.exit_code, [GIF])
 
 
 @row(37)
@@ -71,10 +71,10 @@ def test_an_untidy_list_is_one_request_a_code(tmp_path: Path) -> None:
     (tmp_path / "codes").write_bytes(b"\xef\xbb\xbf# all of them\r\n cn\tBR\r\n\r\nCn, us # and\rbr\r\n#x\r\nUS\nde")
     codes = ["cn", "br", "us", "de"]
     with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in codes}) as server:
-        done = here(dest=tmp_path / "dest", url=server.url("/{cc}.gif"), codes_file=str(tmp_path / "codes"))
+        done = run_here(dest=tmp_path / "dest", url=server.url("/{cc}.gif"), codes_file=str(tmp_path / "codes"))
         assert sorted(request.target for request in server.requests) == sorted(f"/{code}.gif" for code in codes)
     assert (done.code, set(done.statuses.values())) == (line.exit_code, set(line.words))
-    assert left_in(tmp_path / "dest") == {f"{code}.gif": GIF for code in codes}
+    assert files_in(tmp_path / "dest") == {f"{code}.gif": GIF for code in codes}
 
 
 def reject_constant(text: str) -> NoReturn:
@@ -88,13 +88,13 @@ def test_binary_codes_are_logged_in_strict_json(tmp_path: Path) -> None:
     words = [b"\xff\xfe", b"c\x00n", b"x" * 3_000_000, b"\xc3", b"NaN!", b"\xed\xa0\x80", b"\x1b[31m", b'"\\']
     (tmp_path / "codes").write_bytes(b"\n".join(words))
     with ScriptedServer({}) as server:
-        done = here(dest=tmp_path / "dest", url=server.url("/{cc}.gif"), codes_file=str(tmp_path / "codes"))
+        done = run_here(dest=tmp_path / "dest", url=server.url("/{cc}.gif"), codes_file=str(tmp_path / "codes"))
         assert server.connections == 0
     events = [json.loads(text, parse_constant=reject_constant) for text in done.stdout.splitlines()]
     results = [event for event in events if event["event"] == "result"]
     assert [[event["status"], event["reason"]] for event in results] == [line.words] * len(words)
     assert max(len(event["code"]) for event in results) == 80
-    assert (done.code, left_in(tmp_path / "dest")) == (line.exit_code, {})
+    assert (done.code, files_in(tmp_path / "dest")) == (line.exit_code, {})
 
 
 @pytest.fixture

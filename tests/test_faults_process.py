@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from command import TIMEOUT, Done, environment
 from images import GIF, numbered_gif
-from inprocess import Watched, here, left_in, run
+from inprocess import WatchedLog, files_in, run, run_here
 from rows import ROOT, line_of, row
 from scripted import Answer, Raw, Request, ScriptedServer, Stall, Step
 
@@ -33,13 +33,13 @@ WORKERS = 30
 
 def results(done: Done) -> Counter[tuple[str, str | None]]:
     """Return how many items ended in each way; each item must have exactly one line."""
-    lines = done.named("result")
+    lines = done.events_named("result")
     assert len({line["code"] for line in lines}) == len(lines) == done.summary["codes"]
     return Counter((line["status"], line["reason"]) for line in lines)
 
 
 def attempts(done: Done) -> int:
-    return sum(line["attempts"] for line in done.named("result"))
+    return sum(line["attempts"] for line in done.events_named("result"))
 
 
 def closed_port() -> int:
@@ -75,11 +75,11 @@ def test_a_signal_ends_every_wait(tmp_path: Path, number: int, step: Step, log_t
 
     with ScriptedServer({"/cn.gif": answer}) as server:
         settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif"), "shutdown_grace": "0.2"}
-        done = run(["cn", "br"], cancellation, Watched(signal_at_log_text), workers="1", **settings)
+        done = run(["cn", "br"], cancellation, WatchedLog(signal_at_log_text), workers="1", **settings)
         assert len(server.requests) == 1
     assert results(done) == {tuple(line.words): 2}
     assert (done.code, str(done.code) in line.exit) == (128 + number, True)
-    assert left_in(tmp_path) == {}
+    assert files_in(tmp_path) == {}
 
 
 # Memory and clusters
@@ -92,11 +92,11 @@ def test_memory_does_not_depend_on_the_size_of_a_body(tmp_path: Path) -> None:
     with ScriptedServer({"/cn.gif": Raw(b"HTTP/1.1 200 OK\r\n\r\n" + body)}) as server:
         tracemalloc.start()
         try:
-            done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_bytes="30MB")
+            done = run_here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_bytes="30MB")
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert (done.code, left_in(tmp_path) == {"cn.gif": body}) == (0, True)
+    assert (done.code, files_in(tmp_path) == {"cn.gif": body}) == (0, True)
     assert peak < 3_000_000
 
 
@@ -108,9 +108,9 @@ def test_two_concurrent_runs_leave_a_complete_destination(tmp_path: Path) -> Non
     script = {f"/{code}.gif": Answer(body=body) for code, body in files.items()}
     with ScriptedServer(script) as server, ThreadPoolExecutor(2) as pods:
         url = server.url("/{cc}.gif")
-        both = list(pods.map(lambda _: here(*files, dest=tmp_path, url=url, workers="4"), range(2)))
+        both = list(pods.map(lambda _: run_here(*files, dest=tmp_path, url=url, workers="4"), range(2)))
     assert [done.code for done in both] == [line.exit_code] * 2
-    assert left_in(tmp_path) == {f"{code}.gif": body for code, body in files.items()}
+    assert files_in(tmp_path) == {f"{code}.gif": body for code, body in files.items()}
     sums = sorted(f"{sha256(body).hexdigest()}  {code}.gif" for code, body in files.items())
     assert sorted((tmp_path / "SHA256SUMS").read_text().splitlines()) == sums
     lines = (tmp_path / ".flagjob" / "manifest.jsonl").read_bytes().splitlines()
@@ -145,7 +145,7 @@ def test_a_jumping_clock_moves_no_limit(tmp_path: Path, monkeypatch: pytest.Monk
     line, years = line_of("the clock is wrong"), iter(range(0, 10**12, 366 * 86400))
     monkeypatch.setattr("time.time", lambda: float(next(years)))  # the clock is the process's
     with ScriptedServer({"/cn.gif": [Answer(500), Answer(body=GIF)], "/br.gif": Answer(body=GIF)}) as server:
-        done = here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), deadline="60", item_timeout="60")
+        done = run_here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), deadline="60", item_timeout="60")
     assert (done.code, set(done.statuses.values())) == (line.exit_code, set(line.words))
     assert 0 <= done.summary["duration_s"] < 60
 
@@ -233,9 +233,9 @@ def test_a_shortage_of_threads_for_the_deadline_ends_the_run(tmp_path: Path, mon
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Timer, "start", refuse_to_start)
-    done = here("cn", "us", dest=tmp_path, url=f"http://127.0.0.1:{closed_port()}/{{cc}}.gif")
+    done = run_here("cn", "us", dest=tmp_path, url=f"http://127.0.0.1:{closed_port()}/{{cc}}.gif")
     assert (done.code, results(done)) == (5, Counter({("cancelled", "storage"): 2}))
-    assert [line["problem"] for line in done.named("storage_error")] == [
+    assert [line["problem"] for line in done.events_named("storage_error")] == [
         "this machine does not allow a thread: can't start new thread"
     ]
 
@@ -266,7 +266,7 @@ def test_failing_metrics_change_no_exit_code(tmp_path: Path) -> None:
             "metrics_file": "/proc/flagjob.prom",
             "pushgateway_url": f"http://127.0.0.1:{closed_port()}",
         }
-        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), **settings)
+        done = run_here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), **settings)
     warnings = [event["target"] for event in done.events if event["level"] == "warning"]
     assert (done.code, sorted(warnings)) == (line_of("the metrics port is taken").exit_code, sorted(settings.values()))
 
@@ -280,7 +280,7 @@ def test_a_silent_gateway_does_not_outlast_the_grace(tmp_path: Path) -> None:
         gateway = f"http://127.0.0.1:{silent.getsockname()[1]}"
         settings = {"dest": str(tmp_path), "url": "http://127.0.0.1/{cc}.gif", "shutdown_grace": "0.5"}
         done = run(["cn"], cancellation, BytesIO(), pushgateway_url=gateway, **settings)
-    (warning,) = done.named("metrics_push_failed")
+    (warning,) = done.events_named("metrics_push_failed")
     assert (done.code, warning["error"].startswith("no answer within 0.")) == (143, True)
 
 
@@ -293,8 +293,8 @@ def test_a_dead_origin_costs_few_requests(tmp_path: Path) -> None:
     line = line_of("the origin is dead")
     (tmp_path / "codes").write_text("\n".join(f"c{number}" for number in range(2000)))
     url = f"http://127.0.0.1:{closed_port()}/{{cc}}.gif"
-    done = here(dest=tmp_path / "dest", url=url, codes_file=str(tmp_path / "codes"))
-    assert (done.code, len(done.named("origin_down"))) == (line.exit_code, 1)
+    done = run_here(dest=tmp_path / "dest", url=url, codes_file=str(tmp_path / "codes"))
+    assert (done.code, len(done.events_named("origin_down"))) == (line.exit_code, 1)
     assert results(done)[line.words[0], line.words[1]] >= 2000 - 2 * WORKERS
     assert WORKERS <= attempts(done) <= 2 * WORKERS
 
@@ -308,11 +308,11 @@ def test_an_origin_that_dies_leaves_exactly_the_ok_files(tmp_path: Path) -> None
         return Answer(body=GIF) if len(server.requests) <= alive else Raw(b"", reset=True)
 
     with ScriptedServer({f"/{code}.gif": answer for code in codes}) as server:
-        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"))
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"))
         assert len(server.requests) <= alive + 5 * WORKERS  # libcurl repeats a request whose kept connection ended
     good = {code for code, status in done.statuses.items() if status == "ok"}
     assert (done.code, set(results(done)) - {("ok", None), ("error", "connection")}) == (6, {tuple(line.words)})
-    assert left_in(tmp_path) == {f"{code.lower()}.gif": GIF for code in good}
+    assert files_in(tmp_path) == {f"{code.lower()}.gif": GIF for code in good}
 
 
 @row(54)
@@ -329,7 +329,7 @@ def test_the_deadline_cancels_the_remaining_items(tmp_path: Path) -> None:
         settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif"), "shutdown_grace": "0.2"}
         done = run(["br", "cn", "us"], cancellation, BytesIO(), workers="1", **settings)
     assert (results(done), done.code) == ({("ok", None): 1, tuple(line.words): 2}, line.exit_code)
-    assert left_in(tmp_path) == {"br.gif": GIF, "cn.gif": GIF}
+    assert files_in(tmp_path) == {"br.gif": GIF, "cn.gif": GIF}
 
 
 @row(55)
@@ -338,10 +338,10 @@ def test_uniform_failures_end_the_run(tmp_path: Path, step: Step) -> None:
     """After a hundred items that failed with one reason the run ends."""
     line, codes = line_of("the first hundred items"), [f"c{number}" for number in range(400)]
     with ScriptedServer({f"/{code}.gif": step for code in codes}) as server:
-        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), workers="5")
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), workers="5")
         assert 100 <= len(server.requests) <= 100 + 4 * 5
     assert results(done)[line.words[0], line.words[1]] == 400 - len(server.requests)
-    assert (done.code, len(done.named("uniform_refusal"))) == (line.exit_code, 1)
+    assert (done.code, len(done.events_named("uniform_refusal"))) == (line.exit_code, 1)
 
 
 @row(56)
@@ -354,11 +354,11 @@ def test_a_bug_fails_its_item_only(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(validation, "validate", validate_with_bug)  # plants a bug
     with ScriptedServer({"/cn.gif": Answer(body=numbered_gif(1, 2000)), "/br.gif": Answer(body=GIF)}) as server:
-        done = here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"))
-    (bug,) = done.named("bug")
+        done = run_here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"))
+    (bug,) = done.events_named("bug")
     assert (bug["code"], bug["exception"][0]["exc_type"]) == ("CN", "ZeroDivisionError")
     assert results(done) == {tuple(line.words): 1, ("ok", None): 1}
-    assert (done.code, left_in(tmp_path)) == (line.exit_code, {"br.gif": GIF})
+    assert (done.code, files_in(tmp_path)) == (line.exit_code, {"br.gif": GIF})
 
 
 def script_of_dying_origin(codes: list[str], first: Step) -> dict[str, Step]:
@@ -372,7 +372,7 @@ def test_a_run_does_not_drain_once_the_origin_is_given_up(tmp_path: Path) -> Non
     codes = [f"c{n}" for n in range(60)]
     with ScriptedServer(script_of_dying_origin(codes, Stall())) as server:
         timeouts = dict.fromkeys(["shutdown_grace", "read_timeout", "attempt_timeout", "item_timeout"], "600")
-        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), **timeouts)
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), **timeouts)
     assert (done.code, results(done)["cancelled", "origin_down"] > 30) == (6, True)
 
 
@@ -381,13 +381,13 @@ def test_the_patience_ends_before_the_deadline(tmp_path: Path) -> None:
     """A run whose deadline comes while it waits for the origin ends with exit code 6, not 7."""
     codes = [f"c{n}" for n in range(40)]
     with ScriptedServer(script_of_dying_origin(codes, Answer(body=GIF))) as server:
-        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), origin_patience="600", deadline="3")
-    assert (done.code, len(done.named("origin_down")), results(done)["ok", None]) == (6, 1, 1)
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), origin_patience="600", deadline="3")
+    assert (done.code, len(done.events_named("origin_down")), results(done)["ok", None]) == (6, 1, 1)
 
 
 @row(54)
 def test_no_wait_exceeds_the_deadline(tmp_path: Path) -> None:
     """A Retry-After beyond the deadline is not waited for: the item fails at once with its own reason."""
     with ScriptedServer({"/cn.gif": Answer(500, {"Retry-After": "30"})}) as server:
-        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), deadline="5")
+        done = run_here("cn", dest=tmp_path, url=server.url("/{cc}.gif"), deadline="5")
     assert (done.code, results(done)) == (3, Counter({("error", "http_500"): 1}))

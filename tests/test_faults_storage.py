@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from images import GIF, numbered_gif
-from inprocess import Watched, here, left_in, run
+from inprocess import WatchedLog, files_in, run, run_here
 from limits import limited
 from rows import line_of, row
 from scripted import Answer, Raw, Request, ScriptedServer, Step
@@ -29,11 +29,15 @@ def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
     tmp_path.joinpath("cn.gif").write_bytes(OLD)
     with ScriptedServer({"/cn.gif": Answer(body=LARGE)}) as server, limited(resource.RLIMIT_FSIZE, 300_000):
         codes = ["cn", *(f"c{number}" for number in range(50))]
-        done = here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), executor="sequential")
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), executor="sequential")
         assert len(server.requests) == 1
-    first, *others = [[result["status"], result["reason"]] for result in done.named("result")]
+    first, *others = [[result["status"], result["reason"]] for result in done.events_named("result")]
     assert (first, others) == (line.words, [["cancelled", Reason.STORAGE]] * 50)
-    assert (done.code, len(done.named("storage_error")), left_in(tmp_path)) == (line.exit_code, 1, {"cn.gif": OLD})
+    assert (done.code, len(done.events_named("storage_error")), files_in(tmp_path)) == (
+        line.exit_code,
+        1,
+        {"cn.gif": OLD},
+    )
 
 
 @row(42)
@@ -43,10 +47,10 @@ def test_a_destination_that_is_not_writable_ends_the_run_before_a_request(tmp_pa
     line = line_of("the destination cannot be written")
     tmp_path.joinpath("file").write_bytes(OLD)
     with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server:
-        done = here("cn", "br", dest=tmp_path / dest, url=server.url("/{cc}.gif"))
+        done = run_here("cn", "br", dest=tmp_path / dest, url=server.url("/{cc}.gif"))
         assert server.connections == 0
-    assert [[result["status"], result["reason"]] for result in done.named("result")] == [line.words] * 2
-    assert (done.code, len(done.named("storage_error")), done.summary["published"]) == (line.exit_code, 1, False)
+    assert [[result["status"], result["reason"]] for result in done.events_named("result")] == [line.words] * 2
+    assert (done.code, len(done.events_named("storage_error")), done.summary["published"]) == (line.exit_code, 1, False)
     assert tmp_path.joinpath("file").read_bytes() == OLD
 
 
@@ -78,8 +82,8 @@ def test_a_run_after_one_that_was_killed_completes(tmp_path: Path) -> None:
     assert tmp_path.joinpath("cn.gif").read_bytes() == OLD
     os.utime(temporary, (0, 0))
     with ScriptedServer({"/cn.gif": Answer(body=LARGE)}) as server:
-        done = here("cn", dest=tmp_path, url=server.url("/{cc}.gif"))
-    assert (done.code, left_in(tmp_path)) == (0, {"cn.gif": LARGE})
+        done = run_here("cn", dest=tmp_path, url=server.url("/{cc}.gif"))
+    assert (done.code, files_in(tmp_path)) == (0, {"cn.gif": LARGE})
 
 
 @row(44)
@@ -92,11 +96,11 @@ def test_a_link_is_replaced_and_a_directory_is_one_items_error(tmp_path: Path) -
     (dest / "br.gif").mkdir(parents=True)
     (dest / "cn.gif").symlink_to(tmp_path / "mine")
     with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in ("cn", "br", "us")}) as server:
-        done = here("br", "cn", "us", dest=dest, url=server.url("/{cc}.gif"))
-    results = {result["code"]: [result["status"], result["reason"]] for result in done.named("result")}
+        done = run_here("br", "cn", "us", dest=dest, url=server.url("/{cc}.gif"))
+    results = {result["code"]: [result["status"], result["reason"]] for result in done.events_named("result")}
     assert results == {"BR": directory.words, "CN": [*link.words, None], "US": ["ok", None]}
-    assert (done.code, done.named("storage_error")) == (directory.exit_code, [])
-    assert left_in(dest) == {"cn.gif": GIF, "us.gif": GIF}
+    assert (done.code, done.events_named("storage_error")) == (directory.exit_code, [])
+    assert files_in(dest) == {"cn.gif": GIF, "us.gif": GIF}
     assert ((dest / "cn.gif").is_symlink(), (tmp_path / "mine").read_bytes()) == (False, OLD)
 
 
@@ -113,10 +117,10 @@ def test_files_have_the_mode_that_the_umask_leaves_on_the_same_file_system(tmp_p
     before = os.umask(0o027)
     try:
         with ScriptedServer({"/cn.gif": Answer(body=LARGE), "/us.gif": Answer(body=GIF)}) as server:
-            done = here("cn", "us", dest=tmp_path, url=server.url("/{cc}.gif"))
+            done = run_here("cn", "us", dest=tmp_path, url=server.url("/{cc}.gif"))
     finally:
         os.umask(before)
-    assert (done.code, left_in(tmp_path)) == (line_of("files that others").exit_code, {"cn.gif": LARGE, "us.gif": GIF})
+    assert (done.code, files_in(tmp_path)) == (line_of("files that others").exit_code, {"cn.gif": LARGE, "us.gif": GIF})
     assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("cn.gif", "us.gif")] == [0o640, 0o640]
 
 
@@ -131,11 +135,11 @@ def test_a_lack_of_descriptors_is_a_storage_error(tmp_path: Path) -> None:
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ScriptedServer({"/br.gif": exhausting}) as server, limited(resource.RLIMIT_NOFILE, soft):
-        done = here("br", "cn", "us", dest=tmp_path, url=server.url("/{cc}.gif"), executor="sequential")
-    results = [(result["status"], result["reason"], result["attempts"]) for result in done.named("result")]
+        done = run_here("br", "cn", "us", dest=tmp_path, url=server.url("/{cc}.gif"), executor="sequential")
+    results = [(result["status"], result["reason"], result["attempts"]) for result in done.events_named("result")]
     assert results == [("not_found", "http_404", 1), (*line.words, 1), ("cancelled", Reason.STORAGE, 0)]
-    assert (done.code, len(done.named("storage_error"))) == (line.exit_code, 1)
-    assert "Too many open files" in done.named("storage_error")[0]["problem"]
+    assert (done.code, len(done.events_named("storage_error"))) == (line.exit_code, 1)
+    assert "Too many open files" in done.events_named("storage_error")[0]["problem"]
 
 
 @row(46)
@@ -151,10 +155,10 @@ def test_a_lack_of_threads_loses_no_item(tmp_path: Path) -> None:
     with ScriptedServer({}) as server:
         try:
             settings = {"dest": str(tmp_path), "url": server.url("/{cc}.gif")}
-            done = run(["cn", "br", "us"], Cancellation(), Watched(exhaust), **settings)
+            done = run(["cn", "br", "us"], Cancellation(), WatchedLog(exhaust), **settings)
         finally:
             threading.stack_size(before)
         assert server.connections == 0
-    assert [[result["status"], result["reason"]] for result in done.named("result")] == [line.words] * 3
-    assert (done.code, len(done.named("storage_error"))) == (line.exit_code, 1)
-    assert "can't start new thread" in done.named("storage_error")[0]["problem"]
+    assert [[result["status"], result["reason"]] for result in done.events_named("result")] == [line.words] * 3
+    assert (done.code, len(done.events_named("storage_error"))) == (line.exit_code, 1)
+    assert "can't start new thread" in done.events_named("storage_error")[0]["problem"]

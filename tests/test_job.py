@@ -14,10 +14,10 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-from command import TIMEOUT, Done, environment, flagjob, started, wait_until_asleep, wait_until_heeding
+from command import TIMEOUT, Done, environment, flagjob, start_flagjob, wait_for_signal_handlers, wait_until_asleep
 from images import GIF, HTML, PNG, numbered_gif
 from rows import row
-from scripted import Answer, Raw, Request, ScriptedServer, Stall, Step, Throttle
+from scripted import Answer, Hold, Raw, Request, ScriptedServer, Stall, Step
 
 from job import __version__
 from job.cli import main
@@ -41,7 +41,7 @@ def test_without_settings_twenty_real_flags_arrive(tmp_path: Path) -> None:
     assert files(tmp_path) == {
         f"downloads/{code.lower()}.gif": (FLAGS / f"{code.lower()}.gif").read_bytes() for code in POP20
     }
-    assert sorted(line["code"] for line in done.named("result")) == POP20
+    assert sorted(line["code"] for line in done.events_named("result")) == POP20
     assert [line["event"] for line in done.events[:2]] == ["run_started", "builtin_origin"]
     assert done.summary["summary"].startswith("20 flags downloaded.\nElapsed time: ")
     assert (done.summary["counts"]["ok"], done.summary["exit_code"], done.summary["codes"]) == (20, 0, 20)
@@ -49,7 +49,7 @@ def test_without_settings_twenty_real_flags_arrive(tmp_path: Path) -> None:
 
 def test_a_result_line_describes_its_file(tmp_path: Path) -> None:
     """Path, size and digest in the log are those of the file."""
-    (line,) = flagjob("BR", cwd=tmp_path).named("result")
+    (line,) = flagjob("BR", cwd=tmp_path).events_named("result")
     data = (tmp_path / "downloads" / "br.gif").read_bytes()
     assert line["data"] == {
         "path": "br.gif",
@@ -83,7 +83,7 @@ def test_a_code_that_is_named_must_exist(tmp_path: Path) -> None:
 def test_flags_of_the_book_choose_codes(tmp_path: Path) -> None:
     """The options -a and -l, a single letter, and the name of a set choose codes."""
     assert list(flagjob("-a", "-l", "3", "--dry-run", cwd=tmp_path).events[-1].items()) != []
-    codes = [line["code"] for line in flagjob("u", "POP20", "-l28", "--dry-run", cwd=tmp_path).named("item")]
+    codes = [line["code"] for line in flagjob("u", "POP20", "-l28", "--dry-run", cwd=tmp_path).events_named("item")]
     assert codes == [f"U{letter}" for letter in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"] + ["BD", "BR"]
 
 
@@ -106,10 +106,10 @@ def test_a_wrong_path_is_not_asked_for_three_hundred_times(tmp_path: Path) -> No
     codes = [f"c{n}" for n in range(300)]
     with ScriptedServer({}) as server:
         done = flagjob(*codes, cwd=tmp_path, settings={"FLAGJOB_URL": server.url("/wrong/{cc}.gif")})
-    (cause,) = done.named("uniform_refusal")
+    (cause,) = done.events_named("uniform_refusal")
     assert (done.code, done.summary["outcome"], cause["reason"], cause["outcomes"]) == (4, "permanent", "http_404", 100)
     assert 100 <= len(server.requests) <= 160  # those that were under way or waited for a worker may still be sent
-    ends = Counter((line["status"], line["reason"]) for line in done.named("result"))
+    ends = Counter((line["status"], line["reason"]) for line in done.events_named("result"))
     missing, cancelled = ends["not_found", "http_404"], ends["cancelled", "uniform_refusal"]
     assert (missing, cancelled) == (len(server.requests), 300 - missing)
 
@@ -120,7 +120,7 @@ def test_a_budget_of_all_items_stops_no_run(tmp_path: Path) -> None:
     settings = {"FLAGJOB_MAX_NOT_FOUND": "100%"}
     with ScriptedServer({}) as server:
         done = flagjob(*codes, cwd=tmp_path, settings={**settings, "FLAGJOB_URL": server.url("/{cc}.gif")})
-    assert (done.code, len(server.requests), done.named("uniform_refusal")) == (0, 130, [])
+    assert (done.code, len(server.requests), done.events_named("uniform_refusal")) == (0, 130, [])
 
 
 def test_a_percentage_refers_to_all_codes_if_their_number_is_known(tmp_path: Path) -> None:
@@ -142,8 +142,8 @@ def test_every_source_of_codes(tmp_path: Path, source: str) -> None:
     arguments = {"arguments": ["BR", "cn"], "stdin": ["-"]}.get(source, [])
     done = flagjob(*arguments, cwd=tmp_path, stdin=b"BR\ncn", settings=chosen)
     assert (done.code, done.statuses) == (0, {"BR": "ok", "CN": "ok"})
-    assert done.named("run_started")[0]["codes"] == (None if source == "stdin" else 2)
-    assert done.named("run_started")[0]["workers"] == (30 if source == "stdin" else 2)
+    assert done.events_named("run_started")[0]["codes"] == (None if source == "stdin" else 2)
+    assert done.events_named("run_started")[0]["workers"] == (30 if source == "stdin" else 2)
 
 
 def test_ids_keep_case_and_path(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_ids_keep_case_and_path(tmp_path: Path) -> None:
 def test_a_single_letter_is_an_id_among_ids(tmp_path: Path) -> None:
     """X stands for XA to XZ among codes only: an id is taken verbatim."""
     done = flagjob("x", "--dry-run", "--url", "http://localhost/{id}.png", cwd=tmp_path)
-    assert [line["code"] for line in done.named("item")] == ["x"]
+    assert [line["code"] for line in done.events_named("item")] == ["x"]
 
 
 @row(36, 39)
@@ -170,8 +170,8 @@ def test_hostile_codes_reach_no_url_and_no_path(tmp_path: Path) -> None:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_CODES_FILE": "-"}
         done = flagjob(cwd=tmp_path, stdin=b"\n".join(hostile), settings=settings)
     assert (done.code, server.connections) == (4, 0)
-    assert [(line["status"], line["reason"]) for line in done.named("result")] == [("error", "invalid_code")] * 8
-    assert all(len(line["code"]) <= 80 for line in done.named("result"))
+    assert [(line["status"], line["reason"]) for line in done.events_named("result")] == [("error", "invalid_code")] * 8
+    assert all(len(line["code"]) <= 80 for line in done.events_named("result"))
     assert files(tmp_path) == {}
 
 
@@ -181,11 +181,11 @@ def test_a_busy_origin_is_asked_again(tmp_path: Path) -> None:
     script = {"/br.gif": [Answer(503, {"Retry-After": "0"}), Answer(body=GIF)]}
     with ScriptedServer(script) as server:
         done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_URL": server.url("/{cc}.gif")})
-    (retry,) = done.named("retry")
+    (retry,) = done.events_named("retry")
     assert (done.code, done.statuses, len(server.requests)) == (0, {"BR": "ok"}, 2)
     assert (retry["code"], retry["attempt"], retry["reason"], retry["http_status"]) == ("BR", 1, "http_503", 503)
     assert retry["wait_s"] <= 1
-    assert done.named("result")[0]["attempts"] == 2
+    assert done.events_named("result")[0]["attempts"] == 2
     assert done.summary["retries"] == 1
 
 
@@ -210,7 +210,7 @@ def test_a_wrong_response_never_replaces_the_file(tmp_path: Path, step: Step, re
     with ScriptedServer({"/br.gif": step}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_MAX_ATTEMPTS": "1", "FLAGJOB_MAX_BYTES": "1kB"}
         done = flagjob("BR", cwd=tmp_path, settings=settings)
-    (line,) = done.named("result")
+    (line,) = done.events_named("result")
     assert (line["status"], line["reason"], line["data"], done.code) == ("error", reason, None, code)
     assert line["error"]
     assert files(tmp_path) == {"downloads/br.gif": PNG}
@@ -245,7 +245,7 @@ def test_eight_wrong_settings_are_eight_messages(tmp_path: Path) -> None:
         "FLAGJOB_PORT_80_TCP": "tcp://10.0.0.1:80",
     }
     done = flagjob("BR", cwd=tmp_path, settings=wrong)
-    faults = done.named("usage_error")
+    faults = done.events_named("usage_error")
     assert (done.code, len(done.events), files(tmp_path)) == (2, 8, {})
     shown = {**wrong, "FLAGJOB_WORKRES": None}
     assert {(line["setting"], line["value"]) for line in faults} == set(list(shown.items())[:8])
@@ -262,7 +262,7 @@ def test_a_list_without_codes_is_a_usage_error(tmp_path: Path, content: bytes) -
     """An empty list is no successful run."""
     done = flagjob("-", cwd=tmp_path, stdin=content)
     assert (done.code, files(tmp_path)) == (2, {})
-    assert done.named("usage_error")[0]["setting"] == "codes"
+    assert done.events_named("usage_error")[0]["setting"] == "codes"
 
 
 @row(42)
@@ -272,11 +272,11 @@ def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
     codes, release = [f"c{number}" for number in range(100)], threading.Event()
 
     def answer(_request: Request) -> Step:
-        return Throttle(release, Answer(body=GIF))
+        return Hold(release, Answer(body=GIF))
 
     with ScriptedServer({f"/{code}.gif": answer for code in codes}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "5", "FLAGJOB_METRICS_FILE": "x.prom"}
-        with started(*codes, cwd=tmp_path, settings=settings) as process:
+        with start_flagjob(*codes, cwd=tmp_path, settings=settings) as process:
             server.wait_for(5)
             process.send_signal(signal.SIGTERM)
             assert process.stdout
@@ -300,7 +300,7 @@ def test_a_stalled_transfer_does_not_outlast_the_grace(tmp_path: Path) -> None:
     """An origin that never responds cannot hold an interrupted run: the download is aborted and cancelled."""
     with ScriptedServer({"/br.gif": Stall()}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_SHUTDOWN_GRACE": "0.2"}
-        with started("BR", cwd=tmp_path, settings=settings) as process:
+        with start_flagjob("BR", cwd=tmp_path, settings=settings) as process:
             server.wait_for(1)
             process.send_signal(signal.SIGINT)
             stdout, _ = process.communicate(timeout=TIMEOUT)
@@ -316,7 +316,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     """A second signal ends the process at once, without the grace period of the first."""
     with ScriptedServer({"/br.gif": Stall()}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "1", "FLAGJOB_SHUTDOWN_GRACE": "600"}
-        with started("BR", "CN", cwd=tmp_path, settings=settings) as process:
+        with start_flagjob("BR", "CN", cwd=tmp_path, settings=settings) as process:
             server.wait_for(1)
             process.send_signal(signal.SIGTERM)
             assert process.stdout
@@ -359,7 +359,7 @@ def test_standard_input_that_never_ends_does_not_hold_the_run(tmp_path: Path) ->
     """SIGTERM while the job waits for more codes ends it; the codes that arrived have their lines."""
     with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "1", "FLAGJOB_CODES_FILE": "-"}
-        with started(cwd=tmp_path, settings=settings) as process:
+        with start_flagjob(cwd=tmp_path, settings=settings) as process:
             assert process.stdin
             process.stdin.write(b"BR\n")
             process.stdin.flush()
@@ -378,7 +378,7 @@ def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
         settings = {"FLAGJOB_DEADLINE": "1", "FLAGJOB_SHUTDOWN_GRACE": "0.2", "FLAGJOB_URL": server.url("/{cc}.gif")}
         done = flagjob("BR", "CN", cwd=tmp_path, settings=settings)
     assert (done.code, done.summary["outcome"]) == (7, "deadline")
-    assert {(line["code"], line["status"], line["reason"]) for line in done.named("result")} == {
+    assert {(line["code"], line["status"], line["reason"]) for line in done.events_named("result")} == {
         ("BR", "ok", None),
         ("CN", "cancelled", "deadline"),
     }
@@ -388,7 +388,7 @@ def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("said", "codes"), [(b"BR\n", ["BR"]), (b"BR C", ["BR"]), (b"", [])])
 def test_the_deadline_holds_while_no_code_comes(tmp_path: Path, said: bytes, codes: list[str]) -> None:
     """A silent standard input cannot hold a run beyond its deadline; an incomplete code at that time is ignored."""
-    with started("-", "--deadline", "1", cwd=tmp_path) as process:
+    with start_flagjob("-", "--deadline", "1", cwd=tmp_path) as process:
         assert process.stdin
         process.stdin.write(said)
         process.stdin.flush()
@@ -404,8 +404,8 @@ def test_the_deadline_holds_while_no_code_comes(tmp_path: Path, said: bytes, cod
 def test_a_signal_before_the_first_code_is_no_usage_error(tmp_path: Path, source: str) -> None:
     """A run that waits for its list, also for a pipe that has no writer yet, is interrupted with 143, not 2."""
     os.mkfifo(tmp_path / "pipe")
-    with started("--codes-file", source, cwd=tmp_path) as process:
-        wait_until_heeding(process, signal.SIGTERM)
+    with start_flagjob("--codes-file", source, cwd=tmp_path) as process:
+        wait_for_signal_handlers(process, signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
         stdout, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 143
@@ -419,7 +419,7 @@ def test_each_code_of_a_list_that_is_still_read_has_its_line(tmp_path: Path) -> 
     settings = {"FLAGJOB_URL": "http://127.0.0.1:1/{cc}.gif"}
     done = flagjob("-", cwd=tmp_path, stdin="\n".join(codes).encode(), settings=settings)
     assert (done.code, done.summary["codes"]) == (6, len(codes))
-    assert sorted(line["code"] for line in done.named("result")) == codes
+    assert sorted(line["code"] for line in done.events_named("result")) == codes
 
 
 def test_a_list_that_cannot_be_read_on_ends_the_run_in_good_order(tmp_path: Path) -> None:
@@ -434,14 +434,14 @@ def test_a_list_that_cannot_be_read_on_ends_the_run_in_good_order(tmp_path: Path
         )
     done = Done(ended.returncode, ended.stdout, ended.stderr.decode())
     assert (done.code, set(done.statuses), done.summary["outcome"]) == (5, {"BR", "CN"}, "storage")
-    (line,) = done.named("storage_error")
+    (line,) = done.events_named("storage_error")
     assert line["problem"] == "the list of codes cannot be read on: Input/output error"
 
 
 def test_a_pipe_with_a_name_is_a_list(tmp_path: Path) -> None:
     """A named pipe is read as a list, even if its writer opens it later."""
     os.mkfifo(tmp_path / "pipe")
-    with started("--codes-file", "pipe", cwd=tmp_path) as process:
+    with start_flagjob("--codes-file", "pipe", cwd=tmp_path) as process:
         (tmp_path / "pipe").write_text("BR CN")
         stdout, _ = process.communicate(timeout=TIMEOUT)
     assert (process.returncode, Done(0, stdout, "").statuses) == (0, {"BR": "ok", "CN": "ok"})
@@ -449,7 +449,7 @@ def test_a_pipe_with_a_name_is_a_list(tmp_path: Path) -> None:
 
 def test_a_dry_run_that_was_interrupted_is_no_success(tmp_path: Path) -> None:
     """An interrupted dry run has an incomplete plan and the exit code of the signal."""
-    with started("-", "--dry-run", cwd=tmp_path) as process:
+    with start_flagjob("-", "--dry-run", cwd=tmp_path) as process:
         assert process.stdin
         assert process.stdout
         process.stdin.write(b"BR\nC")
@@ -472,9 +472,9 @@ def test_metrics_can_be_scraped_while_it_runs(tmp_path: Path) -> None:
     release = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    with ScriptedServer({"/br.gif": Throttle(release, Answer(body=GIF))}) as server:
+    with ScriptedServer({"/br.gif": Hold(release, Answer(body=GIF))}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_METRICS_ADDRESS": f":{port}"}
-        with started("BR", cwd=tmp_path, settings=settings) as process:
+        with start_flagjob("BR", cwd=tmp_path, settings=settings) as process:
             server.wait_for(1)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
                 scraped = answer.read().decode()
@@ -497,7 +497,7 @@ def test_a_failed_metrics_target_changes_no_result(tmp_path: Path) -> None:
         }
         done = flagjob("BR", cwd=tmp_path, settings=settings)
     assert (done.code, done.statuses) == (0, {"BR": "ok"})
-    assert [line["target"] for line in done.named("sink_failed")] == list(settings.values())
+    assert [line["target"] for line in done.events_named("sink_failed")] == list(settings.values())
 
 
 def test_the_termination_log_is_the_summary(tmp_path: Path) -> None:
@@ -519,8 +519,8 @@ def test_result_lines_can_be_fewer(tmp_path: Path, which: str, logged: set[str])
 def test_verbose_shows_the_states_of_the_futures(tmp_path: Path) -> None:
     """Verbose logs the states scheduled and done for each code, as the book prints them."""
     done = flagjob("-v", "BR", "CN", cwd=tmp_path)
-    assert sorted(line["code"] for line in done.named("scheduled")) == ["BR", "CN"]
-    assert {line["future"] for line in done.named("done")} == {"Future state=finished returned Result"}
+    assert sorted(line["code"] for line in done.events_named("scheduled")) == ["BR", "CN"]
+    assert {line["future"] for line in done.events_named("done")} == {"Future state=finished returned Result"}
 
 
 @row(51)
@@ -686,7 +686,7 @@ def test_a_bug_in_one_item_costs_that_item(tmp_path: Path) -> None:
         command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, check=False, timeout=TIMEOUT
     )
     done = Done(ended.returncode, ended.stdout, "")
-    (bug,) = done.named("bug")
+    (bug,) = done.events_named("bug")
     assert (done.code, done.statuses) == (1, {"BR": "error", "ZZ": "not_found"})
     assert (bug["code"], bug["exception"][0]["exc_type"]) == ("BR", "ZeroDivisionError")
 
@@ -694,4 +694,4 @@ def test_a_bug_in_one_item_costs_that_item(tmp_path: Path) -> None:
 def test_a_list_that_cannot_be_read_on_is_reported(tmp_path: Path) -> None:
     """A disk that fails while the codes are read is exit code 5, with the error of the system."""
     done = flagjob("--codes-file", "/proc/self/mem", cwd=tmp_path)
-    assert (done.code, "Input/output error" in done.named("storage_error")[0]["problem"]) == (5, True)
+    assert (done.code, "Input/output error" in done.events_named("storage_error")[0]["problem"]) == (5, True)

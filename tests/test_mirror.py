@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import TIMEOUT, Done, environment, flagjob, started, wait_until_heeding
+from command import TIMEOUT, Done, environment, flagjob, start_flagjob, wait_for_signal_handlers
 from images import GIF, HTML, numbered_gif
-from inprocess import Watched
+from inprocess import WatchedLog
 from mirror import Mirror, mirror
 from rows import row
 from scripted import Answer, Raw, Step
@@ -86,7 +86,7 @@ def test_a_redirect_costs_no_body_unless_it_leads_elsewhere(tmp_path: Path) -> N
         last = run(origin, tmp_path, ["c0"])
     counts = [done.summary["counts"] for done in (second, stale, last)]
     assert (counts[0]["unchanged"], counts[1]["error"], counts[2]["ok"]) == (1, 1, 1)
-    assert (second.summary["bytes"], stale.named("result")[0]["reason"]) == (0, "http_304")
+    assert (second.summary["bytes"], stale.events_named("result")[0]["reason"]) == (0, "http_304")
     assert published(tmp_path) == {"c0.gif": new}
 
 
@@ -113,7 +113,7 @@ def test_a_failed_refresh_keeps_the_good_copy(tmp_path: Path, step: Step, reason
         (tmp_path / "sums").write_bytes((tmp_path / "downloads" / "SHA256SUMS").read_bytes())
         origin.files["c0"] = step
         done = run(origin, tmp_path, ["c0"], FLAGJOB_MAX_ATTEMPTS="1", **sums)
-        (line,) = done.named("result")
+        (line,) = done.events_named("result")
         assert (line["status"], line["reason"], done.code) == ("error", reason, code)
         assert published(tmp_path) == {"c0.gif": good}
         origin.files["c0"] = good
@@ -136,8 +136,8 @@ def test_the_checksums_hold_and_a_flipped_bit_is_found_and_repaired(tmp_path: Pa
         path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
         os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))  # as a disk flips bits: silently
         found = flagjob("verify", cwd=tmp_path)
-        assert (found.code, [line["file"] for line in found.named("file")]) == (4, ["c7.gif"])
-        assert found.named("verify_finished")[0]["counts"]["changed"] == 1
+        assert (found.code, [line["file"] for line in found.events_named("file")]) == (4, ["c7.gif"])
+        assert found.events_named("verify_finished")[0]["counts"]["changed"] == 1
 
         asked = len(origin.server.requests)
         run(origin, tmp_path, CODES[:20])
@@ -155,10 +155,10 @@ def test_a_gone_file_stays_until_it_is_deleted(tmp_path: Path) -> None:
         assert run(origin, tmp_path, CODES[:2]).summary["gone"] == 0
     assert sorted(published(tmp_path)) == ["c0.gif", "c1.gif"]
     looked, deleted = flagjob("verify", cwd=tmp_path), flagjob("verify", "--delete", cwd=tmp_path)
-    assert [(line["file"], line["finding"]) for line in looked.named("file")] == [("c1.gif", "gone")]
-    assert [(line["file"], line["finding"]) for line in deleted.named("file")] == [("c1.gif", "deleted")]
+    assert [(line["file"], line["finding"]) for line in looked.events_named("file")] == [("c1.gif", "gone")]
+    assert [(line["file"], line["finding"]) for line in deleted.events_named("file")] == [("c1.gif", "deleted")]
     assert sorted(published(tmp_path)) == ["c0.gif"]
-    assert flagjob("verify", cwd=tmp_path).named("file") == []
+    assert flagjob("verify", cwd=tmp_path).events_named("file") == []
     assert "c1.gif" not in (tmp_path / "downloads" / "SHA256SUMS").read_text()
 
 
@@ -167,7 +167,7 @@ def test_a_404_is_not_requested_again_within_its_ttl(tmp_path: Path) -> None:
     settings = {"FLAGJOB_NOT_FOUND_TTL": "86400"}
     first = flagjob("-e", cwd=tmp_path, settings=settings)
     second = flagjob("-e", cwd=tmp_path, settings=settings)
-    attempts = Counter((line["status"], line["attempts"]) for line in second.named("result"))
+    attempts = Counter((line["status"], line["attempts"]) for line in second.events_named("result"))
     assert (first.code, second.code) == (0, 0)
     assert attempts == {("unchanged", 1): 249, ("not_found", 0): 427}
 
@@ -177,8 +177,8 @@ def test_another_origin_is_refused_unless_it_is_accepted(tmp_path: Path) -> None
     assert (flagjob("BR", cwd=tmp_path).code, flagjob("BR", cwd=tmp_path).statuses) == (0, {"BR": "unchanged"})
     with mirror({"br": GIF}) as origin:
         refused = run(origin, tmp_path, ["br"])
-        assert (refused.code, refused.named("usage_error")[0]["setting"]) == (2, "FLAGJOB_URL")
-        assert "FLAGJOB_NEW_ORIGIN=accept" in refused.named("usage_error")[0]["message"]
+        assert (refused.code, refused.events_named("usage_error")[0]["setting"]) == (2, "FLAGJOB_URL")
+        assert "FLAGJOB_NEW_ORIGIN=accept" in refused.events_named("usage_error")[0]["message"]
         assert origin.server.connections == 0
         accepted = run(origin, tmp_path, ["br"], FLAGJOB_NEW_ORIGIN="accept")
         assert (accepted.code, accepted.statuses) == (0, {"BR": "ok"})
@@ -233,7 +233,7 @@ def test_a_placeholder_for_everything_is_not_published(published_set: tuple[Mirr
     origin.files.update(dict.fromkeys(CODES, GIF))
     done = run(origin, root, CODES, **SET)
     assert (done.code, done.summary["published"], done.summary["changed"]) == (4, False, NUMBER)
-    assert len(done.named("set_not_published")) == 1
+    assert len(done.events_named("set_not_published")) == 1
     assert published(root, CURRENT) == before
     assert Counter(change["change"] for change in changes(root)) == {"changed": NUMBER, "summary": 1}
 
@@ -264,20 +264,20 @@ def test_a_set_can_be_verified_and_rolled_back(published_set: tuple[Mirror, Path
     assert run(origin, root, CODES, **SET).code == 0
     assert published(root, CURRENT) != first
     verified = flagjob("verify", cwd=root)
-    assert (verified.code, verified.named("verify_finished")[0]["counts"]["whole"]) == (0, NUMBER)
+    assert (verified.code, verified.events_named("verify_finished")[0]["counts"]["whole"]) == (0, NUMBER)
     back = flagjob("rollback", cwd=root)
-    assert (back.code, back.named("rolled_back")[0]["event"]) == (0, "rolled_back")
+    assert (back.code, back.events_named("rolled_back")[0]["event"]) == (0, "rolled_back")
     assert published(root, CURRENT) == first
-    assert flagjob("verify", cwd=root).named("verify_finished")[0]["counts"]["whole"] == NUMBER
+    assert flagjob("verify", cwd=root).events_named("verify_finished")[0]["counts"]["whole"] == NUMBER
     further = flagjob("rollback", cwd=root)
-    assert (further.code, len(further.named("storage_error"))) == (5, 1)
+    assert (further.code, len(further.events_named("storage_error"))) == (5, 1)
 
 
 def test_there_must_be_something_to_verify(tmp_path: Path) -> None:
     """An empty directory and a bucket are usage errors of verify."""
     empty, bucket = flagjob("verify", cwd=tmp_path), flagjob("verify", "--dest", "s3://bucket/x", cwd=tmp_path)
-    assert (empty.code, empty.named("usage_error")[0]["setting"]) == (2, "FLAGJOB_DEST")
-    assert (bucket.code, bucket.named("usage_error")[0]["setting"]) == (2, "FLAGJOB_DEST")
+    assert (empty.code, empty.events_named("usage_error")[0]["setting"]) == (2, "FLAGJOB_DEST")
+    assert (bucket.code, bucket.events_named("usage_error")[0]["setting"]) == (2, "FLAGJOB_DEST")
 
 
 def test_free_space_is_required_before_the_first_request(tmp_path: Path) -> None:
@@ -285,8 +285,8 @@ def test_free_space_is_required_before_the_first_request(tmp_path: Path) -> None
     with mirror(flags(number=1)) as origin:
         done = run(origin, tmp_path, ["c0"], FLAGJOB_MAX_BYTES="1024GiB")
         assert origin.server.connections == 0
-    assert (done.code, len(done.named("storage_error"))) == (5, 1)
-    assert "FLAGJOB_WORKERS x FLAGJOB_MAX_BYTES" in done.named("storage_error")[0]["problem"]
+    assert (done.code, len(done.events_named("storage_error"))) == (5, 1)
+    assert "FLAGJOB_WORKERS x FLAGJOB_MAX_BYTES" in done.events_named("storage_error")[0]["problem"]
 
 
 def test_shards_divide_the_codes(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_shards_divide_the_codes(tmp_path: Path) -> None:
             settings = {"JOB_COMPLETION_INDEX": index, "FLAGJOB_SHARD_COUNT": "3"}
             done = run(origin, tmp_path, CODES[:60], **settings)
             assert {(line["shard"], line["shards"]) for line in done.events} == {(int(index), 3)}
-            lines += done.named("result")
+            lines += done.events_named("result")
         assert sorted(line["code"] for line in lines) == sorted(code.upper() for code in CODES[:60])
         own = sorted(path.name for path in (tmp_path / "downloads" / ".flagjob").glob("manifest*.jsonl"))
         assert own == [f"manifest-{index}-of-3.jsonl" for index in range(3)]
@@ -331,8 +331,8 @@ def test_a_disk_that_fills_up_ends_the_run(tmp_path: Path, number: int, size: in
     files: dict[str, bytes | Step] = {f"c{n}": numbered_gif(n, size) for n in range(number)}
     with mirror(files) as origin:
         done = run_with_limited_file_size(tmp_path, origin, list(files))
-    assert (done.code, len(done.named("result")), len(done.named("storage_error"))) == (5, number, 1)
-    assert "File too large" in done.named("storage_error")[0]["problem"]
+    assert (done.code, len(done.events_named("result")), len(done.events_named("storage_error"))) == (5, number, 1)
+    assert "File too large" in done.events_named("storage_error")[0]["problem"]
     assert all(data == files[name.removesuffix(".gif")] for name, data in published(tmp_path).items())
 
 
@@ -340,7 +340,7 @@ def test_a_set_that_cannot_be_published_is_an_error(tmp_path: Path) -> None:
     """If something else is called `current`, readers see nothing new, and the exit code is 5."""
     (tmp_path / "downloads" / "current").mkdir(parents=True)
     done = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_PUBLISH": "set"})
-    assert (done.code, done.summary["published"], len(done.named("storage_error"))) == (5, False, 1)
+    assert (done.code, done.summary["published"], len(done.events_named("storage_error"))) == (5, False, 1)
     assert list((tmp_path / "downloads" / "generations").iterdir()) == []
 
 
@@ -359,7 +359,7 @@ def test_a_failure_to_forget_is_a_storage_error(gone_files: Path) -> None:
     (gone_files / "SHA256SUMS").unlink()
     (gone_files / "SHA256SUMS").mkdir()
     done = flagjob("verify", "--delete", cwd=gone_files.parent)
-    assert (done.code, len(done.named("storage_error"))) == (5, 1)
+    assert (done.code, len(done.events_named("storage_error"))) == (5, 1)
 
 
 def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone_files: Path) -> None:
@@ -371,7 +371,7 @@ def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone_files: Path
         cancellation.request(Reason.SIGNAL, signal.SIGTERM)
 
     settings = load(parse_arguments(["--dest", str(gone_files)]), {})
-    assert maintenance.verify(settings, RunLog(Watched(tell)), cancellation, delete=True) == 143
+    assert maintenance.verify(settings, RunLog(WatchedLog(tell)), cancellation, delete=True) == 143
     counts = json.loads(lines[-1])["counts"]
     assert (
         counts["deleted"],
@@ -383,7 +383,7 @@ def test_a_signal_ends_verify_and_what_was_deleted_is_forgotten(gone_files: Path
         1,
     )
     left = flagjob("verify", cwd=gone_files.parent)
-    assert (left.code, left.named("verify_finished")[0]["counts"]["gone"]) == (0, 1)
+    assert (left.code, left.events_named("verify_finished")[0]["counts"]["gone"]) == (0, 1)
 
 
 def test_a_signal_ends_the_command_too(tmp_path: Path) -> None:
@@ -391,19 +391,23 @@ def test_a_signal_ends_the_command_too(tmp_path: Path) -> None:
     assert flagjob("ALL", cwd=tmp_path).code == 0
     for file in published(tmp_path):
         (tmp_path / "downloads" / file).unlink()
-    with started("verify", cwd=tmp_path, pipe_bytes=4096) as process:  # a few of 249 lines
-        wait_until_heeding(process, signal.SIGTERM)
+    with start_flagjob("verify", cwd=tmp_path, pipe_bytes=4096) as process:  # a few of 249 lines
+        wait_for_signal_handlers(process, signal.SIGTERM)
         process.send_signal(signal.SIGTERM)
         stdout, _ = process.communicate(timeout=TIMEOUT)
     done = Done(process.returncode, stdout, "")
     assert done.code == 143
-    assert done.named("verify_finished")[0]["counts"]["missing"] == len(done.named("file")) < 249
+    assert done.events_named("verify_finished")[0]["counts"]["missing"] == len(done.events_named("file")) < 249
 
 
 def test_a_dry_run_deletes_nothing(gone_files: Path) -> None:
     """A dry run of verify only reports what is gone; rollback has no dry run, and neither takes codes."""
     dry = flagjob("verify", "--delete", "--dry-run", cwd=gone_files.parent)
-    assert (dry.code, dry.named("verify_finished")[0]["counts"]["gone"], len(published(gone_files.parent))) == (0, 2, 2)
+    assert (dry.code, dry.events_named("verify_finished")[0]["counts"]["gone"], len(published(gone_files.parent))) == (
+        0,
+        2,
+        2,
+    )
     wrong = [["verify", "--delete", "c0"], ["rollback", "c0"], ["rollback", "--dry-run"]]
     faults = [flagjob(*words, cwd=gone_files.parent) for words in wrong]
     assert [(done.code, done.events[0]["setting"]) for done in faults] == [
@@ -421,4 +425,4 @@ def test_verify_reads_what_is_published(tmp_path: Path) -> None:
     (tmp_path / "downloads" / "cn.gif").write_bytes(b"rotten")
     files, sets = flagjob("verify", cwd=tmp_path), flagjob("verify", "--publish=set", cwd=tmp_path)
     assert (files.code, sets.code) == (4, 0)
-    assert sets.named("verify_finished")[0]["counts"]["whole"] == 1
+    assert sets.events_named("verify_finished")[0]["counts"]["whole"] == 1

@@ -150,9 +150,9 @@ def test_the_dashboard_names_exit_codes() -> None:
 
 def test_settings_of_the_stack() -> None:
     """Every FLAGJOB_ name in the stack is a setting."""
-    named = set(re.findall(r"FLAGJOB_\w*[A-Z]", (ROOT / "stack" / "compose.yaml").read_text("utf-8")))
-    assert len(named) > 5
-    assert named - {option.variable for option in OPTIONS} == set()
+    events = set(re.findall(r"FLAGJOB_\w*[A-Z]", (ROOT / "stack" / "compose.yaml").read_text("utf-8")))
+    assert len(events) > 5
+    assert events - {option.variable for option in OPTIONS} == set()
 
 
 def test_there_are_enough_alerts() -> None:

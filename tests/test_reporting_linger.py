@@ -11,10 +11,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from command import TIMEOUT, flagjob, started
+from command import TIMEOUT, flagjob, start_flagjob
 from images import GIF
 from prometheus_client.parser import text_string_to_metric_families
-from scripted import Answer, ScriptedServer, Throttle
+from scripted import Answer, Hold, ScriptedServer
 
 FOR_EVER = "1h"
 
@@ -30,7 +30,7 @@ def address() -> str:
 def lingering(cwd: Path, address: str, *argv: str, linger: str = FOR_EVER) -> Iterator[subprocess.Popen[bytes]]:
     """Run to the end, and yield the process while it lingers, after its last line was read."""
     settings = {"FLAGJOB_METRICS_ADDRESS": address, "FLAGJOB_METRICS_LINGER": linger}
-    with started(*argv, cwd=cwd, settings=settings) as process:
+    with start_flagjob(*argv, cwd=cwd, settings=settings) as process:
         assert process.stdout
         events = (json.loads(line)["event"] for line in process.stdout)
         assert any(event == "run_finished" for event in events)
@@ -73,7 +73,7 @@ def test_a_signal_ends_the_wait(tmp_path: Path, address: str, number: signal.Sig
 
 def test_a_signal_ends_the_wait_after_the_deadline_ended_the_run(tmp_path: Path, address: str) -> None:
     """A run that its deadline ended lingers as well, and a signal still ends the wait."""
-    with started(
+    with start_flagjob(
         cwd=tmp_path,
         settings={
             "FLAGJOB_METRICS_ADDRESS": address,
@@ -114,16 +114,16 @@ def test_a_port_in_use_causes_no_wait(tmp_path: Path) -> None:
     with ScriptedServer({}) as server:
         taken = f"127.0.0.1:{server.port}"
         done = flagjob("BR", f"--metrics-address={taken}", f"--metrics-linger={FOR_EVER}", cwd=tmp_path)
-    assert (done.code, [line["target"] for line in done.named("sink_failed")]) == (0, [taken])
+    assert (done.code, [line["target"] for line in done.events_named("sink_failed")]) == (0, [taken])
 
 
 def test_a_run_without_a_log_does_not_linger(tmp_path: Path, address: str) -> None:
     """If the last line cannot be written, the exit code is not that of the metrics, so there is no wait."""
     release = threading.Event()
     settings = {"FLAGJOB_METRICS_ADDRESS": address, "FLAGJOB_METRICS_LINGER": FOR_EVER}
-    with ScriptedServer({"/br.gif": Throttle(release, Answer(body=GIF))}) as server:
+    with ScriptedServer({"/br.gif": Hold(release, Answer(body=GIF))}) as server:
         settings |= {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_LOG_RESULTS": "problems"}
-        with started("BR", cwd=tmp_path, settings=settings) as process:
+        with start_flagjob("BR", cwd=tmp_path, settings=settings) as process:
             server.wait_for(1)
             assert process.stdout
             process.stdout.close()

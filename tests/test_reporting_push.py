@@ -11,7 +11,7 @@ from time import monotonic
 
 import pytest
 import trustme
-from command import TIMEOUT, Done, flagjob, started
+from command import TIMEOUT, Done, flagjob, start_flagjob
 from images import GIF
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
@@ -186,7 +186,7 @@ def test_the_end_of_a_good_run_is_pushed(tmp_path: Path) -> None:
         done = flagjob("BR", "CN", cwd=tmp_path, settings={"FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
     (request,) = gateway.requests
     downloads = {sample.labels["status"]: sample.value for sample in families(request)["flagjob_downloads"].samples}
-    assert (done.code, done.named("metrics_push_failed")) == (0, [])
+    assert (done.code, done.events_named("metrics_push_failed")) == (0, [])
     assert downloads == {"ok": 2, "unchanged": 0, "not_found": 0, "error": 0, "cancelled": 0}
     assert value(request, "flagjob_last_run_exit_code") == 0
     assert value(request, "flagjob_last_success_timestamp_seconds") == value(
@@ -209,7 +209,7 @@ def test_a_run_that_failed_leaves_the_last_success_alone(tmp_path: Path) -> None
 def failed(done: Done) -> list[tuple[str, str]]:
     """Return target and error of each push that failed; the summary must be the last line."""
     assert done.summary["exit_code"] == done.code
-    return [(line["target"], line["error"]) for line in done.named("metrics_push_failed")]
+    return [(line["target"], line["error"]) for line in done.events_named("metrics_push_failed")]
 
 
 def test_a_push_that_fails_changes_nothing(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def interrupted(tmp_path: Path, gateway: ScriptedServer, grace: str) -> Done:
     with ScriptedServer({"/br.gif": Stall()}) as server:
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_PUSHGATEWAY_URL": gateway.url()}
         settings |= {"FLAGJOB_SHUTDOWN_GRACE": grace, "FLAGJOB_METRICS_ADDRESS": "127.0.0.1:0"}
-        with started("BR", cwd=tmp_path, settings={**settings, "FLAGJOB_METRICS_LINGER": "1h"}) as process:
+        with start_flagjob("BR", cwd=tmp_path, settings={**settings, "FLAGJOB_METRICS_LINGER": "1h"}) as process:
             server.wait_for(1)
             process.send_signal(signal.SIGTERM)
             stdout, stderr = process.communicate(timeout=TIMEOUT)

@@ -444,8 +444,8 @@ def test_every_fault_at_once() -> None:
 def test_every_row_at_once() -> None:
     """All settings may be wrong at once, and all are reported."""
     wrong = {VARIABLES[name]: text for name, text, *_ in reversed(REJECTED) if "FILE" not in VARIABLES[name]}
-    named = {fault.split()[0] for fault in faults(environ=wrong)}
-    assert named == {*wrong}
+    events = {fault.split()[0] for fault in faults(environ=wrong)}
+    assert events == {*wrong}
 
 
 def test_malformed_arguments_hide_nothing() -> None:
@@ -924,4 +924,7 @@ def test_a_code_that_is_not_utf_8(tmp_path: Path) -> None:
     """A code that is not UTF-8 is an invalid code like any other, as it is in a file."""
     done = flagjob(b"\xff", "BR", cwd=tmp_path)
     assert (done.code, done.stderr) == (4, "")
-    assert {line["code"]: line["reason"] for line in done.named("result")} == {"\\xff": "invalid_code", "BR": None}
+    assert {line["code"]: line["reason"] for line in done.events_named("result")} == {
+        "\\xff": "invalid_code",
+        "BR": None,
+    }

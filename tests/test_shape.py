@@ -59,8 +59,8 @@ def nesting(node: ast.AST) -> int:
 def untyped(function: Definition) -> int:
     """Return how many parameters have no type, plus one if the return type is missing."""
     given = function.args
-    named = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, [given.vararg, given.kwarg])]
-    missing = [p for p in named if p.annotation is None and p.arg not in {"self", "cls"}]
+    events = [*given.posonlyargs, *given.args, *given.kwonlyargs, *filter(None, [given.vararg, given.kwarg])]
+    missing = [p for p in events if p.annotation is None and p.arg not in {"self", "cls"}]
     return len(missing) + (function.returns is None)
 
 

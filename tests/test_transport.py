@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.x509.name import _ASN1Type
 from requests import exceptions as rx
 from rows import row
-from scripted import Answer, Drip, Raw, Request, ScriptedServer, Stall, Step, Throttle
+from scripted import Answer, Drip, Hold, Raw, Request, ScriptedServer, Stall, Step
 
 from job.body import Body
 from job.transport import CurlAdapter, NameResolutionError, TooLargeError, exception_for
@@ -40,12 +40,12 @@ class ObservedBody(MemoryBody):
     """A body in memory; `started` is set at its first byte."""
 
     def __init__(self) -> None:
-        self.started = threading.Event()
+        self.start_flagjob = threading.Event()
         super().__init__()
 
     def write(self, data: bytes, /) -> int:
         """Keep the data."""
-        self.started.set()
+        self.start_flagjob.set()
         return super().write(data)
 
 
@@ -908,7 +908,7 @@ def test_an_interrupted_body_is_never_complete() -> None:
     partial = Stall(OK + b"\r\nfla")
     with Client(lambda: body) as client, ScriptedServer({"/cn": partial}) as server, ThreadPoolExecutor(1) as pool:
         failing = pool.submit(client.failure, server.url("/cn"), timeout=None)
-        assert body.started.wait(10)
+        assert body.start_flagjob.wait(10)
         client.adapter.interrupt()
         error = failing.result(10)
     assert (type(error), body.closed) == (rx.ConnectionError, True)
@@ -948,7 +948,7 @@ def test_close_ends_a_running_transfer(client: Client) -> None:
     """`close` from another thread ends a transfer, whose own thread then closes its handle."""
     before = open_descriptors()
     release = threading.Event()
-    with ScriptedServer({"/cn": Throttle(release, Answer())}) as server, ThreadPoolExecutor(1) as pool:
+    with ScriptedServer({"/cn": Hold(release, Answer())}) as server, ThreadPoolExecutor(1) as pool:
         failing = pool.submit(client.failure, server.url("/cn"), timeout=None)
         server.wait_for(1)
         client.adapter.close()

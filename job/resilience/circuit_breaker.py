@@ -109,9 +109,8 @@ class CircuitBreaker:
         return 0.0
 
     def end_probe(self) -> None:
-        """Free the place of the probe; what it found out is recorded after this."""
-        if self.state is State.HALF_OPEN:
-            self.state = State.OPEN
+        """Go back from half-open to open; what the probe found out is recorded after this."""
+        self.state = State.OPEN
 
 
 def probe_wait_seconds(probe: int) -> float:

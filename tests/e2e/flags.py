@@ -19,8 +19,8 @@ def package_flags() -> dict[str, bytes]:
 def distinct_gifs(count: int) -> dict[str, bytes]:
     """Return that many valid GIF files by name, no two alike: flags, then copies with their code in a comment."""
     flags = package_flags()
-    named = {**flags, **{f"copy-{number:03}": flags["br"] for number in range(count)}}
-    return {f"{code}.gif": with_comment(named[code], code) for code in list(named)[:count]}
+    events = {**flags, **{f"copy-{number:03}": flags["br"] for number in range(count)}}
+    return {f"{code}.gif": with_comment(events[code], code) for code in list(events)[:count]}
 
 
 def with_comment(gif: bytes, text: str) -> bytes:

@@ -39,7 +39,7 @@ class FinishedJob(Done):
     @property
     def codes(self) -> list[str]:
         """The code of each result line, in order."""
-        return [line["code"] for line in self.named("result")]
+        return [line["code"] for line in self.events_named("result")]
 
 
 @dataclass

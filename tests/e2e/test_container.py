@@ -15,7 +15,7 @@ from threading import Event
 
 import pytest
 import trustme
-from scripted import Answer, Request, ScriptedServer, Throttle
+from scripted import Answer, Hold, Request, ScriptedServer
 
 from e2e.flags import POP20, package_flags
 from e2e.programs import CONTAINERS, HARDENED, ROOT, events, files_in, podman, result_fields, setting_flags
@@ -96,7 +96,7 @@ def test_directory_of_another_user(image: str, tmp_path: Path) -> None:
 def test_podman_stop_drains_the_run(image: str, volume: str) -> None:
     """A stopped container ends within its grace period: exit code 143, all result lines, summary and textfile."""
     script = {f"/{code}.gif": answer(code) for code in ANSWERED}
-    held = {f"/{code}.gif": Throttle(Event(), answer("br")) for code in HELD}
+    held = {f"/{code}.gif": Hold(Event(), answer("br")) for code in HELD}
     name = f"{volume}-stopped"
     with ScriptedServer({**script, **held}) as origin:
         own = {"FLAGJOB_METRICS_ADDRESS": "", "FLAGJOB_METRICS_FILE": "/data/flagjob.prom"}

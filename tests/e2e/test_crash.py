@@ -15,7 +15,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from command import Done, flagjob, started
+from command import Done, flagjob, start_flagjob
 from images import numbered_gif
 from scripted import Answer, Request, ScriptedServer
 
@@ -104,7 +104,7 @@ class Runs:
 
     def _kill_after(self, requests: int, seconds: float) -> bool:
         before = len(self.origin.server.requests)
-        with started(cwd=self.home, settings=self._new_settings()) as process:
+        with start_flagjob(cwd=self.home, settings=self._new_settings()) as process:
             self.origin.server.wait_for(before + requests, timeout=60)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(seconds)

@@ -116,7 +116,7 @@ server {{ listen 81; root {home}; sub_filter_types *; sub_filter nothing-like-th
 
 def outcomes(done: FinishedJob) -> set[tuple[str, str | None]]:
     """Return the distinct outcomes; every item must have ended within its attempt's time and a second."""
-    lines = done.named("result")
+    lines = done.events_named("result")
     assert len(lines) == CODES
     assert max(line["duration_s"] for line in lines) <= ATTEMPT_SECONDS + 1
     return {(line["status"], line["reason"]) for line in lines}

@@ -84,7 +84,7 @@ def network(tmp_path: Path) -> Iterator[Network]:
 
 
 def kinds(done: FinishedJob) -> set[tuple[str, str | None]]:
-    return {(line["status"], line["reason"]) for line in done.named("result")}
+    return {(line["status"], line["reason"]) for line in done.events_named("result")}
 
 
 @row(17)
@@ -104,7 +104,7 @@ def test_proxy_that_is_dead(network: Network, scheme: str) -> None:
     done = network.run_job(proxy="127.0.0.1:9", scheme=scheme)
     assert (done.code, network.proxies_seen) == (6, [])
     assert kinds(done) <= {("error", "proxy"), ("cancelled", "origin_down")}
-    assert "Could not connect" in done.named("origin_down")[0]["error"]
+    assert "Could not connect" in done.events_named("origin_down")[0]["error"]
 
 
 @pytest.mark.parametrize(("rule", "status"), [("deny all", 403), ("allow known", 407)])
@@ -115,7 +115,7 @@ def test_proxy_that_refuses(network: Network, rule: str, status: int) -> None:
         done = network.run_job()
     assert (done.code, network.proxies_seen) == (4, [])
     assert kinds(done) == {("error", f"http_{status}")}
-    assert {line["attempts"] for line in done.named("result")} == {1}
+    assert {line["attempts"] for line in done.events_named("result")} == {1}
 
 
 @row(17)

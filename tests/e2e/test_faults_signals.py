@@ -61,7 +61,7 @@ def assert_ends_in_time(job: RunningJob, number: int = signal.SIGTERM) -> Finish
     assert (done.code, done.stderr) == (128 + number, "")
     assert len(set(done.codes)) == CODES == len(done.codes)
     assert sum(done.summary["counts"].values()) == CODES
-    assert {line["reason"] for line in done.named("result") if line["status"] == "cancelled"} == {"signal"}
+    assert {line["reason"] for line in done.events_named("result") if line["status"] == "cancelled"} == {"signal"}
     return done
 
 

@@ -177,10 +177,10 @@ def test_every_pod_has_a_network_policy(manifests: Manifests) -> None:
 def test_settings_exist() -> None:
     """Every FLAGJOB_ name in k8s/ and in the guide is a setting of the program."""
     files = [ROOT / "docs" / "kubernetes.md", *(path for path in (ROOT / "k8s").rglob("*") if path.is_file())]
-    named = {name for path in files for name in re.findall(r"FLAGJOB_[A-Z_]+", path.read_text())}
+    events = {name for path in files for name in re.findall(r"FLAGJOB_[A-Z_]+", path.read_text())}
     options = re.findall(r"--([a-z][a-z-]+)", flagjob({}, "--help").stdout)
     settings = {f"FLAGJOB_{option.replace('-', '_').upper()}" for option in options}
-    assert named - settings - {"FLAGJOB_URL_FILE"} == set()
+    assert events - settings - {"FLAGJOB_URL_FILE"} == set()
 
 
 def test_settings_are_accepted(manifests: Manifests, tmp_path: Path) -> None:

@@ -101,10 +101,10 @@ def test_job_runs_on_the_node_of_the_mirror(tmp_path: Path) -> None:
 
 def test_applied_directories_exist() -> None:
     """Each directory that the guide applies or deletes exists, or is shown in the guide."""
-    named = re.findall(r"kubectl (?:apply|delete) -k (\S+?)`?$", GUIDE.read_text(), flags=re.MULTILINE)
+    events = re.findall(r"kubectl (?:apply|delete) -k (\S+?)`?$", GUIDE.read_text(), flags=re.MULTILINE)
     shown = {f"k8s/overlays/{name}" for name in EXAMPLES}
-    assert {"k8s/base", *shown} & set(named)
-    assert [path for path in named if path not in shown and not (ROOT / path / "kustomization.yaml").is_file()] == []
+    assert {"k8s/base", *shown} & set(events)
+    assert [path for path in events if path not in shown and not (ROOT / path / "kustomization.yaml").is_file()] == []
 
 
 def test_linked_files_exist() -> None:

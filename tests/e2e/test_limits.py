@@ -126,7 +126,7 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path, dest: Path, origin: Chang
     before = len(origin.server.requests)
     done = run(tmp_path, origin)
     assert (done.code, done.stderr, len(origin.server.requests) - before) == (5, "", 0)
-    assert "Read-only file system" in done.named("storage_error")[0]["problem"]
+    assert "Read-only file system" in done.events_named("storage_error")[0]["problem"]
     assert origin.versions(dest) == dict.fromkeys(origin.files[:OLD], 1)
 
 
@@ -135,7 +135,7 @@ def test_a_directory_of_another_user(tmp_path: Path, dest: Path, origin: Changin
     """A directory without write permission is reported before the first request; an own one is written to."""
     done = run(tmp_path, origin, OLD, AS_OTHER_UID)
     assert (done.code, done.stderr, origin.server.requests) == (5, "", [])
-    assert "Permission denied" in done.named("storage_error")[0]["problem"]
+    assert "Permission denied" in done.events_named("storage_error")[0]["problem"]
     os.chown(dest, OTHER_UID, OTHER_UID)
     assert run(tmp_path, origin, OLD, AS_OTHER_UID).code == 0
     assert {path.stat().st_uid for path in dest.glob("*.gif")} == {OTHER_UID}
@@ -178,7 +178,7 @@ def test_threads_for_workers_but_none_for_look_ups(tmp_path: Path, dest: Path, o
 def assert_local_shortage(done: FinishedJob) -> None:
     assert (done.code, done.stderr) == (5, "")
     assert len(set(done.codes)) == CODES == len(done.codes)
-    assert {line["reason"] for line in done.named("result") if line["status"] != "ok"} == {"storage"}
+    assert {line["reason"] for line in done.events_named("result") if line["status"] != "ok"} == {"storage"}
     assert done.seconds < 30
 
 

@@ -118,10 +118,10 @@ def test_a_million_recorded_codes_use_little_memory(filled: FilledDestination, r
     with subprocess.Popen([sys.executable, "-c", MEASURED], stdout=pipe, stderr=pipe, env=settings) as process:
         assert process.stdout
         first = loads(process.stdout.readline())
-        started = monotonic() - began
+        start_flagjob = monotonic() - began
         stdout, stderr = process.communicate(timeout=TIMEOUT)
         took = monotonic() - began
-    print(f"{refresh}: began after {started:.1f} s, ended after {took:.1f} s, {int(stderr) / 1e6:.0f} MB at most")
+    print(f"{refresh}: began after {start_flagjob:.1f} s, ended after {took:.1f} s, {int(stderr) / 1e6:.0f} MB at most")
     assert (first["event"], process.returncode) == ("run_started", 0)
     assert loads(stdout.splitlines()[-1])["counts"]["unchanged"] == len(SELECTED)
     assert len(filled.server.requests) - before == requests

@@ -54,8 +54,8 @@ def database(tmp_path: Path, gateway: Pushgateway) -> Iterator[Prometheus]:
 
 def settings(dest: Path, pushed_to: str, **others: str) -> dict[str, str]:
     """Return the settings of a run."""
-    named = {f"FLAGJOB_{name.upper()}": value for name, value in others.items()}
-    return {"FLAGJOB_DEST": str(dest), "FLAGJOB_PUSHGATEWAY_URL": pushed_to, "FLAGJOB_MAX_ATTEMPTS": "1", **named}
+    events = {f"FLAGJOB_{name.upper()}": value for name, value in others.items()}
+    return {"FLAGJOB_DEST": str(dest), "FLAGJOB_PUSHGATEWAY_URL": pushed_to, "FLAGJOB_MAX_ATTEMPTS": "1", **events}
 
 
 def run(dest: Path, gateway: Pushgateway, script: Script, **others: str) -> subprocess.CompletedProcess[str]:

@@ -78,8 +78,8 @@ def test_prometheus_gets_the_rules(tmp_path: Path) -> None:
     assert start.startswith("exec prometheus --config.file=/etc/prometheus/prometheus.yml ")
     for mounted_path in ("/etc/prometheus/flagjob-rules.yaml", made):
         assert mounted_path in sed
-    here = sed.replace("/etc/prometheus/flagjob-rules.yaml", str(source["/etc/prometheus/flagjob-rules.yaml"]))
-    done = run("sh", "-c", here.replace(made, str(tmp_path / "made.yaml")))
+    run_here = sed.replace("/etc/prometheus/flagjob-rules.yaml", str(source["/etc/prometheus/flagjob-rules.yaml"]))
+    done = run("sh", "-c", run_here.replace(made, str(tmp_path / "made.yaml")))
     assert done.returncode == 0, done.stderr
     assert yaml.safe_load((tmp_path / "made.yaml").read_text("utf-8")) == rules()
 

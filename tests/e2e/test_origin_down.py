@@ -48,7 +48,7 @@ def assert_ended_well(done: FinishedJob, machine: Namespace, count: int = CODES)
 
 
 def reasons(done: FinishedJob) -> set[str]:
-    return {line["reason"] for line in done.named("result") if line["status"] != "ok"}
+    return {line["reason"] for line in done.events_named("result") if line["status"] != "ok"}
 
 
 @row(1, 53)
@@ -92,7 +92,7 @@ def test_a_name_is_looked_up_at_each_attempt(machine: Namespace, tmp_path: Path)
                 {**settings(tmp_path, 1, host="nowhere.example"), "FLAGJOB_MAX_ATTEMPTS": max_attempts},
                 machine.command_prefix,
             )
-            assert [line["attempts"] for line in done.named("result")] == [int(max_attempts)]
+            assert [line["attempts"] for line in done.events_named("result")] == [int(max_attempts)]
             packets.append(machine.packet_count - before)
     assert packets[1] == 2 * packets[0] > 0
 
@@ -121,7 +121,7 @@ def test_origin_dies_in_mid_run(machine: Namespace, tmp_path: Path, how: str) ->
         done = job.wait()
     assert_ended_well(done, machine)
     assert reasons(done) <= {"connection", "timeout", "origin_down"}
-    files = {line["data"]["path"] for line in done.named("result") if line["status"] == "ok"}
+    files = {line["data"]["path"] for line in done.events_named("result") if line["status"] == "ok"}
     assert files == {path.name for path in (tmp_path / "out").glob("*.gif")}
     assert len(files) >= CODES // 3
     assert done.seconds < 20

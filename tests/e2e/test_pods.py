@@ -12,7 +12,7 @@ from zlib import crc32
 import pytest
 import yaml
 from images import numbered_gif
-from scripted import Answer, Request, ScriptedServer, Step, Throttle
+from scripted import Answer, Hold, Request, ScriptedServer, Step
 
 from e2e.pods import Pod, PodEnvironment, play
 from e2e.programs import HARDENED, ROOT, files_in, output, podman
@@ -56,7 +56,7 @@ class BlockingOrigin:
         if self.counts[shard] <= ANSWERED_BEFORE:
             return answer
         self.blocked[shard].set()
-        return Throttle(self.killed[shard], answer)
+        return Hold(self.killed[shard], answer)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from threading import Event
 import pytest
 from command import Done, flagjob
 from images import numbered_gif
-from scripted import Answer, Request, ScriptedServer, Throttle
+from scripted import Answer, Hold, Request, ScriptedServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 SHARDS = 8
@@ -39,13 +39,13 @@ class TwinOrigin:
             request.target[1:] for request in self.server.requests if request.headers["user-agent"].startswith(prefix)
         ]
 
-    def _answer(self, request: Request) -> Throttle:
+    def _answer(self, request: Request) -> Hold:
         file, pod = request.target[1:], request.headers["user-agent"]
         self.arrived[pod].set()
         twin = next((other for twins in TWINS.items() for other in twins if pod in twins and other != pod), pod)
         etag = {"ETag": f'"{file}"'}
         unchanged = request.headers.get("if-none-match") == etag["ETag"]
-        return Throttle(self.arrived[twin], Answer(304, etag) if unchanged else Answer(200, etag, FILES[file]))
+        return Hold(self.arrived[twin], Answer(304, etag) if unchanged else Answer(200, etag, FILES[file]))
 
 
 def run(pod: str, server: ScriptedServer, home: Path) -> Done:
