@@ -482,6 +482,31 @@ def test_the_map() -> None:
     assert {module: set(names(option[3])) for module, option in options.items()} == doors
 
 
+def test_the_way_of_one_code() -> None:
+    """The paragraph that follows a code to the disk and back names few modules, all of them ours."""
+    paragraph = text("CONTRIBUTING.md").split("### The way of one code\n")[1].split("\n### ")[0]
+    modules = set(names(paragraph)) - {"get"}
+    assert modules <= set(RANK)
+    assert 10 <= len(modules) <= 16
+
+
+def test_the_usual_changes() -> None:
+    """The table of usual changes points to names and tests that exist."""
+    rows = (
+        text("CONTRIBUTING.md")
+        .split("### Where to look for the usual changes\n")[1]
+        .split("\n### ")[0]
+        .splitlines()[3:]
+    )
+    cells = [row.strip("| ").split(" | ") for row in rows if row.startswith("|")]
+    assert len(cells) == 5
+    for _, code_names, tests in cells:
+        for name in names(code_names):
+            assert (ROOT / name).exists() if "/" in name else pkgutil.resolve_name(f"job.{name}"), name
+        for name in names(tests):
+            assert any((place / name).exists() for place in (ROOT, ROOT / "tests")), name
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_anchors(name: str) -> None:
     """Every link to a place within a document leads to one of its headings."""
