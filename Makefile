@@ -1,14 +1,20 @@
-# `make` lists what there is. All of it lives in .venv; nothing but `make e2e` needs root.
+# `make` lists what there is. All of it lives in .venv, but for the other clients of `make bench`; nothing but `make e2e`
+# needs root.
 PYTHON ?= python3
 VENV ?= .venv
+BENCH_VENV ?= .venv-bench
 BIN := $(VENV)/bin
 COMPOSE ?= docker compose
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+ROUNDS ?= 3
+FILES ?= 10000
+RESULTS ?= bench/RESULTS.md
+DISK ?= /var/tmp
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check format lock image stack e2e clean
+.PHONY: help run test coverage check format lock image stack e2e bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -17,6 +23,12 @@ $(VENV)/.installed: requirements-dev.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --require-hashes --only-binary=:all: -r requirements-dev.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(BENCH_VENV)/.installed: requirements-bench.lock
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes --only-binary=:all: \
+		-r requirements-bench.lock
 	touch $@
 
 run: $(VENV)/.installed ## download twenty flags from the built-in origin into downloads/
@@ -45,6 +57,7 @@ lock: $(VENV)/.installed ## renew the lock files: names, versions and hashes
 	$(COMPILE) --upgrade pyproject.toml --extra origin --extra objects --group dev -c requirements.lock -o requirements-dev.lock
 	$(COMPILE) --upgrade requirements-e2e.in -c requirements-dev.lock -o requirements-e2e.lock
 	$(COMPILE) --upgrade requirements-checkov.in -o requirements-checkov.lock
+	$(COMPILE) --upgrade requirements-bench.in -c requirements.lock -o requirements-bench.lock
 
 image: ## build the container image, with docker or podman
 	.ci/image.sh
@@ -55,5 +68,10 @@ stack: ## run it every minute, watched by Prometheus and Grafana (docker compose
 e2e: $(VENV)/.installed ## try the image, the manifests and real servers (installs what it needs; Debian, root)
 	.ci/e2e.sh $(BIN)/python
 
+# ROUNDS, FILES; ROWS="zero slow" for some rows only; BASE=revision to compare with; STAGE=name to keep the main ratios.
+bench: $(VENV)/.installed $(BENCH_VENV)/.installed ## measure flagjob beside other clients: ROUNDS= FILES= ROWS= BASE= STAGE=
+	$(BIN)/python -m bench --peers $(BENCH_VENV)/bin/python --rounds $(ROUNDS) --files $(FILES) --disk "$(DISK)" \
+		--results "$(RESULTS)" --rows "$(ROWS)" --base "$(BASE)" --stage "$(STAGE)"
+
 clean: ## remove what make made, but not downloads/
-	rm -rf $(VENV) dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(BENCH_VENV) dist .coverage* .mypy_cache .pytest_cache .ruff_cache .hypothesis

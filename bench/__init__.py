@@ -1,0 +1,1 @@
+"""Benchmark of flagjob against other download clients; `make bench` runs it."""
