@@ -20,8 +20,10 @@ from pkgutil import walk_packages
 import job
 for module in walk_packages(job.__path__, "job."):
     import_module(module.name)
+import_module("obstore.exceptions")
+import_module("obstore.store")
 """
-"""What one run leaves out, such as the way to buckets."""
+"""What a run from the demo server leaves out; obstore is imported by a function, when a bucket is opened."""
 
 
 def cached_by(*arguments: str) -> Iterator[Path]:
