@@ -22,7 +22,6 @@ _ONE_PATH_ONLY = {
     errno.EBUSY,  # the path is a mount point
 }
 """Errors that concern one path; any other means that the destination as a whole cannot be written."""
-_TEMPORARY_PREFIX = "manifest-"
 _TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -51,8 +50,9 @@ def sync_directory(path: Path) -> None:
 def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
     """Lock an open file or directory until its descriptor is closed or its process ends (flock, advisory).
 
-    Every lock between processes is taken here. The kernel releases it when a process is killed, so a temporary file
-    or generation that can be locked belongs to a dead run and may be removed.
+    Every lock between processes is taken here. The kernel releases it when a process is killed, so a generation that
+    can be locked belongs to a dead run and may be removed; so does a temporary file that is also older than
+    `storage.directory.SWEEP_AGE_SECONDS`, because a living run has it unlocked for a moment.
     Raises BlockingIOError if another descriptor has a conflicting lock and `wait` is False, and another OSError where
     the file system has no locks.
     """
@@ -66,13 +66,15 @@ def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
 def replacing(final: Path, lock_file: Path) -> Iterator[BinaryIO]:
     """Yield a file to write: at the end it durably replaces `final`; after an exception `final` is as before.
 
+    Only if the sync of the directory fails, which is the last step, `final` is the new file already.
+
     Readers see the old file or the whole new one at every moment, also after a power cut. The temporary file lies
-    beside `lock_file`, on the same file system as `final`. Raises StorageError.
+    beside `lock_file`, whose name its own begins with, on the same file system as `final`. Raises StorageError.
     """
-    # The lock is shared: several processes may replace files at once. It prevents that `sweep` in another process
-    # takes this temporary file, which nobody has renamed yet, for one of a dead run.
+    # The lock is shared: several processes may replace files at once. It keeps `sweep` in another process from
+    # removing this temporary file, which is not renamed yet, as a leftover of a dead run.
     with map_os_errors(final), _try_lock(lock_file, shared=True, wait=True):
-        temporary = lock_file.parent / f"{_TEMPORARY_PREFIX}{token_hex(8)}{_TEMPORARY_SUFFIX}"
+        temporary = lock_file.parent / f"{lock_file.stem}-{token_hex(8)}{_TEMPORARY_SUFFIX}"
         try:
             with temporary.open("xb") as file:
                 yield file
@@ -94,7 +96,7 @@ def sweep(lock_file: Path) -> None:
     directory = lock_file.parent
     with map_os_errors(directory), _try_lock(lock_file, shared=False, wait=False) as is_locked:
         if is_locked:
-            for temporary in directory.glob(f"{_TEMPORARY_PREFIX}*{_TEMPORARY_SUFFIX}"):
+            for temporary in directory.glob(f"{lock_file.stem}-*{_TEMPORARY_SUFFIX}"):
                 temporary.unlink(missing_ok=True)
 
 

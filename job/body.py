@@ -65,7 +65,9 @@ class Body:
         self._file.seek(0)
 
     def commit(self, final: Path) -> str:
-        """Make the body the file `final`, whole and durable; return its version, its mtime in nanoseconds.
+        """Make the body the file `final`, and return its version, the mtime in nanoseconds.
+
+        Its bytes are durable then, its name only after the storage has synced the directory.
 
         An older file or a symbolic link at `final` is replaced. Raises StorageError if a step fails; `final` is then
         what it was before.
@@ -100,8 +102,8 @@ class Body:
             # Unbuffered: chunks are large already, and a second buffer would only be copied through.
             self._file = self._temporary.open("x+b", buffering=0)
             self._on_disk = True
-            # The lock prevents that a run which starts now takes the file for one of a dead run and removes it. A
-            # file system without locks is no error: there nothing is ever removed, as that needs the lock, too.
+            # The lock keeps a run that starts now from removing the file as a leftover of a dead run. A file system
+            # without locks is no error: there nothing is ever removed, as that needs the lock, too.
             with suppress(OSError):
                 lock(self._file.fileno())
             self._write_all(data)

@@ -12,7 +12,7 @@ from job import maintenance, settings
 from job.cancellation import Cancellation
 from job.demo_server import PATH, DemoServer, Faults, Request
 from job.errors import LogError, Reason, UsageError
-from job.exit_code import ExitCode
+from job.exit_code import ExitCode, signal_exit_code
 from job.log import RunLog
 from job.progress import is_terminal
 from job.run import Run
@@ -128,7 +128,7 @@ def _simulate(arguments: Arguments) -> int:
         raise LogError(f"standard output cannot be written: {error.strerror}") from error
     if is_complete:
         return ExitCode.OK
-    return 128 + cancellation.signal if cancellation.signal else ExitCode.STORAGE
+    return signal_exit_code(cancellation.signal) if cancellation.signal else ExitCode.STORAGE
 
 
 def _verify(arguments: Arguments) -> int:
@@ -167,7 +167,7 @@ def _install_signal_handlers(cancellation: Cancellation) -> None:
     # they are only ever replaced.
     def handle(number: int, _frame: FrameType | None) -> None:
         if received:
-            os._exit(128 + number)
+            os._exit(signal_exit_code(number))
         received.append(number)
         cancellation.request(Reason.SIGNAL, number)
 

@@ -246,5 +246,6 @@ def _map_error(error: OSError) -> AttemptError | StorageError:
 
 def _host_suffix(error: requests.RequestException) -> str:
     """Return the host in parentheses, unless the message names it: after a redirect it is not the template's."""
-    host = urlsplit((error.request and error.request.url) or "").hostname
+    url = error.request.url if error.request else None
+    host = urlsplit(url or "").hostname
     return "" if not host or host in str(error) else f" ({host})"

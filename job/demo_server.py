@@ -4,10 +4,9 @@ import re
 import socket
 import socketserver
 from calendar import timegm
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from email.message import Message
 from email.utils import formatdate, parsedate
 from hashlib import sha256
 from http import HTTPStatus
@@ -118,12 +117,12 @@ _NOT_FOUND = _text_answer(HTTPStatus.NOT_FOUND)
 _NOT_ALLOWED = _text_answer(HTTPStatus.METHOD_NOT_ALLOWED, ("Allow", "GET, HEAD"))
 
 
-def _is_current(flag: _Flag, headers: Message) -> bool:
+def _is_current(flag: _Flag, fields: Mapping[str, str]) -> bool:
     """Return whether the client's copy is the flag; If-None-Match precedes If-Modified-Since (RFC 9110, 13.2.2)."""
-    tags = headers.get("If-None-Match")
+    tags = fields.get("if-none-match")
     if tags is not None:
         return tags == "*" or flag.etag in re.findall('"[^"]*"', tags)
-    date = parsedate(headers.get("If-Modified-Since", ""))
+    date = parsedate(fields.get("if-modified-since", ""))
     try:
         return date is not None and flag.modified <= timegm(date)
     except (ValueError, OverflowError):
@@ -166,31 +165,32 @@ class _RequestHandler(BaseHTTPRequestHandler):
         and it accepts control characters in the target, a header line without a colon, and a header that breaks off.
         """
         self._began = perf_counter()
-        request_line = _REQUEST_LINE.fullmatch(self.raw_requestline)
-        headers = self._read_header() if request_line else None
-        if request_line is None or headers is None:
+        is_short = len(self.raw_requestline) <= _LINE_MAX_BYTES
+        request_line = _REQUEST_LINE.fullmatch(self.raw_requestline) if is_short else None
+        fields = self._read_header() if request_line else None
+        if request_line is None or fields is None:
             self.send_error(HTTPStatus.BAD_REQUEST)
             return False
         self.command = request_line["method"].decode()
         self.path = request_line["path"].decode()
-        self.headers = headers
+        self._fields = fields
         # A request body is not read, so what follows it is not the next request.
-        has_body = "Transfer-Encoding" in headers or headers.get("Content-Length", "0") != "0"
-        is_last = request_line["minor_version"] == b"0" or "close" in headers.get("Connection", "").lower()
+        has_body = "transfer-encoding" in fields or fields.get("content-length", "0") != "0"
+        is_last = request_line["minor_version"] == b"0" or "close" in fields.get("connection", "").lower()
         self.close_connection = has_body or is_last
         return True
 
-    def _read_header(self) -> Message | None:
-        """Return the header fields, or None for a header that is malformed, too long or breaks off."""
-        headers = Message()
+    def _read_header(self) -> dict[str, str] | None:
+        """Return the fields by their names in lower case, the last of equal names; None for a malformed header."""
+        fields: dict[str, str] = {}
         for _ in range(_FIELDS_MAX + 1):
             line = self.rfile.readline(_LINE_MAX_BYTES)
             if line in {b"\r\n", b"\n"}:
-                return headers
+                return fields
             name, colon, value = line.decode("latin-1").partition(":")
             if not colon:
                 return None
-            headers[name] = value.strip()
+            fields[name.lower()] = value.strip()
         return None
 
     def do_GET(self) -> None:
@@ -198,7 +198,7 @@ class _RequestHandler(BaseHTTPRequestHandler):
         flag = self.server.flags.get(self.path)
         if flag is None:
             self._answer_with_faults(_NOT_FOUND)
-        elif _is_current(flag, self.headers):
+        elif _is_current(flag, self._fields):
             self._answer_with_faults(flag.not_modified)
         else:
             self._answer_with_faults(flag.full)
@@ -236,11 +236,11 @@ class _RequestHandler(BaseHTTPRequestHandler):
         self.send_response(answer.status)
         for name, value in answer.fields:
             self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
         if fault == "truncate":
             body = body[: len(body) // 2]
-            self.close_connection = True
-        elif self.close_connection:
-            self.send_header("Connection", "close")
+            self.close_connection = True  # which the header does not announce: the cut has to come as a surprise
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()

@@ -55,8 +55,8 @@ class Destination(ABC):
     def open(self, *, accept_new_origin: bool) -> None:
         """Get ready; raise StorageError if it is not writable, UsageError if it was filled from another origin."""
 
-    def due_upload(self) -> Callable[[], None] | None:
-        """Return the upload that is due, if any, now that the manifest has recorded one more result.
+    def count_result(self) -> Callable[[], None] | None:
+        """Count one more result in the manifest, and return the upload that is due, if any.
 
         The caller runs it, since it may take long. A manifest in a local file has nothing to upload.
         """
@@ -76,11 +76,6 @@ class ManifestScope:
 
     origin: str
     shard: Shard = ALL_CODES
-
-
-def manifest_for(directory: Path, checksums: Path, scope: ManifestScope) -> Manifest:
-    """Return the manifest of a scope, in a directory, that lists its files in `checksums`."""
-    return Manifest(directory, checksums, origin=scope.origin, shard=scope.shard)
 
 
 def destination_for(settings: Settings, inputs: Inputs, stack: ExitStack) -> Destination:
@@ -106,7 +101,7 @@ class DirectoryDestination(Destination):
 
     def __init__(self, root: Path, scope: ManifestScope, required_free_bytes: int = 0) -> None:
         self.storage = DirectoryStorage(root, required_free_bytes)
-        self.manifest = manifest_for(root / OWN_DIRECTORY, root / CHECKSUMS, scope)
+        self.manifest = Manifest(root / OWN_DIRECTORY, root / CHECKSUMS, origin=scope.origin, shard=scope.shard)
 
     def open(self, *, accept_new_origin: bool) -> None:
         """Open the storage, then the manifest."""
@@ -130,7 +125,9 @@ class GenerationDestination(Destination):
         self._generation = GenerationStorage(root, keep, required_free_bytes)
         self._changes_directory = root / OWN_DIRECTORY
         self.storage = self._generation
-        self.manifest = manifest_for(self._generation.own_directory, self._generation.root / CHECKSUMS, scope)
+        self.manifest = Manifest(
+            self._generation.own_directory, self._generation.root / CHECKSUMS, origin=scope.origin, shard=scope.shard
+        )
 
     def open(self, *, accept_new_origin: bool) -> None:
         """Prepare a generation; it is abandoned if it must not be filled from this origin."""
@@ -182,7 +179,7 @@ class BucketDestination(Destination):
         """Take the URL, an empty local directory, and a clock that counts seconds."""
         self._bucket = BucketStorage(url, scratch / "bodies", ca_bundle=Path(ca_bundle) if ca_bundle else None)
         self.storage = self._bucket
-        self.manifest = manifest_for(scratch / OWN_DIRECTORY, scratch / CHECKSUMS, scope)
+        self.manifest = Manifest(scratch / OWN_DIRECTORY, scratch / CHECKSUMS, origin=scope.origin, shard=scope.shard)
         self._scratch = scratch
         self._copy = scratch / OWN_DIRECTORY / manifest_name(scope.shard)
         self._prefix = segments_prefix(scope.shard)
@@ -205,8 +202,8 @@ class BucketDestination(Destination):
                 # A new origin was accepted. The segments still name the old one, and the next run would refuse them.
                 self._compact()
 
-    def due_upload(self) -> Callable[[], None] | None:
-        """Return the upload of the manifest after 1,000 results or 10 seconds; after a failed one only `close` does it.
+    def count_result(self) -> Callable[[], None] | None:
+        """Count a result; return the upload of the manifest after 1,000 results or 10 seconds, if none has failed.
 
         Otherwise, with a server that does not answer, every further result would wait for one more time-out.
         """

@@ -64,6 +64,11 @@ class Totals:
         return sum(self.counts.values())
 
 
+def signal_exit_code(signal: int) -> int:
+    """Return the exit code of a program that a signal has ended, as POSIX shells report it: 128 and the number."""
+    return _SIGNAL_BASE + signal
+
+
 class RepeatedFailureCutoff:
     """Detects that the first N items of a run all fail permanently in the same way. For the main thread only.
 
@@ -128,7 +133,7 @@ def exit_code(
     no_answer = totals.attempted > 0 and totals.answered == 0 and totals.internal == 0
     # Checked in this order; the first match is the exit code.
     rules = (
-        (cancellation.signal is not None, _SIGNAL_BASE + (cancellation.signal or 0)),
+        (cancellation.signal is not None, signal_exit_code(cancellation.signal or 0)),
         (cancellation.storage_failed, ExitCode.STORAGE),
         (cancellation.reason is Reason.ORIGIN_DOWN, ExitCode.ORIGIN_DOWN),
         (no_answer, ExitCode.ORIGIN_DOWN),

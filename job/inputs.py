@@ -33,9 +33,9 @@ class Inputs:
     template: UrlTemplate
     items: Iterator[Item]
     known: int | None
-    """The number of items, or None for a file with more of them than there are workers."""
+    """The number of items; None for a pipe, and for a file with more items than there are workers."""
     server: Server | None
-    """The server label that was requested, or that stands in for a URL."""
+    """The server label that was requested, or the default if no URL is set; None for a URL."""
     first: str | None = None
     last: str | None = None
     """The first and the last code, where they are known."""
@@ -61,7 +61,7 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
         if not is_whole_list:
             return Inputs(template, items, None, server)
     known_items = list(items)
-    if not known_items:  # of a shard that owns none of the codes
+    if not known_items:  # this shard owns none of the codes, or the run was cancelled before the first one
         return Inputs(template, iter(known_items), 0, server)
     return Inputs(
         template, iter(known_items), len(known_items), server, first=known_items[0].code, last=known_items[-1].code
@@ -81,9 +81,10 @@ def _look_ahead(items: Iterator[Item], settings: Settings) -> tuple[Iterator[Ite
 
     A pipe is not read ahead, because its writer may take its time and the first items should start at once.
     """
-    read_ahead_max = settings.workers if _is_file(settings.codes_file or _STANDARD_INPUT) else -1
-    head = list(islice(items, read_ahead_max + 1))
-    return chain(head, items), len(head) <= read_ahead_max
+    if not _is_file(settings.codes_file or _STANDARD_INPUT):
+        return items, False
+    head = list(islice(items, settings.workers + 1))
+    return chain(head, items), len(head) <= settings.workers
 
 
 def _shard_filter(settings: Settings) -> Callable[[str], bool] | None:

@@ -1,15 +1,16 @@
 """The layout of a destination: the grammar of a bucket's URL, and every name that flagjob writes below a destination.
 
-Each name is written here once. `.flagjob`, flagjob's own directory, is at the same place in a directory, in each
-generation and in a bucket:
+`.flagjob`, flagjob's own directory, is at the same place in a directory, in each generation and in a bucket:
 
     br.gif, 7/66/42.png              the files of the items
     SHA256SUMS                       checksums; with shards SHA256SUMS-3-of-8
     .flagjob/manifest.jsonl          manifest; with shards manifest-3-of-8.jsonl; in a bucket manifest/3-of-8/SEGMENT
-    .flagjob/manifest.lock           guards temporary files of the manifest
-    .flagjob/changes.jsonl           changes of the last run, those of earlier runs beside it
+    .flagjob/manifest-*.tmp          temporary files of manifest and checksums, guarded by manifest.lock
+    .flagjob/changes.jsonl           changes of the last run, with shards changes-3-of-8.jsonl; those of earlier runs
+                                     beside it, by time; in a bucket changes/changes-TIME.jsonl
     .flagjob/before                  in a generation: the generation from which it was made
-    .flagjob/tmp/                    temporary files of bodies, and the probe
+    .flagjob/tmp/                    temporary files of bodies, and the probe; in a bucket .flagjob/probe-*
+    .flagjob/sums/SHA256SUMS         in a bucket: which version of the checksums flagjob has uploaded
     generations/                     with FLAGJOB_PUBLISH=set: the generations by their time; .new-* are not published
     current                          the symbolic link to the generation that readers see
 """
@@ -28,15 +29,19 @@ TEMPORARY_DIRECTORY = f"{OWN_DIRECTORY}/tmp"  # noqa: S108  (below the destinati
 """The directory of temporary files, below the destination and so on its file system: a rename there is atomic."""
 PROBE_PREFIX = "probe-"
 """Prefix of the file or object that a run writes at its start, to prove that the destination is writable."""
+LINES_SUFFIX = ".jsonl"
+"""Suffix of files of JSON objects, one a line."""
 _MANIFEST_STEM = "manifest"
 _CHANGES_STEM = "changes"
 LOCK = f"{_MANIFEST_STEM}.lock"
 """The file in the own directory whose lock guards temporary files of the manifest."""
+MANIFEST_FILES = f"{_MANIFEST_STEM}*{LINES_SUFFIX}"
+"""A glob pattern for the manifests of all shards, in the own directory."""
 CHECKSUMS = "SHA256SUMS"
 """The file, or with shards the files, that list the digest of every file for `sha256sum -c`."""
 CHECKSUMS_FILES = f"{CHECKSUMS}*"
 """A glob pattern for the checksum files of all shards."""
-CHANGES_FILES = f"{_CHANGES_STEM}*.jsonl"
+CHANGES_FILES = f"{_CHANGES_STEM}*{LINES_SUFFIX}"
 """A glob pattern for the files that list the changes of this run and of earlier ones, in the own directory."""
 GENERATIONS = "generations"
 """The directory of the generations, below a destination with `FLAGJOB_PUBLISH=set`."""
@@ -53,14 +58,19 @@ SEGMENTS_DIRECTORY = _MANIFEST_STEM
 CHECKSUM_VERSIONS_DIRECTORY = "sums"
 """In a bucket: one object for each checksum file, with the version that flagjob wrote, below the own directory."""
 
-_MANIFEST = re.compile(rf"{_MANIFEST_STEM}(?:-{LABEL_PATTERN})?\.jsonl")
+_MANIFEST = re.compile(rf"{_MANIFEST_STEM}(?:-{LABEL_PATTERN})?{re.escape(LINES_SUFFIX)}")
 _SEGMENT = re.compile(rf"{SEGMENTS_DIRECTORY}/{LABEL_PATTERN}/.+")
 _RESERVED = re.compile(rf"{CHECKSUMS}(?:-{LABEL_PATTERN})?")
 
 
 def manifest_name(shard: Shard) -> str:
     """Return the name of a shard's manifest, below the own directory."""
-    return shard.name(_MANIFEST_STEM, ".jsonl")
+    return shard.name(_MANIFEST_STEM, LINES_SUFFIX)
+
+
+def changes_stem(shard: Shard) -> str:
+    """Return the name, without its suffix, of the file with a shard's changes, below the own directory."""
+    return shard.name(_CHANGES_STEM)
 
 
 def checksums_name(shard: Shard) -> str:
@@ -69,7 +79,7 @@ def checksums_name(shard: Shard) -> str:
 
 
 def find_manifests(directory: Path) -> dict[Shard, Path]:
-    """Return every manifest in an own directory by its shard, in the order of their names; raise OSError."""
+    """Return every manifest in flagjob's own directory by its shard, in the order of their names; raise OSError."""
     found: dict[Shard, Path] = {}
     for path in sorted(directory.iterdir()):
         match = _MANIFEST.fullmatch(path.name)

@@ -11,8 +11,8 @@ from job import manifest
 from job.atomic_write import map_os_errors
 from job.cancellation import Cancellation
 from job.errors import Cancelled, Fault, PathError, StorageError, UsageError
-from job.exit_code import ExitCode
-from job.layout import CHECKSUMS, OWN_DIRECTORY, is_bucket
+from job.exit_code import ExitCode, signal_exit_code
+from job.layout import CHECKSUMS, MANIFEST_FILES, OWN_DIRECTORY, is_bucket
 from job.log import RunLog
 from job.model import Entry, Status, Stored
 from job.settings import Publish, Settings
@@ -35,18 +35,15 @@ class Finding(StrEnum):
 
 
 _FAILURES = {Finding.CHANGED, Finding.MISSING}
-_MANIFESTS = "manifest*.jsonl"
-_SIGNAL_EXIT_CODE = 128
-"""The exit code after a signal is this plus the signal's number, as in a shell."""
 _PATH_DIGEST_BYTES = 14
 
 
 def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delete: bool) -> int:
     """Hash every file of the destination, log those that are not whole, and return the exit code.
 
-    Of a destination of sets it reads the set that readers see. The exit code is 4 if a file is changed or missing,
-    which the next run repairs, and a signal's own after a signal. With `delete`, files that the origin has no more are
-    deleted, except in a dry run. Raises UsageError if there is nothing to verify.
+    If the destination has sets, verify the one that readers see. The exit code is 4 if a file is changed or missing
+    (the next run repairs it), 5 if a file cannot be read, and 128 plus the number after a signal. With `delete`, files
+    that the origin has no more are deleted, except in a dry run. Raises UsageError if there is nothing to verify.
     """
     root = _published_directory(settings)
     if not _has_manifest(root):
@@ -62,7 +59,7 @@ def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delet
         log.log_storage_error(str(error))
         return ExitCode.STORAGE
     except Cancelled:
-        exit_code = _SIGNAL_EXIT_CODE + (cancellation.signal or 0)
+        exit_code = signal_exit_code(cancellation.signal or 0)
     else:
         exit_code = int(ExitCode.OK if is_intact else ExitCode.PERMANENT)
     log.log_verify_finished(exit_code, {finding.value: count for finding, count in verification.counts.items()})
@@ -100,7 +97,7 @@ def _published_directory(settings: Settings) -> Path:
 
 
 def _has_manifest(root: Path) -> bool:
-    return any((root / OWN_DIRECTORY).glob(_MANIFESTS))
+    return any((root / OWN_DIRECTORY).glob(MANIFEST_FILES))
 
 
 def _verify_and_forget(verification: "Verification") -> bool:
@@ -154,7 +151,7 @@ class Verification:
             return self._delete(entry.code, path)
         if not path.is_file() or path.is_symlink():
             return Finding.MISSING
-        if not _is_whole(path, stored):
+        if not _verify_bytes(path, stored):
             return Finding.CHANGED
         return Finding.GONE if is_gone else Finding.WHOLE
 
@@ -179,7 +176,7 @@ class Verification:
                     yield file
 
 
-def _is_whole(path: Path, stored: Stored) -> bool:
+def _verify_bytes(path: Path, stored: Stored) -> bool:
     """Return whether a file has the bytes that were stored; raise StorageError if it cannot be read.
 
     A file with other bytes but the recorded mtime, as after a flipped bit, gets a new mtime: a run compares size and

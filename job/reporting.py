@@ -39,9 +39,8 @@ _RETRY_BUDGET_HINT = (
 class Reporting:
     """Reports one run. Create it before the run, call `linger` after everything else is closed, and `close` last.
 
-    `consumers` take each batch of results in order: metrics, log, progress bar. The run may append its own, for what it
-    records itself. A consumer of metrics or progress bar that fails is logged once and changes nothing else. The log is
-    not protected: LogError ends the run.
+    `consumers` take each batch of results in order: metrics, log, progress bar. A consumer of metrics or progress bar
+    that fails is logged once and changes nothing else. The log is not protected: LogError ends the run.
 
     Workers may call `report_retry`, `report_bug`, the events of `throttle_events` and the methods of `metrics` and
     `log`, which are thread-safe. Only the main thread may call everything else.

@@ -13,7 +13,15 @@ from job.client import Client, ClientConfig
 from job.destination import Destination, destination_for
 from job.downloader import Downloader
 from job.errors import Cancelled, Reason, StorageError
-from job.exit_code import ExitCode, RepeatedFailureCutoff, Totals, exit_code, is_over_budget, outcome_name
+from job.exit_code import (
+    ExitCode,
+    RepeatedFailureCutoff,
+    Totals,
+    exit_code,
+    is_over_budget,
+    outcome_name,
+    signal_exit_code,
+)
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
@@ -100,7 +108,8 @@ class Run:
             url = item.url if isinstance(item, WorkItem) else None
             file = item.file if isinstance(item, WorkItem) else None
             log.log_plan("item", code=item.code, url=url, file=file)
-        return 128 + self._cancellation.signal if self._cancellation.signal else ExitCode.OK
+        signal = self._cancellation.signal
+        return signal_exit_code(signal) if signal else ExitCode.OK
 
     def _open(self, destination: Destination) -> None:
         """Make the destination ready; where that fails, or takes longer than the run, every item is cancelled."""
@@ -173,7 +182,7 @@ class Run:
             return
         try:
             destination.manifest.record(WorkItem(result.code, result.url, result.file), result)
-            upload = destination.due_upload()
+            upload = destination.count_result()
             if upload:
                 self._run_within_grace(upload)
         except StorageError as error:
@@ -184,7 +193,7 @@ class Run:
         settings = self._settings
         items = max(self._totals.items, known or 0)
         reasons = [cutoff.add(result) for result in results]
-        reason = reasons[-1]
+        reason = next(filter(None, reasons), None)
         if reason is None or self._cancellation.reason:
             return
         if is_over_budget(self._totals, items, errors=settings.max_errors, not_found=settings.max_not_found):
@@ -347,6 +356,6 @@ class _Wiring:
         reason = self.cancellation.reason
         number = self.cancellation.signal
         if reason in {Reason.SIGNAL, Reason.DEADLINE}:
-            name = ExitCode(128 + number).name if number else None
+            name = ExitCode(signal_exit_code(number)).name if number else None
             log = self.reporting.log
             log.warning("interrupted", reason=reason, signal=name, in_flight=in_flight, cancelled=cancelled)

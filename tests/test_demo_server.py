@@ -255,6 +255,7 @@ MALFORMED = {
     "control character": (b"GET /\x1b[31m HTTP/1.1\r\n\r\n", BAD_REQUEST),
     "not ascii": ("GET /ü HTTP/1.1\r\n\r\n".encode(), BAD_REQUEST),
     "two spaces": (b"GET  / HTTP/1.1\r\n\r\n", BAD_REQUEST),
+    "long line": (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\n\r\n", BAD_REQUEST),
     "endless line": (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\n\r\n", "414 Request-URI Too Long"),
     "field without colon": (b"GET / HTTP/1.1\r\nHost\r\n\r\n", BAD_REQUEST),
     "too many fields": (
@@ -275,6 +276,30 @@ def test_a_malformed_request_is_refused(
     assert answer.startswith(f"HTTP/1.1 {status}\r\n".encode())
     assert answer.endswith(f"\r\n\r\n{status}\n".encode())
     assert (answer.count(b"HTTP/1.1"), capfd.readouterr().err) == (1, "")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "Connection: keep-alive\r\nConnection: close\r\n",
+        "Content-Length: 0\r\nContent-Length: 20\r\n",
+        "a b: x\r\nconnection: Close\r\n",
+    ],
+)
+def test_of_equal_fields_the_last_counts(server: DemoServer, fields: str) -> None:
+    """Names are compared without case, the last of equal fields decides, and an odd name is no error."""
+    answer = raw(server, f"GET {CN} HTTP/1.1\r\n{fields}\r\n{'x' * 20}".encode())
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert b"\r\nConnection: close\r\n" in answer
+
+
+def test_a_truncated_answer_announces_a_close_only_if_it_was_asked_for() -> None:
+    """The cut comes as a surprise, but after HTTP/1.0 the answer says that the connection ends."""
+    with DemoServer(faults=Faults(truncate_rate=1.0)) as running:
+        surprise = raw(running, f"GET {CN} HTTP/1.1\r\n\r\n".encode())
+        announced = raw(running, f"GET {CN} HTTP/1.0\r\n\r\n".encode())
+    assert (b"Connection: close" in surprise, b"Connection: close" in announced) == (False, True)
 
 
 def test_ninety_nine_fields_are_not_too_many(server: DemoServer) -> None:

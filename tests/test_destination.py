@@ -59,7 +59,7 @@ def record(destination: Destination, code: str, result: Result) -> None:
 
 def upload_if_due(destination: Destination) -> None:
     """Run the upload that is due, if any, as a run does after each result."""
-    due = destination.due_upload()
+    due = destination.count_result()
     if due:
         due()
 

@@ -48,41 +48,41 @@ LOGGING = {"debug", "info", "warning", "error", "log", "log_plan", "write"}
 
 
 def text(name: str) -> str:
-    """Give a document."""
+    """Return a document."""
     return (ROOT / name).read_text("utf-8")
 
 
 def section(name: str, heading: str) -> str:
-    """Give what stands under a heading of a document."""
+    """Return what stands under a heading of a document."""
     return text(name).split(f"\n## {heading}\n")[1].split("\n## ")[0]
 
 
 def tables(name: str, heading: str) -> list[list[list[str]]]:
-    """Give the cells of each table under a heading, without its head."""
+    """Return the cells of each table under a heading, without its head."""
     blocks = re.findall(r"(?:^\|.*\|\n)+", section(name, heading), re.MULTILINE)
     assert blocks, f"{name} has no table under {heading}"
     return [[line.strip("| ").split(" | ") for line in block.splitlines()[2:]] for block in blocks]
 
 
 def table(name: str, heading: str) -> list[list[str]]:
-    """Give the cells of the first table under a heading, without its head."""
+    """Return the cells of the first table under a heading, without its head."""
     return tables(name, heading)[0]
 
 
 def names(cell: str) -> list[str]:
-    """Give what stands in backticks."""
+    """Return what stands in backticks."""
     return re.findall(r"`([^`]+)`", cell)
 
 
 def code(name: str) -> Iterator[str]:
-    """Give the code of a document: every span, and every line of a block."""
+    """Return the code of a document: every span, and every line of a block."""
     blocks = re.split(r"^```\w*$", text(name), flags=re.MULTILINE)
     for number, block in enumerate(blocks):
         yield from block.splitlines() if number % 2 else names(block)
 
 
 def first_paragraph(module: str) -> str:
-    """Give the sentence that a module, or a package, opens with."""
+    """Return the sentence that a module, or a package, opens with."""
     path = JOB / f"{module}.py"
     source = (path if path.exists() else JOB / module / "__init__.py").read_text("utf-8")
     return " ".join((ast.get_docstring(ast.parse(source)) or "").split("\n\n")[0].split())
@@ -106,7 +106,7 @@ def test_the_first_screen() -> None:
 
 
 def cells(option: Option) -> list[str]:
-    """Give what a table says of an option: how it is written, its default, its meaning."""
+    """Return what a table says of an option: how it is written, its default, its meaning."""
     options = ", ".join(f"`{flag}`" for flag in (*option.flags, option.flag))
     return [options, f"`{option.default}`" if option.default else "-", option.help]
 
@@ -123,7 +123,7 @@ def test_options(command: str) -> None:
 
 
 def commands(name: str) -> Iterator[list[str]]:
-    """Give the arguments of every line of a document's code that runs flagjob."""
+    """Return the arguments of every line of a document's code that runs flagjob."""
     for line in code(name):
         if re.match(r"(\.venv/bin/)?flagjob( |$)", line):
             words = shlex.split(line.partition(";")[0].partition("|")[0], comments=True)
@@ -167,7 +167,7 @@ def test_exit_codes(name: str) -> None:
 
 
 def firsts(options: list[list[str]]) -> list[str]:
-    """Give what stands in backticks in the first cell of each row."""
+    """Return what stands in backticks in the first cell of each row."""
     return [name for option in options for name in names(option[0])]
 
 
@@ -244,7 +244,7 @@ def test_the_platforms_shards() -> None:
 
 
 def reasons() -> dict[str, list[str]]:
-    """Give the rows of the table of reasons by each reason that they name."""
+    """Return the rows of the table of reasons by each reason that they name."""
     return {name: option for option in table("CONFIGURATION.md", "Reasons") for name in names(option[0])}
 
 
@@ -266,7 +266,7 @@ def test_http_reasons() -> None:
 
 
 def deserved(reason: str) -> str:
-    """Give the exit codes of a run with one good item and one that ended with this reason."""
+    """Return the exit codes of a run with one good item and one that ended with this reason."""
     totals = Totals()
     totals.add(Result(Status.OK, None, "BR", http_status=200, answered=True, attempts=1))
     status = {"http_404": Status.NOT_FOUND, "http_410": Status.NOT_FOUND}.get(reason, Status.ERROR)
@@ -287,7 +287,7 @@ def test_exit_codes_of_reasons() -> None:
 
 
 def families() -> list[Metric]:
-    """Give the metrics of a run that ended well."""
+    """Return the metrics of a run that ended well."""
     metrics = Metrics("0", "r")
     metrics.record_end(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 0, "ok"), 0.0)
     return list(metrics.registry.collect())
@@ -326,7 +326,7 @@ def logged(source: str) -> set[str]:
 
 
 def events() -> dict[str, list[str]]:
-    """Give level and fields of each event that the document lists."""
+    """Return level and fields of each event that the document lists."""
     return {names(option[0])[0]: option[1:] for option in table("CONFIGURATION.md", "Log")}
 
 
@@ -546,7 +546,7 @@ def test_the_changelog() -> None:
 
 
 def ours(line: str) -> list[str]:
-    """Give the functions and classes of flagjob that a line names, as `module.name`."""
+    """Return the functions and classes of flagjob that a line names, as `module.name`."""
     return [name for name in re.findall(r"`(\w+(?:\.\w+)+)`", line) if name.partition(".")[0] in RANK]
 
 

@@ -160,6 +160,29 @@ def test_help_among_other_letters() -> None:
     assert parse_arguments(["-vh"]).page == parse_arguments(["--help"]).page
 
 
+@pytest.mark.parametrize(
+    "argv",
+    [["--limit", "--help"], ["-o", "-h"], ["-h", "-s"], ["--help", "--version"], ["--xyzzy", "--help", "CN"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("command", Command)
+def test_a_page_wins_over_faults(command: str, argv: list[str]) -> None:
+    """A line that asks for help prints the command's page, whatever else it holds, and however faulty that is."""
+    found = parse_arguments([command, *argv])
+    assert (found.page, found.faults) == (parse_arguments([command, "--help"]).page, ())
+
+
+def test_the_version_wins_over_faults() -> None:
+    """A line that asks for the version prints it, also where a value is missing."""
+    assert parse_arguments(["--dest", "--version"]).page == f"flagjob {__version__}\n"
+
+
+def test_the_value_of_a_switch_is_not_shown() -> None:
+    """Argparse would quote it, and it may be a secret."""
+    (fault,) = parse_arguments(["verify", "--delete=hunter2hunter2"]).faults
+    assert str(fault) == "arguments: argument --delete: ignored explicit argument"
+
+
 @pytest.mark.parametrize("command", ["run", "verify", "rollback"])
 @pytest.mark.parametrize("name", Command)
 def test_codes_that_are_called_like_commands(command: str, name: str) -> None:

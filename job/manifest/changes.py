@@ -11,6 +11,7 @@ from pathlib import Path
 import orjson
 
 from job.atomic_write import map_os_errors
+from job.layout import LINES_SUFFIX, changes_stem
 from job.manifest.journal import LineFile
 from job.manifest.records import Record
 from job.model import Entry, Result, Status, Stored, WorkItem
@@ -39,7 +40,8 @@ def is_worth_recording(prior: Record | None, result: Result) -> bool:
     """Return whether a result belongs in the manifest.
 
     It does if the origin was asked. Without an attempt it does only if it adds something to the prior record: a line
-    has the time of a check, and must not claim one that did not happen.
+    has the time of a check, and must not claim one that did not happen. Without a prior record every status but
+    `cancelled` adds something.
     """
     if result.attempts:
         return True
@@ -125,8 +127,8 @@ class ChangeLog:
         """How many codes so far; the unchanged ones are counted only and have no line."""
         self.follows_complete_run = False
         """Whether the run before ended with its summary; False also if there is no file of a run before."""
-        self._stem = shard.name("changes")
-        self._file = LineFile(directory / f"{self._stem}.jsonl")
+        self._stem = changes_stem(shard)
+        self._file = LineFile(directory / f"{self._stem}{LINES_SUFFIX}")
         self._now = now
         self._started_at = ""
 
@@ -171,11 +173,11 @@ class ChangeLog:
         date = f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y%m%dT%H%M%SZ}"
         used_numbers = [number for (other_date, number), _ in self._older_files() if other_date == date]
         suffix = f"-{max(used_numbers) + 1}" if used_numbers else ""
-        return path.with_name(f"{self._stem}-{date}{suffix}.jsonl")
+        return path.with_name(f"{self._stem}-{date}{suffix}{LINES_SUFFIX}")
 
     def _older_files(self) -> list[tuple[tuple[str, int], Path]]:
         """Return the dates, numbers and paths of the older runs' files, the oldest first."""
-        pattern = re.compile(rf"{self._stem}-(\d{{8}}T\d{{6}}Z)(?:-(\d+))?\.jsonl")
+        pattern = re.compile(rf"{self._stem}-(\d{{8}}T\d{{6}}Z)(?:-(\d+))?{re.escape(LINES_SUFFIX)}")
         older = []
         for path in self._file.path.parent.iterdir():
             match = pattern.fullmatch(path.name)

@@ -238,7 +238,9 @@ class Journal:
         self._indexed_bytes = offset + len(line) + 1
         self._line_count += 1
         code = records.decode_code(line)
-        if code is None or (self._only is not None and not self._only.owns(code)):
+        if code is None:
+            return
+        if self._only is not None and not self._only.owns(code):
             return
         if records.is_forgotten(line):
             self._index.remove(_key(code))
@@ -284,7 +286,9 @@ def _key(code: str) -> int:
 
 
 class OffsetIndex:
-    """A hash table from keys, which are hashes of 64 bits, to file offsets. Memory: 24 to 48 bytes an entry.
+    """A hash table from keys, which are hashes of 64 bits, to file offsets.
+
+    Memory: 24 to 48 bytes an entry, up to 72 for a moment while it grows.
 
     Two arrays of machine integers instead of a dict, which takes six times the memory: it holds each key and each
     offset as an object of its own. A colliding key goes into the next free slot (linear probing).

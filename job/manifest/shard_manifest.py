@@ -40,7 +40,7 @@ class Manifest:
     file. Lines are lost if it is killed before, or if its `close` falls into the compaction: their codes are requested
     again by the next run, and their files stay.
 
-    Memory: 24 to 48 bytes a code.
+    Memory: 24 to 48 bytes a code, up to 72 for a moment while the index grows.
     """
 
     def __init__(
@@ -114,7 +114,10 @@ class Manifest:
         return parts.geturl()
 
     def record(self, item: Item, result: Result) -> None:
-        """Record how an item ended. Invalid items, and items without an attempt, leave no line.
+        """Record how an item ended.
+
+        Invalid items leave no line, nor does an item without an attempt that adds nothing to its prior record, or that
+        was cancelled and has none.
 
         A failure keeps the older file and its validators. If the URL or the file's name are new, it keeps the file
         without validators and version, which would vouch for something else.

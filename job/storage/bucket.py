@@ -95,7 +95,9 @@ class BucketStorage:
         return etag
 
     def is_intact(self, stored: Stored) -> bool:
-        """Return whether an object was as it was published, by size and ETag, when `open` listed the bucket.
+        """Return whether an object is as it was published, by size and ETag.
+
+        It is compared with the listing that `open` made and `publish` adds to.
 
         Sends no request: a million items would be a million requests.
         """
@@ -116,8 +118,8 @@ class ObjectListing:
     def __init__(self) -> None:
         self._shelves = [array("Q") for _ in range(_SHELVES)]
         """Sorted hashes; each lies on the shelf of its remainder."""
-        # Prevents that a worker that publishes an object moves the hashes of a shelf while another one has found the
-        # index of a hash and not yet read what is there.
+        # Keeps a worker that publishes an object from moving the hashes of a shelf between the two steps of another
+        # worker that has found the index of a hash and not yet read what is there.
         self._lock = Lock()
 
     def add(self, path: str, size: int, etag: str) -> None:
@@ -143,7 +145,7 @@ class StateObjects:
     """The objects of flagjob's own under `PREFIX/.flagjob/`, by their names below it. Thread-safe.
 
     An object cannot be appended to, so a file that grows is written as segments, such as
-    `manifest/0-of-1/20261122T041700.000000Z-3f9c`: each is there whole or not at all, and stays when its writer is
+    `manifest/0-of-1/20261122T041700.000000Z-3f9c12ab`: each is there whole or not at all, and stays when its writer is
     killed. Compaction writes the new segment first and deletes those that it replaces after that: a crash in between
     leaves lines twice, never none. Two pods may do this at once, so each name has a random part, and a segment that
     another pod has deleted reads as empty. Every method raises StorageError where the bucket fails.

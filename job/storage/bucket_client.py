@@ -1,6 +1,6 @@
 """The client of object stores: the one door to obstore, with its exceptions translated to StorageError.
 
-obstore takes 20 ms and 7 MB, which only runs into a bucket shall pay: it is imported when the first client is made.
+obstore takes 20 ms and 7 MB, so only runs with a bucket import it: when the first client is made.
 """
 
 import re

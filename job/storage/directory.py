@@ -33,8 +33,8 @@ class DirectoryStorage:
         self._temporary = root / TEMPORARY_DIRECTORY
         self._unsynced: set[Path] = set()
         """Directories in which a power cut could still take back names of this run."""
-        # Prevents that a worker adds a directory to the set which `sync`, in another thread, has just taken away and
-        # goes through: that directory would never be synced.
+        # Keeps a worker from adding a directory to the set that `sync`, in another thread, has just taken away and goes
+        # through: that directory would never be synced.
         self._unsynced_lock = Lock()
 
     def open(self) -> None:

@@ -8,8 +8,9 @@ link to one of them. A reader opens `current/br.gif` and sees:
     when `current` is replaced by a link to it         the new generation; a file opened before stays readable
     when the oldest generations are pruned             the new generation
 
-A crash between two steps leaves readers where they were. What it leaves behind, hidden by the prefix `.new-`, is
-removed by the next run, unless it is locked: then its run is alive.
+A crash between two steps leaves readers where they were. A leftover `.new-*` is removed by the next run, unless it is
+locked: then its run is alive. After a crash between the rename and the flip a complete generation remains that readers
+have never seen; it is pruned like an old one.
 """
 
 import os
@@ -44,7 +45,7 @@ class Generations:
         return None
 
     def list_published(self) -> list[Path]:
-        """Return the published generations that were not pruned, the oldest first."""
+        """Return the generations with a final name that were not pruned, the oldest first."""
         with suppress(FileNotFoundError):
             return sorted(path for path in self.directory.iterdir() if not path.name.startswith("."))
         return []
@@ -84,8 +85,8 @@ class Generations:
         for path in self.list_published()[:-keep]:
             if not current or path.name != current.name:
                 # Renamed first: a run that is killed while it removes the files must not leave a generation that
-                # looks complete. Where a leftover has the hidden name the rename fails: then only the leftover goes
-                # now, and the generation at the end of a later run.
+                # looks complete. If a leftover has the hidden name the rename fails: then this run removes the
+                # leftover, and a later run the generation.
                 hidden = path.with_name(f"{PREPARED_PREFIX}{path.name}")
                 with suppress(OSError):
                     path.rename(hidden)
@@ -99,7 +100,7 @@ class Generations:
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         # Sweeping, making the directory and locking it are one step for other runs, by a lock on the directory of
-        # all generations. It prevents that another run sweeps this generation when it is made and not locked yet.
+        # all generations. It keeps another run from sweeping this generation when it is made and not locked yet.
         with closing(_DirectoryLock(self.directory, wait=True)):
             for path in self.directory.glob(f"{PREPARED_PREFIX}*"):
                 with suppress(OSError):  # a lock is held by a living run

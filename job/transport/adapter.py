@@ -64,7 +64,8 @@ class CurlAdapter(BaseAdapter):
         adapter does not do: other methods, request bodies, client certificates, unverified TLS.
         """
         url = _check_url(request, verify=verify, cert=cert)
-        route = (timeout, verify, (proxies and select_proxy(url, proxies)) or "")
+        proxy = select_proxy(url, proxies) if proxies else None
+        route = (timeout, verify, proxy or "")
         transfer = Transfer(self._new_body, self._max_bytes)
         handle = self._handle()
         began = monotonic()
