@@ -11,7 +11,7 @@ import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
 from job.errors import Fault, LogError, map_exceptions
-from job.model import Item, Lines, Result, Status, Summary
+from job.model import Item, LogStream, Result, Status, Summary
 from job.redaction import line_redactor
 from job.resilience import RetryEvent
 
@@ -44,7 +44,7 @@ class RunLog:
 
     def __init__(
         self,
-        stream: Lines,
+        stream: LogStream,
         *,
         level: str = "info",
         for_people: bool = False,
@@ -182,7 +182,7 @@ def termination_message(summary: Summary, text: str) -> bytes:
 class _CheckedStream:
     """A stream that raises LogError if it cannot be written. As thread-safe as the stream below it."""
 
-    def __init__(self, stream: Lines) -> None:
+    def __init__(self, stream: LogStream) -> None:
         self._stream = stream
 
     def write(self, data: bytes, /) -> int:

@@ -188,13 +188,13 @@ class Summary:
         return sum(self.counts.values())
 
 
-class Lines(Protocol):
-    """What a log writes to."""
+class LogStream(Protocol):
+    """A stream that log lines are written to, such as a binary file."""
 
     def write(self, data: bytes, /) -> int:
-        """Take a line."""
+        """Write a line and return its length."""
         ...
 
     def flush(self) -> None:
-        """Pass on what was taken."""
+        """Flush what was written."""
         ...

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from job.model import Lines, Result, Status, Summary
+from job.model import LogStream, Result, Status, Summary
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -62,7 +62,7 @@ class Bar:
 class LinesAboveBar:
     """A stream that writes its lines above the progress bar. Thread-safe."""
 
-    def __init__(self, stream: Lines) -> None:
+    def __init__(self, stream: LogStream) -> None:
         self._stream = stream
 
     def write(self, data: bytes, /) -> int:
