@@ -105,11 +105,12 @@ class Client:
 
     def _follow(self, first_url: str, validators: Validators | None) -> Reply | NotModified:
         """Send a request, and one more for each redirect, all within the time of one attempt."""
-        ends_at = monotonic() + self._config.attempt_timeout
+        left = self._config.attempt_timeout  # the same number in every attempt, so that a handle keeps its options
+        ends_at = monotonic() + left
         url = first_url
         redirected_to = None
         hops = 0
-        while (left := ends_at - monotonic()) > 0:
+        while left > 0:
             conditions = _conditional_headers(validators, redirected_to)
             is_trusted = url is first_url or redirects.is_trusted_host(first_url, url)
             response = self._send(url, conditions, left, is_trusted=is_trusted)
@@ -120,6 +121,7 @@ class Client:
             url = self._resolve_redirect(url, response, hops)
             hops += 1
             redirected_to = _digest(url) if url != first_url else None
+            left = ends_at - monotonic()
         raise NetworkError(Reason.TIMEOUT, f"{hops} redirects took all the time of an attempt")
 
     def _send(self, url: str, conditions: Mapping[str, str], seconds: float, *, is_trusted: bool) -> requests.Response:

@@ -328,7 +328,7 @@ class _Wiring:
             rate=settings.rate_limit,
             workers=self._workers,
             patience=settings.origin_patience,
-            max_pauses_seconds=2 * self._patience_seconds,  # an item that is refused alone has given up by then
+            max_pauses_seconds=2 * self._patience_seconds,  # an item that is throttled alone has given up by then
             ends_at=self.ends_at - _LAST_SECOND,
             items=self.inputs.known,
         )

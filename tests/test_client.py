@@ -32,6 +32,7 @@ from job.errors import (
 )
 from job.model import NotModified, Reply, Validators
 from job.transport import CurlAdapter
+from job.transport.handle import Handle
 
 MAX_BYTES = 100_000
 Make = Callable[..., Client]
@@ -358,6 +359,23 @@ def test_a_shortage_of_descriptors_is_a_storage_error(new_client: Make) -> None:
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert "Too many open files" in str(caught.value)
+
+
+def test_a_handle_keeps_its_options(new_client: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests to one origin set time-outs, authorities and proxy once. (Only a hook sees what libcurl is told.)."""
+    routes: list[object] = []
+    set_route = Handle._set_route  # noqa: SLF001  (see above)
+
+    def note_and_set(handle: Handle, *route: object) -> None:
+        routes.append(route)
+        set_route(handle, *route)  # type: ignore[arg-type]  # as they came
+
+    monkeypatch.setattr(Handle, "_set_route", note_and_set)
+    client = new_client()
+    with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server:
+        for _ in range(3):
+            require_reply(client.get(server.url("/br.gif"))).body.close()
+    assert len(routes) == 1
 
 
 def test_redirects_that_take_all_the_time_of_an_attempt_end_it() -> None:

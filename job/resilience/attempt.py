@@ -41,7 +41,8 @@ class Measured:
     """Wraps `get`: counts each attempt, and reports its outcome and its time, which ends with the answer's last byte.
 
     `on_attempt` takes the outcome, seconds and the size of the body in bytes. It is called in worker threads and must
-    not raise. Attempts that a full disk or the end of the run broke off are not reported: they are not the origin's.
+    not raise. Attempts that this machine broke off, by a full disk or a lack of sockets, are not reported: they are not
+    the origin's. Attempts that the end of the run broke off are, as `connection`.
     Thread-safe.
     """
 

@@ -36,11 +36,12 @@ class CircuitBreaker:
     | open      | no change: the request was  | ignored: the request was sent       | as failure                       |
     |           | sent before the outage      | before, and is tried again          |                                  |
     | half-open | of the probe: closed, all   | of the probe: open, next probe      | as failure; the next probe waits |
-    |           | resume at half the rate     | later, or given up without patience | as long as it asks for           |
+    |           | resume at half the rate     | later; given up if patience is over | as long as it asks for           |
     | given up  | no change                   | counts against its item             | as failure                       |
 
-    In half-open, attempts other than the probe count as in open. A probe that ends without any of the three (a full
-    disk, a cancelled run) leads back to open, and the next request in the queue is the probe.
+    A 429 without a time to wait is an answer unless the circuit is closed. Without patience, closed leads to given up
+    at once. In half-open, attempts other than the probe count as in open. A probe that ends without any of the three
+    (a full disk, a cancelled run) leads back to open, and the next request in the queue is the probe.
 
     Half of the failures that open it must be of different items: few items that always fail are not the origin.
     Probing ends after `patience` seconds, and before `ends_at`, when the run ends. Times are those of one monotonic

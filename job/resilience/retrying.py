@@ -90,9 +90,8 @@ class Retrying:
                 tenacity.stop_after_attempt(self._policy.max_attempts)
                 | _StopIf(_has_looked_up_enough)
                 | _StopIf(lambda state: self._would_exceed_limits(state, tries))
-                | _StopIf(
-                    lambda state: not self._may_retry(_error(state))
-                )  # last, because asking takes from the budget
+                # Last, because asking takes a retry from the budget.
+                | _StopIf(lambda state: not self._may_retry(_error(state)))
             ),
             sleep=self._sleep,
             before_sleep=lambda state: self._report(state, tries.request),
@@ -172,7 +171,7 @@ _NO_RETRIES_BELOW = 50.0
 class RetryBudget:
     """The tokens that retries of a whole run cost. Not thread-safe: the throttle's lock guards it.
 
-    A failing origin is then asked less, not more.
+    A failing origin is then asked less, not more. The throttle owns the budget, because one lock guards both.
     """
 
     def __init__(self) -> None:

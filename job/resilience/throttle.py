@@ -26,7 +26,7 @@ from job.resilience.types import (
 )
 
 _LONGEST_WAIT_SECONDS = 1.0
-"""How late an attempt may start whose wait was computed before the pause it waits for ended early."""
+"""After so long at most an attempt asks again: the pause that it waits for may have ended early."""
 _SHORT_PAUSE_SECONDS = 0.5
 """The pause after a 429 without a Retry-After."""
 _PAUSING_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
@@ -107,7 +107,7 @@ class Throttle:
         """Record how an attempt ended (None: well); return whether its failure is not counted against the item.
 
         A failure that is ignored should be tried again: all attempts wait here, for as long as it takes. Errors that
-        are not the origin's, such as a full disk, change nothing.
+        are not the origin's change nothing, such as a body that a full disk did not take.
         """
         with self._lock:
             now = self._clock()

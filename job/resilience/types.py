@@ -94,9 +94,9 @@ class ThrottleEvents:
     """Callbacks for what happens at the throttle. Called in worker threads, without the lock."""
 
     paused: Callable[[AttemptError, float], None] = ignore
-    """All requests wait, because of this answer or failure, for so many seconds at most."""
+    """All requests wait. The arguments are the answer or failure that caused it, and the longest wait in seconds."""
     resumed: Callable[[float], None] = ignore
-    """The pause is over: so many requests a second may start, and soon more."""
+    """The pause is over; the argument is the rate in requests a second, which grows from then on."""
     recovered: Callable[[], None] = ignore
     """An origin that was away has answered: the circuit is closed."""
     gave_up: Callable[[AttemptError], None] = ignore

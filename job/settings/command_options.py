@@ -121,11 +121,12 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         command = Command(words.pop(0))
     # Versions of argparse treat `--` in different ways, so argparse never sees it: all words after it are codes.
     end = words.index("--") if "--" in words else len(words)
+    verbatim = words[end + 1 :]
     # A page is printed whatever else the line holds: nobody should have to correct a line to get help with it.
     pages = [word for word in words[:end] if word in _PAGE_OPTIONS]
     if pages:
+        verbatim = []
         words = ["--version"] if set(pages) == {"--version"} else ["--help"]
-        end = 1
     namespace = argparse.Namespace(
         page="", arguments=[], all=False, every=False, verbose=False, dry_run=False, delete=False
     )
@@ -135,16 +136,10 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         _, leftover = _build_parser(command).parse_known_args([command, *words[:end]], namespace)
     except UsageError as error:
         faults += error.faults
-    codes, unknown_faults = _split_leftover(command, leftover, words[end + 1 :])
+    codes, unknown_faults = _split_leftover(command, leftover, verbatim)
+    codes = _all_codes(namespace, codes)
     faults += unknown_faults
-    codes = [*namespace.arguments, *codes]
-    if namespace.every:
-        codes.insert(0, "EVERY")
-    if namespace.all:
-        codes.insert(0, "ALL")
-    if "-" in codes and len(codes) > 1:
-        problem = "must be the only argument: codes come from standard input or from the arguments"
-        faults.append(Fault("-", None, problem))
+    faults += _stdin_faults(codes)
     return Arguments(
         command=command,
         page=namespace.page,
@@ -155,6 +150,19 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
         texts=_option_texts(command, namespace),
         faults=tuple(faults),
     )
+
+
+def _all_codes(namespace: argparse.Namespace, leftover_codes: Sequence[str]) -> list[str]:
+    """Return all codes in their order, after the sets of --all and --every."""
+    sets = {"ALL": namespace.all, "EVERY": namespace.every}
+    return [*(name for name, is_wanted in sets.items() if is_wanted), *namespace.arguments, *leftover_codes]
+
+
+def _stdin_faults(codes: Sequence[str]) -> list[Fault]:
+    if "-" not in codes or len(codes) == 1:
+        return []
+    problem = "must be the only argument: codes come from standard input or from the arguments"
+    return [Fault("-", None, problem)]
 
 
 def _split_leftover(

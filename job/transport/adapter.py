@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
-from functools import partial
 from http import HTTPStatus
 from time import monotonic
 
@@ -14,7 +13,6 @@ from requests.adapters import BaseAdapter
 from requests.utils import get_encoding_from_headers, select_proxy
 
 from job.body import Body
-from job.errors import map_exceptions
 from job.transport.handle import Handle, Route, Sockets, Timeout
 from job.transport.transfer import Transfer
 
@@ -123,8 +121,8 @@ class CurlAdapter(BaseAdapter):
         if transfer.status not in {0, HTTPStatus.OK}:
             return  # an answer without a file: its body may end as it likes
         if failure:
-            with map_exceptions({pycurl.error: partial(handle.map_error, request=request)}):
-                raise failure
+            ours = handle.map_error(failure, request)
+            raise ours from ours.__cause__ or failure
         if not transfer.status:
             raise rx.ConnectionError("the connection ended before the headers did", request=request)
 

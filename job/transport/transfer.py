@@ -46,9 +46,8 @@ class Transfer:
         self._lines = []
         if not lines:
             return None  # a blank line where the status line belongs: libcurl calls it HTTP/0.9, which is not spoken
-        status_and_phrase = (
-            lines[0].decode("latin-1").split(None, 1)[1]
-        )  # libcurl has checked that it begins with digits
+        # libcurl has checked that the status line begins with HTTP/ and three digits.
+        status_and_phrase = lines[0].decode("latin-1").split(None, 1)[1]
         if status_and_phrase < "2":
             return None  # 100 Continue, 103 Early Hints: the answer is yet to come
         self.status = int(status_and_phrase[:3])
