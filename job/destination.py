@@ -100,12 +100,13 @@ class DirectoryDestination(Destination):
     """A directory: readers see each file as soon as it is published."""
 
     def __init__(self, root: Path, scope: ManifestScope, required_free_bytes: int = 0) -> None:
-        self.storage = DirectoryStorage(root, required_free_bytes)
+        self._directory = DirectoryStorage(root, required_free_bytes)
+        self.storage = self._directory
         self.manifest = Manifest(root / OWN_DIRECTORY, root / CHECKSUMS, origin=scope.origin, shard=scope.shard)
 
     def open(self, *, accept_new_origin: bool) -> None:
         """Open the storage, then the manifest."""
-        self.storage.open()
+        self._directory.open()
         self.manifest.open(accept_new_origin=accept_new_origin)
 
     def close(self, *, publish: bool) -> bool:
@@ -113,7 +114,7 @@ class DirectoryDestination(Destination):
         del publish
         # The files before the checksums, which the manifest writes when it is closed: a power cut in between must not
         # leave a durable SHA256SUMS that lists a file whose name it took back.
-        self.storage.sync()
+        self._directory.sync()
         self.manifest.close()
         return True
 

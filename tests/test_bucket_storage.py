@@ -183,9 +183,9 @@ def test_two_pods_on_one_prefix_end_with_whole_objects(url: str, scratch: Path) 
     assert {bytes(outside(url).get(path).bytes()) for path in paths(url)} <= versions
 
 
-def test_opening_leaves_nothing(storage: BucketStorage, url: str) -> None:
+@pytest.mark.usefixtures("storage")
+def test_opening_leaves_nothing(url: str) -> None:
     """The object that proves the bucket to be writable is deleted again."""
-    storage.sync()
     assert paths(url) == []
 
 

@@ -110,8 +110,6 @@ class Script:
 
     def open(self) -> None: ...
 
-    def sync(self) -> None: ...
-
     def new_body(self) -> MemoryBody:
         return MemoryBody()
 

@@ -32,7 +32,3 @@ class Storage(Protocol):
     def is_intact(self, stored: Stored) -> bool:
         """Return whether a file is still as it was published."""
         ...
-
-    def sync(self) -> None:
-        """Make all published files durable."""
-        ...

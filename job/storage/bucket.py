@@ -84,8 +84,8 @@ class BucketStorage:
     def publish(self, body: Body, file: str, media_type: str | None) -> str:
         """Put a body into the bucket and return the object's ETag: it appears whole, or, with StorageError, not at all.
 
-        An older object of that name is replaced. All of the body is in memory meanwhile. After an error whose
-        response was lost the new object may be there nonetheless, whole.
+        The object is durable then; an older object of that name is replaced. All of the body is in memory meanwhile.
+        After an error whose response was lost the new object may be there nonetheless, whole.
         """
         body.rewind()
         with map_os_errors(self._scratch):
@@ -104,9 +104,6 @@ class BucketStorage:
         if stored.version is None:
             return False
         return self._listing.contains(stored.path, stored.bytes, stored.version)
-
-    def sync(self) -> None:
-        """Do nothing: an object is durable when its put is answered."""
 
 
 class ObjectListing:
