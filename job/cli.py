@@ -1,4 +1,8 @@
-"""The command line: runs the command that the arguments name, handles signals, returns the exit code."""
+"""The command line: runs the command that the arguments name, handles signals, returns the exit code.
+
+Each command imports what it needs when it runs: a page of help needs neither requests nor structlog, which take more
+time to import than everything else.
+"""
 
 import dataclasses
 import os
@@ -7,17 +11,18 @@ import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from job import maintenance, settings
+from job import settings
 from job.cancellation import Cancellation
-from job.demo_server import PATH, DemoServer, Faults, Request
 from job.errors import LogError, Reason, UsageError
 from job.exit_code import ExitCode, signal_exit_code
-from job.log import RunLog
 from job.progress import is_terminal
-from job.run import Run
 from job.settings import Arguments, Command, ServeOptions, SimulateOptions
-from job.simulate import Plan, simulate
+
+if TYPE_CHECKING:
+    from job.demo_server import Request
+    from job.log import RunLog
 
 _PROCESS_DESCRIPTORS = 64
 _WORKER_DESCRIPTORS = 6
@@ -51,7 +56,7 @@ def _execute(words: Sequence[str]) -> int:
         return _log_exception(error, _open_failure_log())
 
 
-def _log_exception(error: Exception, log: RunLog) -> int:
+def _log_exception(error: Exception, log: "RunLog") -> int:
     """Log an exception that no command handles; return the exit code of a failed machine, or else of a bug."""
     if isinstance(error, OSError):  # for example of a list of codes that cannot be read
         log.log_storage_error(f"this machine failed: {error}")
@@ -73,6 +78,8 @@ def _print(page: str) -> int:
 
 
 def _run(arguments: Arguments) -> int:
+    from job.run import Run  # noqa: PLC0415  (see the module's docstring)
+
     cancellation = Cancellation()
     loaded = settings.load(arguments, os.environ)
     run = Run(loaded, cancellation, sys.stdout.buffer, terminal=sys.stdout.isatty())
@@ -98,11 +105,14 @@ def _run(arguments: Arguments) -> int:
 
 def _serve(arguments: Arguments) -> int:
     """Serve until a signal arrives, which is the usual end and no failure."""
+    from job.demo_server import PATH, DemoServer, Faults  # noqa: PLC0415  (see the module's docstring)
+    from job.log import RunLog  # noqa: PLC0415  (the same)
+
     options = settings.load_options(ServeOptions, arguments)
     faults = Faults(options.delay, options.error_rate, options.retry_after, options.truncate_rate)
     log = RunLog(sys.stdout.buffer, for_people=sys.stdout.isatty())
 
-    def log_request(request: Request) -> None:
+    def log_request(request: "Request") -> None:
         fields = dataclasses.asdict(request)
         seconds = fields.pop("duration_seconds")
         log.info("request", **fields, duration_s=round(seconds, 6))
@@ -118,6 +128,8 @@ def _serve(arguments: Arguments) -> int:
 
 
 def _simulate(arguments: Arguments) -> int:
+    from job.simulate import Plan, simulate  # noqa: PLC0415  (see the module's docstring)
+
     options = settings.load_options(SimulateOptions, arguments)
     plan = Plan(options.tasks, options.workers, options.latency, options.rate)
     cancellation = Cancellation()
@@ -132,6 +144,8 @@ def _simulate(arguments: Arguments) -> int:
 
 
 def _verify(arguments: Arguments) -> int:
+    from job import maintenance  # noqa: PLC0415  (see the module's docstring)
+
     cancellation = Cancellation()
     loaded = settings.load(arguments, os.environ)
     _install_signal_handlers(cancellation)
@@ -139,6 +153,8 @@ def _verify(arguments: Arguments) -> int:
 
 
 def _roll_back(arguments: Arguments) -> int:
+    from job import maintenance  # noqa: PLC0415  (see the module's docstring)
+
     loaded = settings.load(arguments, os.environ)
     return maintenance.roll_back(loaded, _open_log(loaded))
 
@@ -183,14 +199,18 @@ def _raise_descriptor_limit(workers: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
 
 
-def _open_log(loaded: settings.Settings) -> RunLog:
+def _open_log(loaded: settings.Settings) -> "RunLog":
+    from job.log import RunLog  # noqa: PLC0415  (see the module's docstring)
+
     is_automatic = loaded.log_format is settings.LogFormat.AUTO
     for_people = sys.stdout.isatty() if is_automatic else loaded.log_format is settings.LogFormat.CONSOLE
     return RunLog(sys.stdout.buffer, level=loaded.log_level, for_people=for_people, secrets=loaded.secrets)
 
 
-def _open_failure_log() -> RunLog:
+def _open_failure_log() -> "RunLog":
     """Return a log for a command that failed before it had one: for people on a terminal, else JSON lines."""
+    from job.log import RunLog  # noqa: PLC0415  (see the module's docstring)
+
     for_people = sys.stdout.isatty() or is_terminal(sys.stderr)
     stream = sys.stderr if for_people and sys.stderr is not None else sys.stdout
     return RunLog(stream.buffer, for_people=for_people)

@@ -4,7 +4,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
 import structlog
@@ -13,7 +13,9 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 from job.errors import Fault, LogError, map_exceptions
 from job.model import Item, LogStream, Result, Status, Summary
 from job.redaction import line_redactor
-from job.resilience import RetryEvent
+
+if TYPE_CHECKING:  # importing it brings requests, which verify and serve do not need
+    from job.resilience import RetryEvent
 
 _MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _RESULT_LEVELS = {
@@ -133,7 +135,7 @@ class RunLog:
             fields["error"] = result.error
         self._log.log(_RESULT_LEVELS[result.status], "result", **fields)
 
-    def log_retry(self, code: str, retry: RetryEvent) -> None:
+    def log_retry(self, code: str, retry: "RetryEvent") -> None:
         """Write that an attempt failed and how long the item waits for the next one.
 
         The level is debug if the failure is ignored, because the line of the origin's pause has said the same.

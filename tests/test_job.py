@@ -328,6 +328,7 @@ def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
 
 NESTED = """
 import signal, sys
+import job.run
 from job import cli
 from job.cancellation import Cancellation
 
@@ -342,7 +343,8 @@ class Run:
     def execute(self):
         signal.raise_signal(signal.SIGINT)
 
-cli.Run, cli.Cancellation = Run, Interrupted
+job.run.Run = Run
+cli.Cancellation = Interrupted
 sys.exit(cli.main(["BR"]))
 """
 
@@ -559,6 +561,7 @@ def test_a_slow_faulty_origin_can_be_tried(tmp_path: Path) -> None:
 
 STUCK = """
 import sys, threading, time
+import job.run
 from job import cli
 
 class Run:
@@ -570,7 +573,7 @@ class Run:
     def execute(self):
         return 6
 
-cli.Run = Run
+job.run.Run = Run
 sys.exit(cli.main(["BR"]))
 """
 
@@ -584,6 +587,7 @@ def test_a_thread_that_cannot_be_joined_does_not_hold_the_process(tmp_path: Path
 
 LEFT_BEHIND = """
 import contextlib, sys, threading
+import job.run
 from job import cli
 from job.errors import Cancelled
 from job.log import RunLog
@@ -602,7 +606,7 @@ class Run:
     def execute(self):
         raise ZeroDivisionError
 
-cli.Run = Run
+job.run.Run = Run
 sys.exit(cli.main(["BR"]))
 """
 
@@ -615,14 +619,15 @@ def test_a_bug_ends_the_threads_of_the_run(tmp_path: Path) -> None:
 
 EARLY = """
 import os, signal, sys
+import job.log
 from job import cli
 
-class Log(cli.RunLog):
+class Log(job.log.RunLog):
     def info(self, event, **facts):
         super().info(event, **facts)
         os.kill(os.getpid(), signal.SIGTERM)  # the server runs, but the main thread does not wait for a signal yet
 
-cli.RunLog = Log
+job.log.RunLog = Log
 sys.exit(cli.main(["serve", "--port=0"]))
 """
 
@@ -695,3 +700,26 @@ def test_a_list_that_cannot_be_read_on_is_reported(tmp_path: Path) -> None:
     """A disk that fails while the codes are read is exit code 5, with the error of the system."""
     done = flagjob("--codes-file", "/proc/self/mem", cwd=tmp_path)
     assert (done.code, "Input/output error" in done.events_named("storage_error")[0]["problem"]) == (5, True)
+
+
+HEAVY = ["requests", "structlog", "prometheus_client", "tenacity", "pycurl", "http.server", "tqdm", "obstore"]
+"""Libraries that take more time to import than a page of help does to print."""
+
+
+@pytest.mark.parametrize(
+    ("argv", "needed"),
+    [(["--help"], []), (["--version"], []), (["verify", "--help"], []), (["verify"], ["structlog"])],
+    ids=" ".join,
+)
+def test_a_command_imports_only_what_it_needs(tmp_path: Path, argv: list[str], needed: list[str]) -> None:
+    """Pages of help import no library of a run, and verify none that sends requests."""
+    program = f"import sys; from job.cli import main; main({argv}); print([m for m in {HEAVY} if m in sys.modules])"
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        check=True,
+        timeout=TIMEOUT,
+    )
+    assert ended.stdout.decode().splitlines()[-1] == str(needed)

@@ -221,5 +221,5 @@ def test_a_line_is_flushed_at_once(tmp_path: Path) -> None:
 
 def test_without_a_terminal_tqdm_is_not_even_imported() -> None:
     """A run without a terminal does not pay for the import, which is a fifth of its start-up time."""
-    program = "import sys, job.cli; sys.exit('tqdm' in sys.modules)"
+    program = "import sys, job.run; sys.exit('tqdm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
