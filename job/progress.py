@@ -1,6 +1,7 @@
 """Terminal output for people: tqdm's progress bar, log lines above it, and the summary of a run in words."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from job.model import LogStream, Result, Status, Summary
@@ -49,9 +50,11 @@ class Bar:
             self._bar.update(len(results))
         except Exception:
             # tqdm takes its lock before it draws, and does not release it if drawing fails: a worker that writes a line
-            # above the bar would then wait for the lock forever. A disabled bar is not drawn again with those lines.
-            self._bar.disable = True
+            # above the bar would then wait for the lock forever. A closed bar is not drawn again with those lines, and
+            # takes no place on the terminal; it tries to draw itself once more, which fails in the same way.
             self._bar.get_lock().release()  # type: ignore[no-untyped-call]  # types-tqdm left it out
+            with suppress(Exception):
+                self._bar.close()
             raise
 
     def close(self) -> None:

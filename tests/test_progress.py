@@ -206,6 +206,9 @@ def test_a_bar_that_cannot_be_drawn_blocks_no_line() -> None:
         executor.submit(LinesAboveBar(written).write, b"BR not found\n").result(10)
         bar.close()
     assert written.getvalue() == b"BR not found\n"
+    next_out = io.StringIO()
+    Bar(1, next_out).close()
+    assert "\x1b[A" not in next_out.getvalue()  # the failed bar takes no place above it any more
 
 
 def test_a_line_is_flushed_at_once(tmp_path: Path) -> None:
