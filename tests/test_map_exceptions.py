@@ -223,6 +223,7 @@ def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
     assert {reason for reason in seen if reason not in set(Reason) and not reason.startswith("http_")} == {"image/gif"}
 
 
+@limits(deadline=None)
 @given(
     st.text() | st.text("0123456789", min_size=1, max_size=6000) | st.from_regex(r"\s*[0-9]{1,19}\s*", fullmatch=True)
 )
