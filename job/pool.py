@@ -1,10 +1,10 @@
-"""Pool: runs the download of many items on threads, with a bounded number in flight, and yields one result for each."""
+"""Pool: runs the download of many items at the same time, with a bounded number in flight, and yields their results."""
 
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
-from queue import Empty, SimpleQueue
 from threading import Event
 from time import monotonic
 
@@ -14,6 +14,8 @@ from job.model import Item, Result
 
 _POLL_SECONDS = 0.1
 """How soon the main thread notices a cancellation while no future completes."""
+_BATCH_SECONDS = 0.02
+"""How long a result may wait for others, so that they are handed over together."""
 _INTERRUPT_SECONDS = 1.0
 """How long interrupted tasks have to end before they are abandoned."""
 
@@ -21,21 +23,46 @@ _INTERRUPT_SECONDS = 1.0
 def _ignore(*_: object) -> None: ...
 
 
+def start_threads(executor: ThreadPoolExecutor, threads: int) -> None:
+    """Start all threads of an executor before its first task; raise RuntimeError if the system refuses one.
+
+    The executor starts a thread in `submit`, after it has queued the task. If the system refused that thread, the task
+    would be in the queue without a future to find it by. Here the queue holds only waits for an event.
+    """
+    all_submitted = Event()
+    try:
+        for _ in range(threads):
+            # Each wait occupies a thread, because an idle thread would keep the executor from starting another.
+            ThreadPoolExecutor.submit(executor, all_submitted.wait)
+    except RuntimeError:
+        executor.shutdown(wait=False)
+        raise
+    finally:
+        all_submitted.set()
+
+
+def thread_pool(workers: int) -> Executor:
+    """Return a ThreadPoolExecutor with all of its threads started; raise RuntimeError if the system refuses one."""
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="flagjob")
+    start_threads(executor, workers)
+    return executor
+
+
 @dataclass(slots=True)
 class Pool:
-    """Runs `task` on each item, each in a future of its own, on at most `workers` threads.
+    """Runs `task` on each item, each in a future of its own, at most `workers` of them at the same time.
 
     The futures are in a dict from future to item, like `to_do_map` in *Fluent Python*, for two reasons: a future that
     is cancelled before it runs has no result that could name its item, and a dict keeps the order of submission.
-    The dict is a window of the list: it holds at most twice as many items as there are workers, one half running and
-    one half waiting, so that no worker waits for the main thread, and memory does not grow with the list.
+    The dict is a window of the list, so that memory does not grow with the list: beside the items that run it holds
+    as many that wait, and two batches at least, so that no worker waits for the main thread.
 
-    All methods run on one thread (the main thread); workers only run `task` and put completed futures into a queue.
-    `pending` may be read on any thread.
+    All methods run on one thread (the main thread); workers only run `task` and note completed futures.
+    `pending` and `active` may be read on any thread.
     """
 
     task: Callable[[Item], Result]
-    """Called on a worker thread. What it raises is raised by `results`."""
+    """Called by the executor. What it raises is raised by `results`."""
     cancelled: Callable[[Item], Result]
     """Returns the result of an item that was never started, or was abandoned."""
     workers: int
@@ -44,6 +71,12 @@ class Pool:
     """Returns how long running items may take to end by themselves; called after a cancellation."""
     interrupt: Callable[[], None]
     """Breaks off the items that are still running after that time."""
+    new_executor: Callable[[int], Executor] = thread_pool
+    """Returns an executor that runs as many tasks at the same time as there are workers; may raise RuntimeError."""
+    max_batch: int = 64
+    """The most results that are handed over together."""
+    singly: int = 0
+    """How many results are handed over one by one before the first batch: what fails for all items is noticed soon."""
     as_submitted: bool = False
     """Yield results in the order of the items, like `executor.map`, instead of as they complete."""
     on_shortage: Callable[[str], None] = _ignore
@@ -55,60 +88,93 @@ class Pool:
     abandoned: int = 0
     """The number of items that were still running when they were given up."""
     _to_do: dict["Future[Result]", Item] = field(default_factory=dict)
-    _completed: "SimpleQueue[Future[Result]]" = field(default_factory=SimpleQueue)
+    _completed: "deque[Future[Result]]" = field(default_factory=deque)
+    """Futures in the order of their completion, which the main thread has not seen yet."""
+    _seen: int = 0
+    """The number of futures that the main thread has seen complete."""
+    _unseen: int = 0
+    """The number of futures that the main thread has not seen complete, those in `_completed` included."""
+    _wake_at: int = 1
+    """How many completed futures wake the main thread."""
+    _is_wake_due: Event = field(default_factory=Event)
+
+    @property
+    def active(self) -> int:
+        """Return how many items run."""
+        return max(min(self._unfinished, self.workers), 0)
 
     @property
     def pending(self) -> int:
         """Return how many items of the window wait for a worker."""
-        return max(len(self._to_do) - self.workers, 0)
+        return max(self._unfinished - self.workers, 0)
 
-    def results(self, items: Iterable[Item]) -> Generator[Result, None, None]:
-        """Yield exactly one result for each item, also after a cancellation, which cancels what was not started."""
+    @property
+    def _unfinished(self) -> int:
+        return self._unseen - len(self._completed)
+
+    @property
+    def _batch_size(self) -> int:
+        return 1 if self._seen < self.singly else self.max_batch
+
+    def results(self, items: Iterable[Item | None]) -> Generator[list[Result], None, None]:
+        """Yield batches with exactly one result for each item; a cancellation cancels what was not started.
+
+        A None among the items means that the source has nothing at the moment, and has waited for a while: results
+        that have come meanwhile are yielded before it is asked again.
+        """
         source = iter(items)
-        executor = ThreadPoolExecutor(self.workers, thread_name_prefix="flagjob")
+        executor = self._start_executor()
         try:
-            self._start_threads(executor)
-            self._fill_window(executor, source)
-            while self._to_do and not self.cancellation.reason:
-                yield from self._next_results()
-                self._fill_window(executor, source)
+            if executor:
+                yield from self._run(executor, source)
             yield from self._drain()
-            yield from map(self.cancelled, source)
+            yield from self._batches(self.cancelled(item) for item in source if item is not None)
         except BaseException:
             # A task raised, or the consumer closed this generator: nobody takes the other results any more.
             self._abort()
             raise
         finally:
             # Do not wait: every thread that could end has ended, and an abandoned one may never end.
-            executor.shutdown(wait=False, cancel_futures=True)
+            if executor:
+                executor.shutdown(wait=False, cancel_futures=True)
 
-    def _start_threads(self, executor: ThreadPoolExecutor) -> None:
-        """Start all worker threads before the first item is submitted.
-
-        The executor starts a thread in `submit`, after it has queued the item. If the system refused that thread, the
-        item would be in the queue without a future to find it by. Here the queue holds only waits for an event.
-        """
-        all_submitted = Event()
+    def _start_executor(self) -> Executor | None:
+        """Return an executor that is ready; without its threads the run is cancelled, and there is none."""
         try:
-            for _ in range(self.workers):
-                # Each wait occupies a thread, because an idle thread would keep the executor from starting another.
-                executor.submit(all_submitted.wait)
+            return self.new_executor(self.workers)
         except RuntimeError as error:
             self.cancellation.request(Reason.STORAGE)
             self.on_shortage(f"this machine does not allow {self.workers} threads: {error}")
-        finally:
-            all_submitted.set()
+            return None
 
-    def _fill_window(self, executor: ThreadPoolExecutor, source: Iterator[Item]) -> None:
-        """Submit items until the window is full: one for each worker, and as many waiting."""
-        if self.cancellation.reason:
-            return
-        for item in islice(source, 2 * self.workers - len(self._to_do)):
+    def _run(self, executor: Executor, source: Iterator[Item | None]) -> Iterator[list[Result]]:
+        """Yield the results of all items as they come, until the source ends or the run is cancelled."""
+        while not self.cancellation.reason:
+            has_waited = self._fill_window(executor, source)
+            if not self._to_do and not has_waited:
+                return
+            batch = self._next_batch(0.0 if has_waited else _POLL_SECONDS)
+            if batch:
+                yield batch
+
+    def _fill_window(self, executor: Executor, source: Iterator[Item | None]) -> bool:
+        """Submit items until the window is full or the source ends; return True if the source has nothing yet."""
+        window = self.workers + max(self.workers, 2 * self._batch_size)
+        while len(self._to_do) < window and not self.cancellation.reason:
+            try:
+                item = next(source)
+            except StopIteration:
+                return False
+            if item is None:
+                return True
             future = executor.submit(self._run_unless_cancelled, item)
-            # Only this thread reads the dict and the queue, so a worker may complete the future before the next lines.
+            # Only this thread reads the dict, so the future may complete before the next lines. It is counted before
+            # its callback is there, so that no thread sees more completed futures than there are.
             self._to_do[future] = item
-            future.add_done_callback(self._completed.put)
+            self._unseen += 1
+            future.add_done_callback(self._note_completed)
             self.on_scheduled(item, future)
+        return False
 
     def _run_unless_cancelled(self, item: Item) -> Result:
         """Run the task on a worker, unless the run was cancelled while the item waited.
@@ -117,24 +183,61 @@ class Pool:
         """
         return self.cancelled(item) if self.cancellation.reason else self.task(item)
 
-    def _next_results(self) -> Iterator[Result]:
-        """Wait until a future completes, for at most as long as a cancellation may go unnoticed; yield what is due."""
-        try:
-            future = self._completed.get(timeout=_POLL_SECONDS)
-        except Empty:
-            return
-        if not self.as_submitted:
-            yield self._take_result(future)
-            return
-        # The dict keeps the order of submission: yield its head for as long as the head is done. A completed future
-        # behind an unfinished head stays in the dict, so that the window does not grow while the head is slow.
-        while self._to_do:
-            head = next(iter(self._to_do))
-            if not head.done():
-                return
-            yield self._take_result(head)
+    def _note_completed(self, future: "Future[Result]") -> None:
+        """Hand a completed future to the main thread, and wake that if enough of them have come. Any thread calls it.
 
-    def _drain(self) -> Iterator[Result]:
+        A thread that is woken for each future takes the interpreter's lock from the workers each time, and loses it
+        to them each time: with thirty workers it then becomes the bottleneck.
+        """
+        self._completed.append(future)
+        # First append, then compare; the main thread first sets the number, then counts: one of the two always sees
+        # what the other has done, so that no wake-up is lost.
+        if len(self._completed) >= self._wake_at and not self._is_wake_due.is_set():
+            self._is_wake_due.set()
+
+    def _next_batch(self, seconds: float) -> list[Result]:
+        """Wait until a future completes, for `seconds` at most, and a moment for more of them; take what is due."""
+        if seconds and not self._is_head_done():
+            self._wait_for(1, seconds)
+            if self._completed:
+                self._wait_for(min(self._batch_size, self._unseen), _BATCH_SECONDS)
+        return self._take_submitted() if self.as_submitted else self._take_completed()
+
+    def _wait_for(self, futures: int, seconds: float) -> None:
+        """Wait until so many futures have completed, for `seconds` at most."""
+        self._is_wake_due.clear()
+        self._wake_at = futures
+        if len(self._completed) < futures:
+            self._is_wake_due.wait(seconds)
+
+    def _take_completed(self) -> list[Result]:
+        """Take the futures that completed first, one batch of them."""
+        number = min(len(self._completed), self._batch_size)
+        return [self._take_result(self._see_completed()) for _ in range(number)]
+
+    def _take_submitted(self) -> list[Result]:
+        """Take the futures that were submitted first, as far as they are done, one batch of them.
+
+        A completed future behind an unfinished one stays in the dict, so that the window does not grow meanwhile.
+        """
+        while self._completed:
+            self._see_completed()
+        batch: list[Result] = []
+        while self._is_head_done() and len(batch) < self._batch_size:
+            batch.append(self._take_result(next(iter(self._to_do))))
+        return batch
+
+    def _is_head_done(self) -> bool:
+        """Return whether results are ordered, and the next one in this order is there."""
+        return self.as_submitted and bool(self._to_do) and next(iter(self._to_do)).done()
+
+    def _see_completed(self) -> "Future[Result]":
+        future = self._completed.popleft()
+        self._unseen -= 1
+        self._seen += 1
+        return future
+
+    def _drain(self) -> Iterator[list[Result]]:
         """Yield the results of the window after a cancellation, in steps that get harder; without one it is empty."""
         # 1. Cancel what waits. An item that a worker takes between these two lines counts as not started, rightly:
         #    the worker sees the cancellation and returns at once.
@@ -144,14 +247,14 @@ class Pool:
         if self.cancellation.reason:
             self.on_drain(in_flight, len(self._to_do) - in_flight)
         # 2. Let the items in flight end by themselves.
-        yield from self._results_within(self.drain_seconds())
+        yield from self._batches_within(self.drain_seconds())
         # 3. Break off the rest, whose results still count.
         if self._to_do:
             self.interrupt()
-        yield from self._results_within(_INTERRUPT_SECONDS)
+        yield from self._batches_within(_INTERRUPT_SECONDS)
         # 4. Abandon what even that does not end, such as a name look-up.
-        for future in list(self._to_do):
-            yield self._take_result(future)
+        yield from self._batches(self._take_result(future) for future in list(self._to_do))
+        self._unseen = 0
 
     def _abort(self) -> None:
         """End the items of the window without their results."""
@@ -161,10 +264,18 @@ class Pool:
         self.interrupt()
         self.abandoned += len(wait(running, _INTERRUPT_SECONDS).not_done)
 
-    def _results_within(self, seconds: float) -> Iterator[Result]:
+    def _batches_within(self, seconds: float) -> Iterator[list[Result]]:
         until = monotonic() + seconds
         while self._to_do and monotonic() < until:
-            yield from self._next_results()
+            batch = self._next_batch(_POLL_SECONDS)
+            if batch:
+                yield batch
+
+    def _batches(self, results: Iterable[Result]) -> Iterator[list[Result]]:
+        """Yield results in batches; the last one may be smaller."""
+        source = iter(results)
+        while batch := list(islice(source, self._batch_size)):
+            yield batch
 
     def _take_result(self, future: "Future[Result]") -> Result:
         """Remove a future from the window and return its result; a future that is not done is abandoned."""

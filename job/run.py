@@ -43,6 +43,7 @@ from job.settings import Executor, NewOrigin, Order, Publish, Settings
 from job.transport import CurlAdapter
 
 _CUTOFF_ITEMS = 100
+"""The run ends if so many items, or twice as many as there are workers, all fail in the same way from the start."""
 _LAST_SECOND = 1.0
 """A worker that waits for an origin until the run's deadline gives up this much earlier, so that it can report why."""
 _HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
@@ -129,7 +130,7 @@ class Run:
         wiring = _Wiring(self._settings, self._cancellation, self._reporting, self._ends_at, inputs)
         pool = wiring.pool(destination, self._stack, self._end_for_storage)
         self._pool = pool
-        cutoff = RepeatedFailureCutoff(max(_CUTOFF_ITEMS, 2 * pool.workers))
+        cutoff = RepeatedFailureCutoff(pool.singly)
         consumers: list[Consumer] = [
             self._count,
             self._reporting.report,
@@ -138,10 +139,10 @@ class Run:
         ]
         self._reporting.report_start(inputs, pool.workers, lambda: pool.pending)
         items = self._reporting.count_selected(self._until_unreadable(inputs.items))
-        with self._reporting.progress_bar(inputs.known), closing(pool.results(items)) as results:
-            for result in results:
+        with self._reporting.progress_bar(inputs.known), closing(pool.results(items)) as batches:
+            for results in batches:
                 for consume in consumers:
-                    consume([result])
+                    consume(results)
         is_published = self._close(destination)
         changes = destination.manifest.counts
         code = self._exit_code(changes)
@@ -270,6 +271,7 @@ class _Wiring:
             cancellation=self.cancellation,
             drain_seconds=self._drain_seconds,
             interrupt=adapter.interrupt,
+            singly=max(_CUTOFF_ITEMS, 2 * self._workers),
             as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
             on_shortage=on_shortage,
             on_drain=self._report_interruption,

@@ -2,6 +2,7 @@
 
 import heapq
 from dataclasses import dataclass, field
+from itertools import chain
 from threading import Lock
 from time import monotonic, strftime
 from typing import TextIO
@@ -98,7 +99,8 @@ def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
     )
     timeline.show(f"{plan.tasks} tasks on {plan.workers} workers: expected {plan.expected_seconds():.2f}s")
     done = 0
-    for result in pool.results(WorkItem(str(task), "", "") for task in range(plan.tasks)):
+    batches = pool.results(WorkItem(str(task), "", "") for task in range(plan.tasks))
+    for result in chain.from_iterable(batches):
         show(f"result {result.code}: {result.status}")
         if result.status is Status.OK:
             done += 1

@@ -1,8 +1,9 @@
 """The pool: one result for each item, a bounded number in flight, and a prompt end after every cancellation."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import closing
 
 import pytest
 
@@ -33,21 +34,29 @@ def make(
         cancellation=cancellation,
         drain_seconds=lambda: BOUND,
         interrupt=lambda: None,
+        max_batch=1,
     )
     for name, value in more.items():
         setattr(pool, name, value)
     return pool
 
 
+def each(pool: Pool, items: Iterable[Item | None]) -> Generator[Result, None, None]:
+    """Yield the results of a pool one by one."""
+    with closing(pool.results(items)) as batches:
+        for batch in batches:
+            yield from batch
+
+
 def test_every_item_has_exactly_one_result() -> None:
     """A thousand items have a thousand results, one for each."""
-    results = [result.code for result in make(ok).results(map(item, range(1000)))]
+    results = [result.code for result in each(make(ok), map(item, range(1000)))]
     assert sorted(results) == sorted(f"C{n}" for n in range(1000))
 
 
 def test_no_items_have_no_results() -> None:
     """An empty source ends at once."""
-    assert list(make(ok).results([])) == []
+    assert list(each(make(ok), [])) == []
 
 
 def test_at_most_workers_run_at_once() -> None:
@@ -66,7 +75,7 @@ def test_at_most_workers_run_at_once() -> None:
             now.pop()
         return ok(item)
 
-    assert len(list(make(task, workers=4).results(map(item, range(40))))) == 40
+    assert len(list(each(make(task, workers=4), map(item, range(40))))) == 40
     assert max(most) == 4
 
 
@@ -79,10 +88,74 @@ def test_the_source_is_read_no_further_than_the_window() -> None:
             taken.append(number)
             yield item(number)
 
-    results = make(ok, workers=5).results(source())
+    results = each(make(ok, workers=5), source())
     next(results)
     assert len(taken) <= 11
     assert len(list(results)) == 99
+
+
+def test_results_that_come_fast_are_handed_over_in_batches() -> None:
+    """What completes while the last batch is consumed is the next batch, up to its limit; no result is lost."""
+    done: list[str] = []
+    all_done = threading.Event()
+
+    def task(item: Item) -> Result:
+        done.append(item.code)
+        if len(done) == 20:
+            all_done.set()
+        return ok(item)
+
+    batches = make(task, workers=4, max_batch=8).results(map(item, range(20)))
+    first = next(batches)
+    assert all_done.wait(BOUND)  # the window holds all twenty: four that run, sixteen that wait
+    second = next(batches)
+    rest = list(batches)
+    assert len(second) == min(8, 20 - len(first))
+    assert sorted(result.code for batch in [first, second, *rest] for result in batch) == sorted(done)
+    assert max(map(len, [first, second, *rest])) <= 8
+
+
+def test_the_first_results_are_handed_over_one_by_one_on_request() -> None:
+    """Who must notice at once what all items have in common gets the first results singly, and batches after that."""
+    done: list[str] = []
+    all_done = threading.Event()
+
+    def task(item: Item) -> Result:
+        done.append(item.code)
+        if len(done) == 8:  # the window while results come singly: four that run, four that wait
+            all_done.set()
+        return ok(item)
+
+    batches = make(task, workers=4, max_batch=8, singly=3).results(map(item, range(40)))
+    first = next(batches)
+    assert all_done.wait(BOUND)
+    sizes = [len(first), *map(len, batches)]
+    assert (sizes[:3], max(sizes) > 1, sum(sizes)) == ([1, 1, 1], True, 40)
+
+
+@pytest.mark.parametrize("as_submitted", [True, False])
+def test_a_source_that_has_nothing_yet_delays_no_result(*, as_submitted: bool) -> None:
+    """A result is yielded while the source waits for its next item, and the run goes on when that comes."""
+    seen: list[str] = []
+
+    def source() -> Iterator[WorkItem | None]:
+        yield item(0)
+        while not seen:
+            yield None
+        yield None
+        yield item(1)
+
+    for result in each(make(ok, as_submitted=as_submitted), source()):
+        seen.append(result.code)
+    assert seen == ["C0", "C1"]
+
+
+def test_a_source_that_has_nothing_yet_has_no_result() -> None:
+    """After a cancellation only items are cancelled, not the pauses between them."""
+    cancellation = Cancellation()
+    cancellation.request(Reason.SIGNAL)
+    results = list(each(make(ok, cancellation=cancellation), [item(0), None, item(1)]))
+    assert [result.code for result in results] == ["C0", "C1"]
 
 
 def test_results_come_as_completed() -> None:
@@ -95,7 +168,7 @@ def test_results_come_as_completed() -> None:
         return ok(item)
 
     codes = []
-    for result in make(task).results(map(item, range(6))):
+    for result in each(make(task), map(item, range(6))):
         codes.append(result.code)
         if len(codes) == 5:
             release.set()
@@ -119,7 +192,7 @@ def test_results_come_as_submitted_on_request() -> None:
             release.wait(BOUND)
         return ok(item)
 
-    results = make(task, as_submitted=True).results(source())
+    results = each(make(task, as_submitted=True), source())
     assert next(results).code == "C0"
     assert len(taken) <= 7
     assert [result.code for result in results] == [f"C{n}" for n in range(1, 50)]
@@ -143,7 +216,7 @@ def test_a_cancellation_cancels_items_that_were_not_started() -> None:
 
     signal = threading.Thread(target=when_three_run)
     signal.start()
-    results = {result.code: result for result in make(task, cancellation=cancellation).results(map(item, range(20)))}
+    results = {result.code: result for result in each(make(task, cancellation=cancellation), map(item, range(20)))}
     signal.join()
     ended = {code for code, result in results.items() if result.status is Status.OK}
     assert ended == {"C0", "C1", "C2"}
@@ -162,7 +235,7 @@ def test_items_that_do_not_end_in_time_are_interrupted() -> None:
         return Result(Status.CANCELLED, None, item.code, attempts=1)
 
     pool = make(task, cancellation=cancellation, drain_seconds=lambda: 0.0, interrupt=broken.set)
-    assert [result.attempts for result in pool.results([item(0)])] == [1]
+    assert [result.attempts for result in each(pool, [item(0)])] == [1]
     assert pool.abandoned == 0
 
 
@@ -177,7 +250,7 @@ def test_an_item_that_cannot_be_interrupted_is_abandoned() -> None:
         return ok(item)
 
     pool = make(task, cancellation=cancellation, drain_seconds=lambda: 0.0)
-    results = list(pool.results([item(0)]))
+    results = list(each(pool, [item(0)]))
     release.set()
     assert [result.status for result in results] == [Status.CANCELLED]
     assert pool.abandoned == 1
@@ -193,7 +266,7 @@ def test_a_run_that_is_cancelled_before_its_start_runs_no_task() -> None:
         return ok(item)
 
     cancellation.request(Reason.DEADLINE)
-    results = list(make(task, cancellation=cancellation).results(map(item, range(5))))
+    results = list(each(make(task, cancellation=cancellation), map(item, range(5))))
     assert {(result.status, result.reason) for result in results} == {(Status.CANCELLED, Reason.DEADLINE)}
     assert (len(results), called) == (5, [])
 
@@ -209,7 +282,7 @@ def test_hooks_get_each_future_when_scheduled_and_when_done() -> None:
     def on_done(item: Item, future: "Future[Result]") -> None:
         done.append(f"{item.code} {future.done()}")
 
-    list(make(ok, workers=1, on_scheduled=on_scheduled, on_done=on_done).results(map(item, range(3))))
+    list(each(make(ok, workers=1, on_scheduled=on_scheduled, on_done=on_done), map(item, range(3))))
     assert scheduled == done == ["C0 True", "C1 True", "C2 True"]
 
 
@@ -232,7 +305,7 @@ def test_pending_counts_items_that_wait_for_a_worker() -> None:
 
     pool = make(task, workers=5)
     before = pool.pending
-    assert len(list(pool.results(source()))) == 20
+    assert len(list(each(pool, source()))) == 20
     assert (before, max(seen[:10]), pool.pending) == (0, 4, 0)
 
 
@@ -243,7 +316,7 @@ def test_a_bug_in_the_task_is_not_swallowed() -> None:
         raise LookupError(item.code)
 
     with pytest.raises(LookupError, match="C0"):
-        list(make(task, workers=1).results(map(item, range(9))))
+        list(each(make(task, workers=1), map(item, range(9))))
 
 
 @pytest.mark.parametrize("stuck", [True, False])
@@ -259,7 +332,7 @@ def test_closing_the_results_early_ends_the_pool(*, stuck: bool) -> None:
         return ok(item)
 
     pool = make(task, workers=2, interrupt=lambda: None if stuck else release.set())
-    results = pool.results(map(item, range(100)))
+    results = each(pool, map(item, range(100)))
     assert next(results).code == "C0"
     results.close()
     assert (pool.abandoned > 0) is stuck
@@ -296,7 +369,7 @@ def test_too_few_threads_cancel_the_run_before_any_task(monkeypatch: pytest.Monk
         done.append(item)
         return ok(item)
 
-    results = list(make(task, workers=5, cancellation=cancellation, on_shortage=short).results(map(item, range(20))))
+    results = list(each(make(task, workers=5, cancellation=cancellation, on_shortage=short), map(item, range(20))))
     assert [(result.status, result.reason) for result in results] == [(Status.CANCELLED, Reason.STORAGE)] * 20
     assert problems == ["this machine does not allow 5 threads: can't start new thread"]
     assert done == []
@@ -323,7 +396,7 @@ def test_a_cancellation_reports_items_in_flight_and_not_started() -> None:
         cancellation.request(Reason.SIGNAL)
 
     threading.Thread(target=interrupt_soon).start()
-    results = list(make(task, cancellation=cancellation, on_drain=on_drain).results(map(item, range(9))))
+    results = list(each(make(task, cancellation=cancellation, on_drain=on_drain), map(item, range(9))))
     assert [result.status for result in results].count(Status.OK) == 3
     assert counts == [(3, 3)]
 
@@ -331,5 +404,5 @@ def test_a_cancellation_reports_items_in_flight_and_not_started() -> None:
 def test_a_run_that_ends_by_itself_does_not_drain() -> None:
     """`on_drain` is not called unless the run was cancelled."""
     calls: list[tuple[int, int]] = []
-    list(make(ok, on_drain=lambda *counts: calls.append(counts)).results(map(item, range(9))))
+    list(each(make(ok, on_drain=lambda *counts: calls.append(counts)), map(item, range(9))))
     assert calls == []
