@@ -27,7 +27,7 @@ from scripted import Answer, Drip, Hold, Raw, Request, ScriptedServer, Stall, St
 
 from job.body import Body
 from job.transport import CurlAdapter, NameResolutionError, TooLargeError, exception_for
-from job.transport.handle import Handle, Sockets, Timeout
+from job.transport.handle import BlockingTransfers, Handle, Timeout
 from job.transport.transfer import Transfer
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -349,8 +349,8 @@ def test_a_bad_url_is_an_invalid_url(client: Client) -> None:
 # Connections
 
 
-def test_a_thread_reuses_its_connection(client: Client) -> None:
-    """Requests of one thread share a connection, whatever small answers come between them."""
+def test_requests_in_turn_share_a_connection(client: Client) -> None:
+    """Requests one after the other share a connection, whatever small answers come between them."""
     script: dict[str, Step] = {"/cn": Answer(body=b"flag")}
     script |= {f"/{status}": Answer(status) for status in (204, 302, 304)}
     script |= {f"/{status}": Answer(status, body=b"sorry") for status in (206, 404, 500, 600, 999)}
@@ -360,7 +360,16 @@ def test_a_thread_reuses_its_connection(client: Client) -> None:
     assert server.connections == 1
 
 
-def test_each_thread_has_its_own_connection() -> None:
+def test_threads_share_idle_connections(client: Client) -> None:
+    """Requests of eight threads, one after the other, share a connection."""
+    with ScriptedServer({"/cn": Answer(body=b"flag")}) as server:
+        for _ in range(8):
+            with ThreadPoolExecutor(1) as pool:
+                assert pool.submit(client.get, server.url("/cn")).result(10).content == b"flag"
+    assert server.connections == 1
+
+
+def test_each_concurrent_request_has_its_own_connection() -> None:
     """Eight threads that send concurrently use eight connections for 80 requests."""
     together = threading.Barrier(8)
 
@@ -881,7 +890,7 @@ def test_a_shortage_of_descriptors_is_an_os_error(client: Client, host: str) -> 
 
 def test_an_unsupported_address_is_no_shortage() -> None:
     """A socket refused for another reason, as without IPv6, is an address that cannot be reached."""
-    handle = Handle(Sockets(), 1)
+    handle = Handle(BlockingTransfers(), 1)
     address = pycurl.CurlSockAddr(family=9999, socktype=socket.SOCK_STREAM, protocol=0, addr=("127.0.0.1", 9))
     assert handle._open_socket(0, address) == pycurl.SOCKET_BAD  # noqa: SLF001  (libcurl calls it)
     assert handle._shortage is None  # noqa: SLF001  (what a transfer would raise)
@@ -938,10 +947,10 @@ def test_no_request_starts_after_interrupt(client: Client) -> None:
 
 def test_no_socket_opens_after_interrupt() -> None:
     """A transfer that began just before `interrupt` gets no socket after it."""
-    sockets = Sockets()
-    sockets.interrupt()
+    transfers = BlockingTransfers()
+    transfers.interrupt()
     address = pycurl.CurlSockAddr(family=socket.AF_INET, socktype=socket.SOCK_STREAM, protocol=0, addr=("127.0.0.1", 9))
-    assert sockets.open(address) == pycurl.SOCKET_BAD
+    assert transfers.open_socket(address) == pycurl.SOCKET_BAD
 
 
 def test_close_ends_a_running_transfer(client: Client) -> None:
@@ -958,8 +967,8 @@ def test_close_ends_a_running_transfer(client: Client) -> None:
 
 
 @row(51)
-def test_close_leaves_a_handle_in_use_to_its_thread() -> None:
-    """`close` leaves a handle whose callback runs to its own thread, and does not wait for it."""
+def test_close_leaves_a_handle_in_use_to_its_transfer() -> None:
+    """`close` leaves a handle whose callback runs to the end of its transfer, and does not wait for it."""
     entered, release = threading.Event(), threading.Event()
 
     class SlowBody(ObservedBody):
@@ -1001,6 +1010,55 @@ def test_close_is_safe_at_any_moment() -> None:
                 ended = [pool.submit(repeat, client, server.url("/cn"), served) for _ in range(4)]
                 assert served.wait(10)
             assert {type(end.result(10)) for end in ended} == {rx.ConnectionError}
+
+
+class OneThread:
+    """Performs every transfer on one thread, as a CurlMulti does; libcurl closes the sockets itself."""
+
+    close_socket = None
+
+    def __init__(self) -> None:
+        self._blocking = BlockingTransfers()
+        self._pool = ThreadPoolExecutor(1)
+        self.threads: set[int] = set()
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Return whether `interrupt` was called."""
+        return self._blocking.is_interrupted
+
+    def open_socket(self, address: pycurl.CurlSockAddr) -> int:
+        """Return a new socket."""
+        return self._blocking.open_socket(address)
+
+    def perform(self, curl: pycurl.Curl) -> None:
+        """Wait until the thread has performed the transfer."""
+        self._pool.submit(self._perform, curl).result(10)
+
+    def interrupt(self) -> None:
+        """Refuse new sockets; wait for the transfers under way."""
+        self._blocking.is_interrupted = True
+        self._pool.shutdown()
+
+    def _perform(self, curl: pycurl.Curl) -> None:
+        self.threads.add(threading.get_ident())
+        curl.perform()
+
+
+def test_another_thread_may_perform_the_transfers() -> None:
+    """What performs transfers can be handed in; many threads send, one performs, and libcurl closes the sockets."""
+    before = open_descriptors()
+    transfers = OneThread()
+    adapter = CurlAdapter(new_body=ObservedBody, max_bytes=100, transfers=transfers)
+    with ScriptedServer({"/cn": Answer(body=b"flag")}) as server, ThreadPoolExecutor(8) as pool:
+        request = requests.Request("GET", server.url("/cn")).prepare()
+        responses = list(pool.map(lambda _: adapter.send(request), range(80)))
+        adapter.close()
+        with pytest.raises(rx.ConnectionError, match="interrupted"):
+            adapter.send(request)
+    assert {response.content for response in responses} == {b"flag"}
+    assert (len(transfers.threads), server.connections <= 8) == (1, True)
+    assert open_descriptors() == before
 
 
 # The mapping of libcurl's errors

@@ -1,4 +1,4 @@
-"""The transport: a requests adapter over libcurl, with an easy handle and its connections for each worker thread."""
+"""The transport: a requests adapter over libcurl, with easy handles that keep their connections between requests."""
 
 from job.transport.adapter import CurlAdapter
 from job.transport.handle import (

@@ -1,6 +1,6 @@
 """The adapter that requests calls: a GET request in, a Response with its body out, sent by libcurl."""
 
-import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from http import HTTPStatus
@@ -13,7 +13,7 @@ from requests.adapters import BaseAdapter
 from requests.utils import get_encoding_from_headers, select_proxy
 
 from job.body import Body
-from job.transport.handle import Handle, Route, Sockets, Timeout
+from job.transport.handle import BlockingTransfers, Handle, Route, Timeout, Transfers
 from job.transport.transfer import Transfer
 
 _ADDED_BY_LIBCURL = ("Accept", "User-Agent", "Authorization")
@@ -26,20 +26,20 @@ class CurlAdapter(BaseAdapter):
     `new_body` makes the body of a 200, which is written to as it arrives: `response.raw` is that body, rewound, and
     closing it is the caller's. A body is closed when its transfer fails. Bodies of other answers are dropped: those are
     their status and headers, however their bodies end. Memory per transfer does not depend on what is sent. `max_bytes`
-    caps a body.
+    caps a body. `transfers` performs the transfers: None means in the thread that calls `send`, which blocks.
 
-    `send` may be called from any number of threads: each has a handle, and so connections, of its own. `interrupt` and
-    `close` may be called from any thread. The list of handles needs no lock: appending is atomic, and a handle that is
-    appended while `close` walks the list is closed by its own thread, at the end of `send`.
+    All methods may be called from any number of threads, and no lock is held while a transfer is under way. A transfer
+    takes an idle handle, or makes one, and gives it back at its end: there are as many handles, and about as many
+    connections, as there were transfers at the same time.
     """
 
-    def __init__(self, *, new_body: Callable[[], Body], max_bytes: int) -> None:
+    def __init__(self, *, new_body: Callable[[], Body], max_bytes: int, transfers: Transfers | None = None) -> None:
         super().__init__()
         self._new_body = new_body
         self._max_bytes = max_bytes
-        self._sockets = Sockets()
-        self._local = threading.local()
-        self._handles: list[Handle] = []
+        self._transfers = BlockingTransfers() if transfers is None else transfers
+        self._idle: deque[Handle] = deque()
+        """Handles without a transfer. Who pops one owns it; `append` and `pop` are atomic, so no lock is needed."""
 
     def send(  # type: ignore[override]  # noqa: PLR0913  (requests' own parameters; it passes them by name)
         self,
@@ -65,21 +65,16 @@ class CurlAdapter(BaseAdapter):
         proxy = select_proxy(url, proxies) if proxies else None
         route = (timeout, verify, proxy or "")
         transfer = Transfer(self._new_body, self._max_bytes)
-        handle = self._handle()
+        handle = self._take_handle()
         began = monotonic()
         try:
-            with handle.in_use:
-                self._perform(handle, request, route, transfer)
+            self._perform(handle, request, route, transfer)
             response = self._response(request, transfer)
         except BaseException:
             transfer.discard()
             raise
         finally:
-            # `close` sets the flag before it looks for idle handles. A transfer that `close` found in use, or whose
-            # handle it did not find yet, sees the flag here after it let go of the handle: one of the two closes it.
-            # A handle that `close` closes just before its transfer begins makes that fail, and the flag says why.
-            if self._sockets.is_interrupted:
-                handle.close_if_idle()
+            self._give_back(handle)
         response.elapsed = timedelta(seconds=monotonic() - began)
         return response
 
@@ -88,24 +83,41 @@ class CurlAdapter(BaseAdapter):
 
         A transfer that still waits for a name server ends when that answers or the connect time-out passes.
         """
-        self._sockets.interrupt()
+        self._transfers.interrupt()
 
     def close(self) -> None:
-        """Interrupt, and close all handles; a handle in use is closed by its own thread as it returns."""
+        """Interrupt, and close all handles; a handle in use is closed as its transfer returns."""
         self.interrupt()
-        for handle in self._handles:
-            handle.close_if_idle()
+        self._close_idle()
 
-    def _handle(self) -> Handle:
-        """Return this thread's handle, unless no transfer may start any more."""
-        if self._sockets.is_interrupted:
+    def _take_handle(self) -> Handle:
+        """Return a handle that nobody else has, unless no transfer may start any more."""
+        if self._transfers.is_interrupted:
             raise rx.ConnectionError(_INTERRUPTED)
-        handle: Handle | None = getattr(self._local, "handle", None)
-        if handle is None:
-            handle = Handle(self._sockets, self._max_bytes)
-            self._local.handle = handle
-            self._handles.append(handle)
-        return handle
+        try:
+            return self._idle.pop()  # the one that was given back last: its connection is the least likely to be stale
+        except IndexError:
+            return Handle(self._transfers, self._max_bytes)
+
+    def _give_back(self, handle: Handle) -> None:
+        """Make a handle idle; close it if no transfer will take it any more."""
+        # `close` sets the flag, and then empties the deque. Here the order is the opposite: first the handle is
+        # appended, then the flag is read. If the flag is not set yet, `close` will find the handle in the deque. If it
+        # is set, `close` may have seen an empty deque already, so that this thread empties it again. Both may do so at
+        # once: `pop` gives each handle to one of them. A transfer that read the flag before it was set may still pop a
+        # handle; it owns it then, gets no new socket, and comes here at its end.
+        self._idle.append(handle)
+        if self._transfers.is_interrupted:
+            self._close_idle()
+
+    def _close_idle(self) -> None:
+        """Close the handles that nobody owns, each exactly once."""
+        while True:
+            try:
+                handle = self._idle.pop()
+            except IndexError:
+                return
+            handle.close()
 
     def _perform(self, handle: Handle, request: PreparedRequest, route: Route, transfer: Transfer) -> None:
         """Run a transfer, and raise unless there is an answer to return."""
@@ -114,7 +126,7 @@ class CurlAdapter(BaseAdapter):
             handle.perform(request.url or "", _header_lines(request), route, transfer)
         except pycurl.error as error:
             failure = error
-        if self._sockets.is_interrupted:  # also when all seems well: a body without a length ends like that
+        if self._transfers.is_interrupted:  # also when all seems well: a body without a length ends like that
             raise rx.ConnectionError(_INTERRUPTED, request=request) from failure
         if transfer.error:
             raise transfer.error

@@ -1,4 +1,4 @@
-"""The easy handle of a worker thread: its options, its sockets, one transfer at a time, and how that failed."""
+"""An easy handle: its options, one transfer at a time, who performs that, and how it failed."""
 
 import contextlib
 import errno
@@ -6,7 +6,9 @@ import math
 import os
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import pycurl
 from requests import PreparedRequest
@@ -147,11 +149,33 @@ def exception_for(code: int) -> type[rx.RequestException]:
     return _EXCEPTIONS.get(code, rx.RequestException)
 
 
-class Sockets:
-    """The sockets that libcurl uses, of all threads. Thread-safe.
+class Transfers(Protocol):
+    """Performs the transfers of all handles, and breaks them off. All methods may be called from any thread."""
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Return whether `interrupt` was called: no transfer may begin any more."""
+
+    @property
+    def close_socket(self) -> Callable[[int], int] | None:
+        """Return what closes a socket that libcurl has finished with; None if libcurl closes sockets itself."""
+
+    def open_socket(self, address: pycurl.CurlSockAddr) -> int:
+        """Return a new socket for libcurl, SOCKET_BAD after `interrupt`; raise OSError where the system has none."""
+
+    def perform(self, curl: pycurl.Curl) -> None:
+        """Return when the transfer of an easy handle has ended; raise pycurl.error if it failed."""
+
+    def interrupt(self) -> None:
+        """Break off every transfer under way and refuse sockets to new ones; set `is_interrupted` before both."""
+
+
+class BlockingTransfers:
+    """Each thread performs its own transfer, and blocks; what can break it off is the set of all sockets. Thread-safe.
 
     `_lock` guards the set, so that each descriptor in it is open: without it `interrupt` could shut a descriptor down
-    that another thread has just closed, and that by now is another connection's, or a file's.
+    that another thread has just closed, and that by now is another connection's, or a file's. It is never held
+    while a transfer is under way.
     """
 
     def __init__(self) -> None:
@@ -159,7 +183,7 @@ class Sockets:
         self._open: set[int] = set()
         self.is_interrupted = False
 
-    def open(self, address: pycurl.CurlSockAddr) -> int:
+    def open_socket(self, address: pycurl.CurlSockAddr) -> int:
         """Return a new socket, which belongs to libcurl from now on; raise OSError where the system has none."""
         made = socket.socket(address.family, address.socktype, address.protocol)
         with self._lock:  # or a socket opened between `interrupt`'s flag and its loop would never be shut down
@@ -169,12 +193,16 @@ class Sockets:
             self._open.add(made.fileno())
             return made.detach()
 
-    def close(self, descriptor: int) -> int:
+    def close_socket(self, descriptor: int) -> int:
         """Close a socket that libcurl has finished with."""
         with self._lock:  # forget and close in one step: once closed, the number may be given to any new file
             self._open.discard(descriptor)
             os.close(descriptor)
         return 0
+
+    def perform(self, curl: pycurl.Curl) -> None:
+        """Run a transfer in this thread."""
+        curl.perform()
 
     def interrupt(self) -> None:
         """Shut every connection down and refuse new ones."""
@@ -188,24 +216,23 @@ class Sockets:
 
 
 class Handle:
-    """An easy handle. It keeps its connections, and the options of the last route. Belongs to one worker thread.
+    """An easy handle. It keeps its connections, and the options of the last route.
 
-    Only `close_if_idle` may be called by another thread.
+    It belongs to no thread, but to whoever took it from the idle ones: one transfer at a time, and no lock.
     """
 
-    def __init__(self, sockets: Sockets, max_bytes: int) -> None:
-        self._sockets = sockets
+    def __init__(self, transfers: Transfers, max_bytes: int) -> None:
+        self._transfers = transfers
         self._route: Route | None = None
         self._shortage: OSError | None = None
         """Why this machine gave no socket for the present transfer, if it did not."""
-        self.in_use = threading.Lock()
-        """Held from the start of a transfer until its outcome was read: no other thread may close the handle then."""
         self._curl = pycurl.Curl()
         for option, value in _OPTIONS.items():
             self._curl.setopt(option, value)
         self._curl.setopt(pycurl.MAXFILESIZE_LARGE, max_bytes)
         self._curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
-        self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, sockets.close)
+        if transfers.close_socket is not None:
+            self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, transfers.close_socket)
 
     def perform(self, url: str, headers: list[bytes], route: Route, transfer: Transfer) -> None:
         """Run a transfer to its end; raise pycurl.error if it failed."""
@@ -217,13 +244,11 @@ class Handle:
         self._curl.setopt(pycurl.HTTPHEADER, headers)
         self._curl.setopt(pycurl.HEADERFUNCTION, transfer.on_header)
         self._curl.setopt(pycurl.WRITEFUNCTION, transfer.on_body)
-        self._curl.perform()
+        self._transfers.perform(self._curl)
 
-    def close_if_idle(self) -> None:
-        """Close the handle, unless a transfer is under way: pycurl's own guard against that is not thread-safe."""
-        if self.in_use.acquire(blocking=False):
-            self._curl.close()
-            self.in_use.release()
+    def close(self) -> None:
+        """Close the handle and its connections; only its owner may: pycurl's own guard is not thread-safe."""
+        self._curl.close()
 
     def map_error(self, error: pycurl.error, request: PreparedRequest) -> OSError:
         """Return the requests exception for the last transfer's error; an OSError if this machine is at fault."""
@@ -278,7 +303,7 @@ class Handle:
     def _open_socket(self, _purpose: int, address: pycurl.CurlSockAddr) -> int:
         """Return a socket for libcurl, or SOCKET_BAD; keep the error where it is this machine's."""
         try:
-            return self._sockets.open(address)
+            return self._transfers.open_socket(address)
         except OSError as error:
             if error.errno in SHORTAGES:
                 self._shortage = error
