@@ -3,12 +3,25 @@
 from collections.abc import Callable
 from threading import Event, Thread, Timer
 from time import monotonic
+from typing import Protocol
 
 from job.errors import Cancelled, Reason, StorageError
 
 _POLL_SECONDS = 0.1
 _MINIMUM_GRACE_SECONDS = 1.0
 _GRACED_REASONS = {Reason.SIGNAL, Reason.DEADLINE}
+
+
+class Sleeper(Protocol):
+    """Waits for those who must notice at once that the run ends. Both methods raise Cancelled then."""
+
+    def check(self) -> None:
+        """Raise Cancelled if the run must end."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Wait `seconds`, or raise Cancelled as soon as the run must end."""
+        ...
 
 
 class Cancellation:

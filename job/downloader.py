@@ -13,7 +13,7 @@ from job.manifest import Manifest
 from job.model import InvalidItem, Item, NotModified, Reply, Result, Status, Stored, WorkItem
 from job.resilience import ItemRequest, Source
 from job.revalidation import PriorState, RevalidationPolicy
-from job.storage import Storage
+from job.storage import Publisher
 
 _VALIDATOR_MAX_CHARACTERS = 512
 
@@ -35,7 +35,7 @@ class Downloader:
 
     source: Source
     """The client in its wrappers: retries, throttle, measurement, validation."""
-    storage: Storage
+    storage: Publisher
     manifest: Manifest
     expected_digests: Mapping[str, str]
     """The sha256, in hex, that a file must have, by its path below the destination."""

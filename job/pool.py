@@ -20,6 +20,10 @@ _INTERRUPT_SECONDS = 1.0
 """How long interrupted tasks have to end before they are abandoned."""
 
 
+NewExecutor = Callable[[int], Executor]
+"""Takes the number of workers and returns an executor that is ready; raises RuntimeError if a thread is missing."""
+
+
 def _ignore(*_: object) -> None: ...
 
 
@@ -71,8 +75,7 @@ class Pool:
     """Returns how long running items may take to end by themselves; called after a cancellation."""
     interrupt: Callable[[], None]
     """Breaks off the items that are still running after that time."""
-    new_executor: Callable[[int], Executor] = thread_pool
-    """Returns an executor that runs as many tasks at the same time as there are workers; may raise RuntimeError."""
+    new_executor: NewExecutor = thread_pool
     max_batch: int = 64
     """The most results that are handed over together."""
     singly: int = 0

@@ -8,7 +8,7 @@ from functools import partial
 from typing import BinaryIO
 
 from job import validation
-from job.cancellation import Cancellation
+from job.cancellation import Cancellation, Sleeper
 from job.client import Client, ClientConfig
 from job.destination import Destination, destination_for
 from job.downloader import Downloader
@@ -26,7 +26,7 @@ from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
 from job.model import Item, Result, Summary, WorkItem
-from job.pool import Pool
+from job.pool import NewExecutor, Pool, thread_pool
 from job.reporting import Consumer, Reporting
 from job.resilience import (
     MAX_RETRY_AFTER_SECONDS,
@@ -40,7 +40,8 @@ from job.resilience import (
 )
 from job.revalidation import RevalidationPolicy
 from job.settings import Executor, NewOrigin, Order, Publish, Settings
-from job.transport import CurlAdapter
+from job.storage import OffloadedStorage, Publisher, Storage
+from job.transport import BlockingTransfers, CurlAdapter, Transfers
 
 _CUTOFF_ITEMS = 100
 """The run ends if so many items, or twice as many as there are workers, all fail in the same way from the start."""
@@ -133,8 +134,8 @@ class Run:
         cutoff = RepeatedFailureCutoff(pool.singly)
         consumers: list[Consumer] = [
             self._count,
+            partial(self._record, destination),  # before the log, so that a result which is told is also recorded
             self._reporting.report,
-            partial(self._record, destination),
             partial(self._stop_if_all_fail, cutoff, inputs.known),
         ]
         self._reporting.report_start(inputs, pool.workers, lambda: pool.pending)
@@ -245,6 +246,16 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class _Waits:
+    """The three places where a download may wait, and the executor that runs others meanwhile."""
+
+    transfers: Transfers
+    sleeper: Sleeper
+    storage: Publisher
+    new_executor: NewExecutor
+
+
+@dataclass(frozen=True, slots=True)
 class _Wiring:
     """The composition root: builds the parts that download, as the settings say.
 
@@ -260,11 +271,15 @@ class _Wiring:
     def pool(self, destination: Destination, stack: ExitStack, on_shortage: Callable[[str], None]) -> Pool:
         """Return the pool that downloads into a destination that is open; `stack` closes its connections."""
         settings = self.settings
-        adapter = CurlAdapter(new_body=destination.storage.new_body, max_bytes=settings.max_bytes)
+        waits = self._waits(destination.storage)
+        adapter = CurlAdapter(
+            new_body=destination.storage.new_body, max_bytes=settings.max_bytes, transfers=waits.transfers
+        )
         client = Client(adapter, self._client_config())
         stack.callback(client.close)
-        downloader = self._downloader(destination, client)
+        downloader = self._downloader(destination, client, waits)
         return Pool(
+            new_executor=waits.new_executor,
             task=self.reporting.metrics.track_active(downloader.download),
             cancelled=downloader.cancelled,
             workers=self._workers,
@@ -279,7 +294,17 @@ class _Wiring:
             on_done=self.reporting.log.log_done,
         )
 
-    def _downloader(self, destination: Destination, client: Client) -> Downloader:
+    def _waits(self, storage: Storage) -> "_Waits":
+        """Return how downloads wait with the executor that the settings name."""
+        if self.settings.executor is not Executor.GREENLETS:
+            return _Waits(BlockingTransfers(), self.cancellation, storage, thread_pool)
+        from job.greenlet_executor import GreenletExecutor  # noqa: PLC0415  (other runs start without greenlet)
+
+        executor = GreenletExecutor(self._workers, self.cancellation)
+        offloaded = OffloadedStorage(storage, executor.run_aside)
+        return _Waits(executor.transfers, executor, offloaded, lambda _: executor.start())
+
+    def _downloader(self, destination: Destination, client: Client, waits: "_Waits") -> Downloader:
         """Return the downloader with its source: Retrying(Throttled(Measured(Validated(client))))."""
         settings = self.settings
         reporting = self.reporting
@@ -292,19 +317,19 @@ class _Wiring:
             measured,
             throttle,
             policy=policy,
-            cancellation=self.cancellation,
+            sleeper=waits.sleeper,
             on_retry=reporting.report_retry,
         )
         retrying = Retrying(
             throttled,
             policy,
-            sleep=self.cancellation.sleep,
+            sleep=waits.sleeper.sleep,
             may_retry=throttle.may_retry,
             on_retry=reporting.report_retry,
         )
         return Downloader(
             source=retrying,
-            storage=destination.storage,
+            storage=waits.storage,
             manifest=destination.manifest,
             expected_digests=settings.expected_digests,
             policy=RevalidationPolicy(settings.refresh, settings.not_found_ttl),

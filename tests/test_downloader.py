@@ -162,7 +162,7 @@ def downloader_with(  # noqa: PLR0913  (the same)
     throttle = throttle or Throttle(ThrottleLimits())
     validated = Validated(cast("Client", script), (FileType.GIF,), digests or {})
     measured = Measured(validated, script.attempt)
-    throttled = Throttled(measured, throttle, policy=policy, cancellation=cancellation, on_retry=script.retry)
+    throttled = Throttled(measured, throttle, policy=policy, sleeper=cancellation, on_retry=script.retry)
     retrying = Retrying(
         throttled, policy, sleep=cancellation.sleep, may_retry=throttle.may_retry, on_retry=script.retry
     )

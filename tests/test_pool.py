@@ -136,18 +136,19 @@ def test_the_first_results_are_handed_over_one_by_one_on_request() -> None:
 @pytest.mark.parametrize("as_submitted", [True, False])
 def test_a_source_that_has_nothing_yet_delays_no_result(*, as_submitted: bool) -> None:
     """A result is yielded while the source waits for its next item, and the run goes on when that comes."""
-    seen: list[str] = []
+    is_seen = threading.Event()
 
     def source() -> Iterator[WorkItem | None]:
         yield item(0)
-        while not seen:
+        while not is_seen.is_set():
             yield None
         yield None
         yield item(1)
 
-    for result in each(make(ok, as_submitted=as_submitted), source()):
-        seen.append(result.code)
-    assert seen == ["C0", "C1"]
+    results = each(make(ok, as_submitted=as_submitted), source())
+    first = next(results)
+    is_seen.set()
+    assert [first.code, *(result.code for result in results)] == ["C0", "C1"]
 
 
 def test_a_source_that_has_nothing_yet_has_no_result() -> None:

@@ -125,7 +125,7 @@ REJECTED = [
     ("workers", "\u00b2", "'\u00b2'", f"{WHOLE} 1 to 1000"),
     ("workers", "\udcff", r"'\\xff'", f"{WHOLE} 1 to 1000"),
     ("workers", "9" * 5000, f"'{'9' * 200}...'", f"{WHOLE} 1 to 1000"),
-    ("executor", "processes", "'processes'", "must be one of threads, sequential"),
+    ("executor", "processes", "'processes'", "must be one of threads, greenlets, sequential"),
     ("order", "alphabetical", "'alphabetical'", "must be one of completed, submitted"),
     ("rate_limit", "-1", "'-1'", RATE),
     ("rate_limit", "1000001", "'1000001'", RATE),

@@ -8,7 +8,7 @@ from random import uniform
 from threading import Lock
 from time import monotonic
 
-from job.cancellation import Cancellation
+from job.cancellation import Sleeper
 from job.errors import AttemptError, NetworkError
 from job.model import NotModified, Reply
 from job.resilience.circuit_breaker import CircuitBreaker
@@ -258,13 +258,13 @@ class Throttled:
         throttle: Throttle,
         *,
         policy: RetryPolicy,
-        cancellation: Cancellation,
+        sleeper: Sleeper,
         on_retry: Callable[[str, RetryEvent], None],
     ) -> None:
         self._source = source
         self._throttle = throttle
         self._policy = policy
-        self._cancellation = cancellation
+        self._sleeper = sleeper
         self._on_retry = on_retry
 
     def get(self, request: ItemRequest) -> Reply | NotModified:
@@ -295,17 +295,17 @@ class Throttled:
             fails_while_others_succeed=request.fails_while_others_succeed,
         )
         began = monotonic()
-        wait_for_permit(self._throttle, permit, self._cancellation.sleep)
+        wait_for_permit(self._throttle, permit, self._sleeper.sleep)
         request.throttled_seconds += monotonic() - began
         return permit
 
     def _send(self, request: ItemRequest) -> Reply | NotModified:
-        self._cancellation.check()
+        self._sleeper.check()
         try:
             return self._source.get(request)
         except AttemptError as error:
             if isinstance(error, NetworkError):
-                self._cancellation.check()  # the end of the run breaks transfers off: that is not the origin's failure
+                self._sleeper.check()  # the end of the run breaks transfers off: that is not the origin's failure
             request.error = str(error)
             raise
 

@@ -96,9 +96,10 @@ class Server(StrEnum):
 
 
 class Executor(StrEnum):
-    """How downloads run: many at a time on threads, or one after the other."""
+    """How downloads run: many at a time, each on a thread or all driven by one, or one after the other."""
 
     THREADS = "threads"
+    GREENLETS = "greenlets"
     SEQUENTIAL = "sequential"
 
 
@@ -198,7 +199,7 @@ class Settings:
     )
     workers: int = option(parsers.whole(1, 1000), "30", "downloads at the same time", "-m", "--max-req", metavar="N")
     executor: Executor = option(
-        parsers.choice(Executor), "threads", "threads, or sequential: one item at a time, in order", metavar="HOW"
+        parsers.choice(Executor), "threads", "threads, greenlets (one thread), or sequential", metavar="HOW"
     )
     order: Order = option(parsers.choice(Order), "completed", "results as completed, or as submitted", metavar="ORDER")
     rate_limit: float = option(parsers.rate, "0", "requests a second to the origin, 0 for no limit", metavar="N")

@@ -7,23 +7,21 @@ from job.model import Stored
 from job.storage.bucket import BucketStorage
 from job.storage.directory import DirectoryStorage
 from job.storage.generations import Generations, GenerationStorage
+from job.storage.offloaded import OffloadedStorage
 
-__all__ = ["BucketStorage", "DirectoryStorage", "GenerationStorage", "Generations", "Storage"]
+__all__ = [
+    "BucketStorage",
+    "DirectoryStorage",
+    "GenerationStorage",
+    "Generations",
+    "OffloadedStorage",
+    "Publisher",
+    "Storage",
+]
 
 
-class Storage(Protocol):
-    """Keeps the files of a destination: a directory, a generation or a bucket.
-
-    `new_body`, `publish` and `is_intact` may be called by any thread. Every method may raise StorageError.
-    """
-
-    def open(self) -> None:
-        """Prove that the destination is writable."""
-        ...
-
-    def new_body(self) -> Body:
-        """Return an empty body."""
-        ...
+class Publisher(Protocol):
+    """Publishes files at a destination. Every method may raise StorageError."""
 
     def publish(self, body: Body, file: str, media_type: str | None) -> str:
         """Store a body under its name, whole or not at all, and return the file's version."""
@@ -31,4 +29,22 @@ class Storage(Protocol):
 
     def is_intact(self, stored: Stored) -> bool:
         """Return whether a file is still as it was published."""
+        ...
+
+
+class Storage(Publisher, Protocol):
+    """Keeps the files of a destination: a directory, a generation or a bucket.
+
+    `new_body`, `publish` and `is_intact` may be called by any thread. Every method may raise StorageError.
+    """
+
+    may_block_long: bool
+    """Calls may wait for a network: never make them on a thread that others wait for. True or False from `open` on."""
+
+    def open(self) -> None:
+        """Prove that the destination is writable."""
+        ...
+
+    def new_body(self) -> Body:
+        """Return an empty body."""
         ...

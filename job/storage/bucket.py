@@ -36,6 +36,8 @@ class BucketStorage:
     HTTPS_PROXY and NO_PROXY are honoured.
     """
 
+    may_block_long = True
+
     def __init__(
         self, url: str, scratch: Path, *, timeouts: BucketTimeouts = DEFAULT_TIMEOUTS, ca_bundle: Path | None = None
     ) -> None:

@@ -23,6 +23,8 @@ it is renamed, and then looks like one of a dead run."""
 class DirectoryStorage:
     """A directory. `new_body`, `publish` and `is_intact` may be called by any thread, all else by one at a time."""
 
+    may_block_long = False
+
     def __init__(self, root: Path, required_free_bytes: int = 0) -> None:
         """Take the directory, and how many bytes a run may need in it beside the files that are there."""
         self.root = root
