@@ -5,11 +5,26 @@ from contextlib import suppress
 from hashlib import sha256
 from io import BytesIO, FileIO
 from pathlib import Path
+from secrets import token_hex
 
-from job.atomic_write import lock, map_os_errors
+from job.atomic_write import lock, map_os_errors, storage_error, write_all
 
 _HEAD_BYTES = 512
 _IN_MEMORY_BYTES = 64 * 1024
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL
+"""Flags of a temporary file: it is made, never opened, so no link that somebody has put there is followed."""
+_MODE = 0o666
+"""Mode of a file, less the umask."""
+_NO_DESCRIPTOR = -1
+
+
+def temporary_stem(directory: Path) -> str:
+    """Return the beginning of the paths of a storage's temporary files; a number that it never uses again follows.
+
+    It is random, with no process ID: two pods that share a volume can have the same one. So it belongs to this process
+    alone, and a forked child would need another; flagjob never forks.
+    """
+    return f"{directory / token_hex(8)}-"
 
 
 class Body:
@@ -27,7 +42,7 @@ class Body:
     The name itself is durable when the storage has synced the directory. Belongs to one thread at a time.
     """
 
-    def __init__(self, temporary: Path) -> None:
+    def __init__(self, temporary: str) -> None:
         """Take the path of the temporary file, on the file system of the final one; it is made when it is needed."""
         self.size = 0
         """Bytes written so far."""
@@ -36,7 +51,10 @@ class Body:
         self._temporary = temporary
         self._digest = sha256()
         self._file: BytesIO | FileIO = BytesIO()
+        self._descriptor = _NO_DESCRIPTOR
+        """The temporary file, while it is open."""
         self._on_disk = False
+        """Whether there is a temporary file, open or not."""
 
     @property
     def sha256(self) -> str:
@@ -51,8 +69,11 @@ class Body:
         self.size += len(data)
         if self.size > _IN_MEMORY_BYTES and not self._on_disk:
             self._roll_over()
-        with map_os_errors(self._temporary):
-            self._write_all(data)
+        if self._on_disk:
+            with map_os_errors(self._temporary):
+                write_all(self._descriptor, data)
+        else:
+            self._file.write(data)
         return len(data)
 
     def read(self, size: int = -1, /) -> bytes:
@@ -64,7 +85,7 @@ class Body:
         """Make the next read begin at the first byte."""
         self._file.seek(0)
 
-    def commit(self, final: Path) -> str:
+    def commit(self, final: str) -> str:
         """Make the body the file `final`, and return its version, the mtime in nanoseconds.
 
         Its bytes are durable then, its name only after the storage has synced the directory.
@@ -72,16 +93,22 @@ class Body:
         An older file or a symbolic link at `final` is replaced. Raises StorageError if a step fails; `final` is then
         what it was before.
         """
-        if not self._on_disk:
-            self._roll_over()
-        with map_os_errors(self._temporary):
-            os.fsync(self._file.fileno())
-            version = str(os.fstat(self._file.fileno()).st_mtime_ns)
+        # Seven system calls for a small body, each of which gives the interpreter lock away: open, flock, write,
+        # fsync, fstat, close, rename.
+        try:
+            if not self._on_disk:
+                self._write_temporary()
+            os.fsync(self._descriptor)
+            version = str(os.fstat(self._descriptor).st_mtime_ns)
             # This releases the lock. Until the rename, a moment later, the file looks like one of a dead run, and
             # only its age keeps another run from removing it (storage.directory.SWEEP_AGE_SECONDS).
-            self._file.close()
-        with map_os_errors(final):
-            self._temporary.replace(final)
+            self._close_temporary()
+        except OSError as error:
+            raise storage_error(self._temporary, error) from error
+        try:
+            os.rename(self._temporary, final)  # noqa: PTH104  (on strings: the hot path)
+        except OSError as error:
+            raise storage_error(final, error) from error
         # The temporary file has its final name now, so `close` has nothing to remove.
         self._on_disk = False
         return version
@@ -92,25 +119,36 @@ class Body:
         if self._on_disk:
             # If the disk has failed in the meantime the error is reported already, and a later run removes the file.
             with suppress(OSError):
-                self._temporary.unlink()
+                self._close_temporary()
+            with suppress(OSError):
+                Path(self._temporary).unlink()
 
     def _roll_over(self) -> None:
-        """Move the body from memory to the temporary file, which stays locked until it is closed."""
+        """Move the body from memory to the temporary file, which stays open, and locked, until it is closed."""
+        with map_os_errors(self._temporary):
+            self._write_temporary()
+            # Unbuffered: chunks are large already, and a second buffer would only be copied through.
+            self._file = FileIO(self._descriptor, "r+b", closefd=False)
+
+    def _write_temporary(self) -> None:
+        """Make the temporary file, lock it, and write to it what is in memory; raise OSError."""
         self._file.seek(0)
         data = self._file.read()
-        with map_os_errors(self._temporary):
-            # Unbuffered: chunks are large already, and a second buffer would only be copied through.
-            self._file = self._temporary.open("x+b", buffering=0)
-            self._on_disk = True
-            # The lock keeps a run that starts now from removing the file as a leftover of a dead run. A file system
-            # without locks is no error: there nothing is ever removed, as that needs the lock, too.
-            with suppress(OSError):
-                lock(self._file.fileno())
-            self._write_all(data)
+        self._descriptor = os.open(self._temporary, _CREATE, _MODE)
+        self._on_disk = True
+        # The lock keeps a run that starts now from removing the file as a leftover of a dead run. A file system
+        # without locks is no error: there nothing is ever removed, as that needs the lock, too.
+        try:  # noqa: SIM105  (`suppress` takes half a microsecond)
+            lock(self._descriptor)
+        except OSError:
+            pass
+        write_all(self._descriptor, data)
 
-    def _write_all(self, data: bytes) -> None:
-        """Write until nothing is left: a disk that is nearly full takes a part and refuses only the next write."""
-        remaining = memoryview(data)
-        while remaining:
-            written = self._file.write(remaining)
-            remaining = remaining[written:]
+    def _close_temporary(self) -> None:
+        """Close the temporary file, once: afterwards its number may be another thread's file. Raises OSError."""
+        descriptor = self._descriptor
+        if descriptor == _NO_DESCRIPTOR:
+            return
+        self._descriptor = _NO_DESCRIPTOR
+        self._file.close()
+        os.close(descriptor)

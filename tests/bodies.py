@@ -1,7 +1,5 @@
 """A body that is never written to disk, for tests without storage."""
 
-from pathlib import Path
-
 from job.body import Body
 
 
@@ -9,7 +7,7 @@ class MemoryBody(Body):
     """A body that stays in memory, whatever its size, and records whether it was closed."""
 
     def __init__(self, data: bytes = b"") -> None:
-        super().__init__(Path("/nonexistent"))
+        super().__init__("/nonexistent")
         self.closed = False
         if data:
             self.write(data)

@@ -1,8 +1,10 @@
 """DirectoryStorage: a file under its final name is whole, and the last good copy survives any failure."""
 
+import errno
+import fcntl
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
@@ -15,6 +17,7 @@ from images import GIF, numbered_gif
 from limits import files_limited_to
 from rows import row
 
+from job.body import Body
 from job.errors import PathError, StorageError
 from job.model import Stored
 from job.storage import DirectoryStorage
@@ -42,6 +45,10 @@ def put(storage: DirectoryStorage, file: str, data: bytes) -> None:
 
 def temporary_files(root: Path) -> list[str]:
     return [path.name for path in (root / ".flagjob" / "tmp").iterdir()]
+
+
+def open_descriptors() -> set[str]:
+    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def files_below(root: Path) -> Iterator[str]:
@@ -112,6 +119,129 @@ def test_a_path_makes_its_directories(storage: DirectoryStorage, root: Path) -> 
     put(storage, "7/66/42.png", GIF)
     put(storage, "7/66/43.png", GIF)
     assert list(files_below(root)) == ["7/66/42.png", "7/66/43.png"]
+
+
+@pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
+def test_a_write_that_comes_back_short_is_completed(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """The system may write a part of what it is given; the file has all of it. (`write` is made to do so.)."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[: len(data) // 2 + 1]))
+    put(storage, "br.gif", data)
+    assert (root / "br.gif").read_bytes() == data
+
+
+def test_bodies_of_all_threads_and_runs_have_their_own_files(storage: DirectoryStorage, root: Path) -> None:
+    """No two bodies share a temporary file, whichever threads, or other runs in the same directory, make them."""
+    other = DirectoryStorage(root)
+
+    def make_body(number: int) -> Body:
+        body = (storage, other)[number % 2].new_body()
+        body.write(LARGE)
+        return body
+
+    with ThreadPoolExecutor(8) as workers:
+        bodies = list(workers.map(make_body, range(64)))
+    assert len(temporary_files(root)) == 64
+    for body in bodies:
+        body.close()
+    assert temporary_files(root) == []
+
+
+def test_a_committed_body_leaves_its_temporary_path_alone(tmp_path: Path) -> None:
+    """Once a body has its final name, closing it, also twice, removes nothing."""
+    temporary = tmp_path / "temporary"
+    body = Body(str(temporary))
+    body.write(GIF)
+    body.commit(str(tmp_path / "br.gif"))
+    temporary.write_bytes(b"another's")
+    body.close()
+    body.close()
+    assert temporary.read_bytes() == b"another's"
+    assert body.sha256 == sha256(GIF).hexdigest()
+
+
+@pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
+def test_a_temporary_file_is_made_and_never_opened(tmp_path: Path, data: bytes) -> None:
+    """A file or a link that is there already is an error; it is neither written through nor removed."""
+
+    def write_and_commit(body: Body) -> None:
+        body.write(data)
+        body.commit(str(tmp_path / "br.gif"))
+
+    temporary = tmp_path / "temporary"
+    temporary.symlink_to("mine")
+    with closing(Body(str(temporary))) as body, pytest.raises(PathError) as caught:
+        write_and_commit(body)
+    assert str(caught.value) == f"{temporary}: File exists"
+    assert [path.name for path in tmp_path.iterdir()] == ["temporary"]
+
+
+def test_a_small_body_is_locked_while_it_is_open(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other run can lock, and so sweep, the file of a small body when it is synced. (Only a hook sees that.)."""
+    refusals: list[type[OSError]] = []
+    fsync = os.fsync
+
+    def lock_and_sync(descriptor: int) -> None:
+        with Path(f"/proc/self/fd/{descriptor}").open("rb") as file, pytest.raises(OSError) as caught:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        refusals.append(caught.type)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", lock_and_sync)
+    put(storage, "br.gif", GIF)
+    assert refusals == [BlockingIOError]
+    assert (root / "br.gif").read_bytes() == GIF
+
+
+@pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
+def test_a_file_system_without_locks_is_no_error(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes
+) -> None:
+    """Files are published where they cannot be locked. (`flock` is made to fail.)."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    put(storage, "br.gif", data)
+    assert (root / "br.gif").read_bytes() == data
+
+
+@pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
+@pytest.mark.parametrize("step", ["fsync", "fstat", "close", "rename"])
+def test_a_step_that_fails_costs_no_old_file(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, step: str
+) -> None:
+    """Whichever call of a publication fails, the older file stays and nothing else. (The call is made to fail.)."""
+    put(storage, "br.gif", b"old")
+    before = open_descriptors()
+    call: Callable[..., object] = getattr(os, step)
+
+    def fail(*values: object) -> None:
+        if step == "close":
+            call(*values)  # as on a network file system, which closes the descriptor all the same
+        raise OSError(errno.EIO, "Input/output error")
+
+    body = storage.new_body()
+    body.write(data)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, step, fail)
+        with pytest.raises(StorageError) as caught:
+            storage.publish(body, "br.gif", None)
+    with Path(os.devnull).open("rb") as other:  # it may get the descriptor that the body had
+        body.close()
+        assert other.read() == b""
+    name = "br.gif" if step == "rename" else ".flagjob/tmp/"
+    assert type(caught.value) is StorageError
+    assert str(caught.value).startswith(f"{root}/{name}")
+    assert str(caught.value).endswith(": Input/output error")
+    assert (root / "br.gif").read_bytes() == b"old"
+    assert list(files_below(root)) == ["br.gif"]
+    assert open_descriptors() == before
 
 
 @row(45)
@@ -222,8 +352,8 @@ def test_a_directory_that_is_added_during_a_sync_is_synced(
     adding = Event()
     synced = Event()
 
-    class SlowSet(set[Path]):
-        def add(self, element: Path, /) -> None:
+    class SlowSet(set[str]):
+        def add(self, element: str, /) -> None:
             adding.set()
             synced.wait(0.2)  # in vain, as the sync waits for the lock
             super().add(element)
@@ -240,6 +370,41 @@ def test_a_directory_that_is_added_during_a_sync_is_synced(
     assert "7 is synced" in calls
 
 
+def test_a_name_that_is_given_during_a_sync_is_synced(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sync right before a file gets its name, in a directory that waits for it, does not make that name durable."""
+
+    class LateBody(Body):
+        def commit(self, final: str) -> str:
+            storage.sync()
+            return super().commit(final)
+
+    put(storage, "7/x.gif", GIF)
+    calls = disk_calls(monkeypatch, root)
+    with closing(LateBody(str(root / ".flagjob" / "tmp" / "late"))) as body:
+        body.write(GIF)
+        storage.publish(body, "7/y.gif", None)
+    storage.sync()
+    assert "7 is synced" in calls[: calls.index("7/y.gif is named")]
+    assert "7 is synced" in calls[calls.index("7/y.gif is named") :]
+
+
+def test_the_working_directory_is_a_destination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In `.` a path in a message, and on the disk, is the file's own."""
+    monkeypatch.chdir(tmp_path)
+    storage = DirectoryStorage(Path())
+    storage.open()
+    (tmp_path / "br.gif").mkdir()
+    with pytest.raises(PathError) as caught:
+        put(storage, "br.gif", GIF)
+    put(storage, "7/x.gif", GIF)
+    storage.sync()
+    assert str(caught.value) == "br.gif: Is a directory"
+    assert list(files_below(tmp_path)) == ["7/x.gif"]
+    assert storage.is_intact(publish_gif(storage, "cn.gif"))
+
+
 def test_a_directory_that_vanished_before_its_sync_is_an_error(storage: DirectoryStorage, root: Path) -> None:
     """`sync` raises a StorageError if it cannot make names durable."""
     put(storage, "7/x.gif", GIF)
@@ -249,11 +414,11 @@ def test_a_directory_that_vanished_before_its_sync_is_an_error(storage: Director
         storage.sync()
 
 
-def publish_gif(storage: DirectoryStorage, data: bytes = GIF) -> Stored:
+def publish_gif(storage: DirectoryStorage, file: str = "br.gif") -> Stored:
     with closing(storage.new_body()) as body:
-        body.write(data)
-        version = storage.publish(body, "br.gif", "image/gif")
-    return Stored("br.gif", len(data), sha256(data).hexdigest(), "image/gif", version=version)
+        body.write(GIF)
+        version = storage.publish(body, file, "image/gif")
+    return Stored(file, len(GIF), sha256(GIF).hexdigest(), "image/gif", version=version)
 
 
 def test_a_published_file_is_intact(storage: DirectoryStorage) -> None:

@@ -5,12 +5,13 @@ from array import array
 from bisect import bisect_left, insort
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
 
 from job.atomic_write import map_os_errors
-from job.body import Body
+from job.body import Body, temporary_stem
 from job.errors import Fault, UsageError
 from job.layout import OWN_DIRECTORY, PROBE_PREFIX, BucketLocation
 from job.model import Stored
@@ -50,6 +51,8 @@ class BucketStorage:
         if find_spec("obstore") is None:
             raise UsageError(Fault("FLAGJOB_DEST", url, "buckets need obstore: pip install 'flagjob[objects]'"))
         self._scratch = scratch
+        self._temporary_stem = temporary_stem(scratch)
+        self._body_numbers = count()
         self._timeouts = timeouts
         self._ca_bundle = ca_bundle
         self._listing = ObjectListing()
@@ -81,7 +84,7 @@ class BucketStorage:
 
     def new_body(self) -> Body:
         """Return an empty body; nothing of it is in the bucket until it is published."""
-        return Body(self._scratch / token_hex(8))
+        return Body(f"{self._temporary_stem}{next(self._body_numbers)}")  # `next` of a counter is atomic
 
     def publish(self, body: Body, file: str, media_type: str | None) -> str:
         """Put a body into the bucket and return the object's ETag: it appears whole, or, with StorageError, not at all.

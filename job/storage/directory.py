@@ -1,15 +1,17 @@
 """Storage in a local directory: temporary file, fsync, rename; the last good copy of a file survives any failure."""
 
+import os
 import shutil
 import time
 from contextlib import closing, suppress
+from itertools import count
 from pathlib import Path
 from secrets import token_hex
 from stat import S_ISREG
 from threading import Lock
 
 from job.atomic_write import lock, map_os_errors, sync_directory
-from job.body import Body
+from job.body import Body, temporary_stem
 from job.errors import StorageError
 from job.layout import OWN_DIRECTORY, PROBE_PREFIX, TEMPORARY_DIRECTORY
 from job.model import Stored
@@ -33,8 +35,12 @@ class DirectoryStorage:
         """The directory of the manifest and the changes."""
         self._required_free_bytes = required_free_bytes
         self._temporary = root / TEMPORARY_DIRECTORY
-        self._unsynced: set[Path] = set()
-        """Directories in which a power cut could still take back names of this run."""
+        self._temporary_stem = temporary_stem(self._temporary)
+        self._body_numbers = count()
+        self._prefix = f"{root / '-'}".removesuffix("-")
+        """What stands before the path of a file: the directory with a slash, or nothing if it is the working one."""
+        self._unsynced: set[str] = set()
+        """Directories, below this one, in which a power cut could still take back names of this run."""
         # Keeps a worker from adding a directory to the set that `sync`, in another thread, has just taken away and goes
         # through: that directory would never be synced.
         self._unsynced_lock = Lock()
@@ -72,8 +78,7 @@ class DirectoryStorage:
 
     def new_body(self) -> Body:
         """Return an empty body, whose temporary file will lie in this directory's file system."""
-        # A random name, no process ID: two pods that share a volume can have the same one.
-        return Body(self._temporary / token_hex(8))
+        return Body(f"{self._temporary_stem}{next(self._body_numbers)}")  # `next` of a counter is atomic
 
     def publish(self, body: Body, file: str, media_type: str | None) -> str:
         """Store a body under its name and return the version: the file appears whole or, with StorageError, not at all.
@@ -82,23 +87,31 @@ class DirectoryStorage:
         The media type is not stored: web servers derive it from the suffix.
         """
         del media_type
-        final = self.root / file
+        final = self._prefix + file
+        directory = file.rpartition("/")[0]
         # Read without the lock: if `sync` empties the set in between, the directory is there all the same.
-        if final.parent not in self._unsynced:
+        if directory not in self._unsynced:
             with map_os_errors(final):
-                final.parent.mkdir(parents=True, exist_ok=True)
+                (self.root / directory).mkdir(parents=True, exist_ok=True)
         version = body.commit(final)
+        # Read again, as `sync` may have taken the set away before the file got its name. A set that is taken away
+        # after this look is synced after the rename, so it needs no lock either.
+        if directory not in self._unsynced:
+            self._remember_unsynced(directory)
+        return version
+
+    def _remember_unsynced(self, directory: str) -> None:
+        """Add a directory to those that `sync` must make durable; sync them if they are too many."""
         with self._unsynced_lock:
-            self._unsynced.add(final.parent)
+            self._unsynced.add(directory)
             is_full = len(self._unsynced) >= _MAX_UNSYNCED_DIRECTORIES
         if is_full:
             self.sync()
-        return version
 
     def is_intact(self, stored: Stored) -> bool:
         """Return whether a file is still as it was published, by size and mtime; `verify` compares digests."""
         try:
-            found = (self.root / stored.path).lstat()
+            found = os.lstat(self._prefix + stored.path)
         except OSError:
             return False
         return S_ISREG(found.st_mode) and found.st_size == stored.bytes and str(found.st_mtime_ns) == stored.version
@@ -109,10 +122,11 @@ class DirectoryStorage:
         Until then a power cut may take back names of this run, never a part of a file: its bytes were synced first.
         """
         with self._unsynced_lock:
-            directories = self._unsynced
+            taken = self._unsynced
             self._unsynced = set()
-        # Nobody else has the taken set, so the slow part needs no lock. A new directory is durable only when the one
-        # above it is synced, too.
+        # Nobody adds to the taken set any more, so the slow part needs no lock. A new directory is durable only when
+        # the one above it is synced, too.
+        directories = {self.root / directory for directory in taken}
         for directory in directories.copy():
             directories.update(directory.parents)
         for directory in directories:
