@@ -544,6 +544,12 @@ def test_an_invalid_url_is_a_usage_error(wrong: str, shown: str, scratch: Path) 
     assert str(caught.value) == f"FLAGJOB_DEST{shown}: {right}"
 
 
+@pytest.mark.usefixtures("variable")
+def test_every_call_on_a_bucket_may_wait_for_a_network(scratch: Path) -> None:
+    """A bucket says so before it is opened."""
+    assert BucketStorage("s3://flags", scratch).may_block_long is True
+
+
 def test_a_secret_with_a_line_break_is_a_usage_error(variable: SetVariable, scratch: Path) -> None:
     """Each variable of this cloud whose value has a line break is named; those of other clouds do not matter."""
     for name in ("AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "GOOGLE_BEARER_TOKEN", "GOOGLE_SERVICE_ACCOUNT_KEY"):

@@ -20,7 +20,8 @@ from rows import row
 from job.body import Body
 from job.errors import PathError, StorageError
 from job.model import Stored
-from job.storage import DirectoryStorage
+from job.storage import DirectoryStorage, GenerationStorage
+from job.storage.directory import is_network_file_system
 
 LARGE = numbered_gif(1, 300_000)
 
@@ -468,3 +469,102 @@ def test_temporary_files_of_dead_runs_only_are_swept(root: Path, storage: Direct
         assert set(tmp.iterdir()) == {locked, tmp / "young"}
         storage.publish(living, "br.gif", None)
     assert (root / "br.gif").read_bytes() == LARGE
+
+
+# File systems that wait for a network
+
+MOUNTS = rb"""20 27 0:19 / /early rw,relatime - nfs h:/ rw
+22 27 0:21 / /proc rw,relatime - proc proc rw
+25 24 0:23 / /dev/shm rw,relatime shared:4 - tmpfs tmpfs rw,size=24684096k
+27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
+31 27 0:30 / /srv/flags rw,noatime shared:7 master:2 - nfs4 10.0.0.7:/export rw,vers=4.2,hard,addr=10.0.0.7
+32 31 0:31 / /srv/flags/cache rw,relatime - ext4 /dev/vdb rw
+33 27 0:32 / /srv/my\040flags\134new rw - cifs //files/flags rw
+34 27 0:33 / /srv/\303\244 rw - nfs h:/ rw
+35 27 0:34 / /srv/below rw - nfs h:/ rw
+36 35 0:35 / /srv/below rw - tmpfs - rw
+37 27 0:36 / /srv/above rw - tmpfs tmpfs rw
+38 37 0:37 / /srv/above rw - fuse.s3fs s3fs rw
+40 27 8:1 / /srv/ntfs rw - fuseblk /dev/sda1 rw
+41 27 0:40 / /srv/host rw - virtiofs host rw
+"""
+
+
+def mounts_in(tmp_path: Path, lines: bytes = MOUNTS) -> Path:
+    path = tmp_path / "mountinfo"
+    path.write_bytes(lines)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("directory", "is_remote"),
+    [
+        ("/", False),
+        ("/srv", False),
+        ("/srv/flags", True),
+        ("/srv/flags/a/b", True),
+        ("/srv/flags/../flags", True),
+        ("/srv/flags2", False),
+        ("/srv/flags/cache", False),
+        ("/srv/flags/cached", True),
+        ("/srv/my flags\\new/a", True),
+        ("/srv/\u00e4/a", True),
+        ("/srv/below/a", False),
+        ("/srv/above/a", True),
+        ("/early/a", True),
+        ("/srv/ntfs", False),
+        ("/srv/host", False),
+        ("/dev/shm/a", False),  # noqa: S108  (nothing is written there)
+    ],
+)
+def test_the_last_and_longest_mount_point_decides(tmp_path: Path, directory: str, *, is_remote: bool) -> None:
+    """A directory is on the file system of the longest mount point above it, of equal ones the last."""
+    assert is_network_file_system(Path(directory), mounts_in(tmp_path)) is is_remote
+
+
+@pytest.mark.parametrize(
+    ("file_system", "is_remote"),
+    [
+        *dict.fromkeys("nfs nfs4 cifs smb3 smbfs ceph glusterfs lustre 9p afs beegfs gpfs fuse".split(), True).items(),
+        *dict.fromkeys("fuse.sshfs fuse.rclone fuse.glusterfs fuse.".split(), True).items(),
+        *dict.fromkeys("ext4 xfs btrfs zfs tmpfs overlay fuseblk fusectl virtiofs nfsd ceph2 9".split(), False).items(),
+    ],
+)
+def test_some_file_systems_wait_for_a_network(tmp_path: Path, file_system: str, *, is_remote: bool) -> None:
+    """NFS, SMB, cluster file systems and all of FUSE do; what is on a local device or in memory does not."""
+    line = f"27 1 0:9 / / rw,relatime - {file_system} source rw\n"
+    assert is_network_file_system(Path("/srv"), mounts_in(tmp_path, line.encode())) is is_remote
+
+
+def test_a_link_to_a_network_file_system_is_followed(tmp_path: Path) -> None:
+    """The directory that counts is the one that files are written to."""
+    (tmp_path / "link").symlink_to("remote/flags")
+    mounts = mounts_in(tmp_path, MOUNTS + f"50 27 0:9 / {tmp_path}/remote rw - nfs h:/ rw\n".encode())
+    assert is_network_file_system(tmp_path / "link", mounts)
+    assert not is_network_file_system(tmp_path, mounts)
+
+
+@pytest.mark.parametrize("lines", [b"", b"\n\n", b"nonsense", b"27 1 0:9 / / rw\n", b"- nfs h:/ rw", b"\xff\0\\777"])
+def test_what_is_no_list_of_mounts_says_nothing(tmp_path: Path, lines: bytes) -> None:
+    """Without a list of mounts, or a line for the directory, it counts as local."""
+    assert not is_network_file_system(tmp_path, mounts_in(tmp_path, lines))
+    assert not is_network_file_system(tmp_path, tmp_path / "missing")
+
+
+@pytest.mark.parametrize("is_remote", [False, True])
+@pytest.mark.parametrize("make", [DirectoryStorage, lambda root: GenerationStorage(root, 3)], ids=["each", "set"])
+def test_an_open_directory_knows_whether_it_may_block(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], DirectoryStorage],
+    *,
+    is_remote: bool,
+) -> None:
+    """A storage asks for the directory that it has made. (A network file system cannot be mounted by a test.)."""
+    monkeypatch.setattr(
+        "job.storage.directory.is_network_file_system", lambda directory: is_remote and directory.is_dir()
+    )
+    storage = make(root)
+    assert storage.may_block_long is False
+    storage.open()
+    assert storage.may_block_long is is_remote

@@ -77,6 +77,7 @@ class Script:
     attempts: list[tuple[Outcome, int]] = field(default_factory=list)
     retries: list[tuple[str, int, str]] = field(default_factory=list)
     bugs: list[tuple[str, str]] = field(default_factory=list)
+    may_block_long: bool = False
 
     def get(self, url: str, validators: Validators | None) -> Reply | NotModified:
         assert url == BR.url

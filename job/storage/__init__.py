@@ -39,7 +39,7 @@ class Storage(Publisher, Protocol):
     """
 
     may_block_long: bool
-    """Calls may wait for a network: never make them on a thread that others wait for. True or False from `open` on."""
+    """Calls may wait for a network: never make them on a thread that others wait for. Known after `open`."""
 
     def open(self) -> None:
         """Prove that the destination is writable."""

@@ -1,6 +1,7 @@
 """Storage in a local directory: temporary file, fsync, rename; the last good copy of a file survives any failure."""
 
 import os
+import re
 import shutil
 import time
 from contextlib import closing, suppress
@@ -17,6 +18,13 @@ from job.layout import OWN_DIRECTORY, PROBE_PREFIX, TEMPORARY_DIRECTORY
 from job.model import Stored
 
 _MAX_UNSYNCED_DIRECTORIES = 1000
+_MOUNTINFO = Path("/proc/self/mountinfo")
+_NETWORK_FILE_SYSTEMS = set(b"nfs nfs4 cifs smb3 smbfs ceph glusterfs lustre 9p afs beegfs gpfs fuse".split())
+"""With `fuse.*`, whose servers are mostly clients of something far away; virtiofs is a file system of the host."""
+_MOUNT = re.compile(rb"^(?:[^ \n]+ ){4}([^ \n]+) .*? - ([^ \n]+) ", re.MULTILINE)
+"""A line of mountinfo, see proc(5): `36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda1 rw`."""
+_OCTAL_ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
+"""A blank, a line break or a backslash in a mount point."""
 SWEEP_AGE_SECONDS = 60
 """A temporary file or link that is younger is never swept: it is unlocked for a moment after it was made and before
 it is renamed, and then looks like one of a dead run."""
@@ -25,14 +33,14 @@ it is renamed, and then looks like one of a dead run."""
 class DirectoryStorage:
     """A directory. `new_body`, `publish` and `is_intact` may be called by any thread, all else by one at a time."""
 
-    may_block_long = False
-
     def __init__(self, root: Path, required_free_bytes: int = 0) -> None:
         """Take the directory, and how many bytes a run may need in it beside the files that are there."""
         self.root = root
         """The directory of the files."""
         self.own_directory = root / OWN_DIRECTORY
         """The directory of the manifest and the changes."""
+        self.may_block_long = False
+        """Whether the directory is on a network file system, as `open` has found."""
         self._required_free_bytes = required_free_bytes
         self._temporary = root / TEMPORARY_DIRECTORY
         self._temporary_stem = temporary_stem(self._temporary)
@@ -49,6 +57,7 @@ class DirectoryStorage:
         """Make the directory and prove with a file that it is writable; raise StorageError if it is not."""
         with map_os_errors(self._temporary):
             self._temporary.mkdir(parents=True, exist_ok=True)
+            self.may_block_long = is_network_file_system(self.root)
             self._sweep()
             free = shutil.disk_usage(self._temporary).free
         if free < self._required_free_bytes:
@@ -132,3 +141,28 @@ class DirectoryStorage:
         for directory in directories:
             if directory.is_relative_to(self.root):
                 sync_directory(directory)
+
+
+def is_network_file_system(directory: Path, mounts: Path = _MOUNTINFO) -> bool:
+    """Return whether a directory is on a file system whose calls may wait for a network; False if that is not known.
+
+    `mounts` has the form of /proc/self/mountinfo. What counts is the longest mount point that contains the directory,
+    and of equal ones the last, which covers the others.
+    """
+    try:
+        lines = mounts.read_bytes()
+    except OSError:
+        return False
+    path = os.path.realpath(os.fsencode(directory)) + b"/"
+    found = b""
+    longest = 0
+    for escaped, file_system in _MOUNT.findall(lines):
+        mount_point = _OCTAL_ESCAPE.sub(_unescape, escaped).rstrip(b"/") + b"/"
+        if path.startswith(mount_point) and len(mount_point) >= longest:
+            found = file_system
+            longest = len(mount_point)
+    return found in _NETWORK_FILE_SYSTEMS or found.startswith(b"fuse.")
+
+
+def _unescape(escape: re.Match[bytes]) -> bytes:
+    return bytes([int(escape[1], 8)])
