@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_TRIAL_CALLS = 32
+_FIRST_TRIAL_CALLS = 32
 _FAST_SECONDS = 0.001
 _SLOW_SECONDS = 0.02
 
@@ -30,25 +30,26 @@ class OffloadedStorage:
     """Publishes on other threads, many files at once, where fsync is slow; and in place where that costs less.
 
     It begins on other threads. After 32 files with a median below 1 ms it stays on the thread of the tasks: the switch
-    to another thread and back would cost more. After one file above 20 ms it leaves that thread for good. What is
-    behind a network never comes there, nor do the look-ups of its files. Only tasks of that one thread may use it.
+    to another thread and back would cost more. After one file above 20 ms it leaves that thread, and the next trial is
+    twice as long: a disk that stalls now and then blocks all tasks a few times only, and one that was merely late
+    because the machine was busy comes back. What is behind a network never comes there, nor do the look-ups of its
+    files. Only tasks of that one thread may use it.
     """
 
     def __init__(self, storage: "Storage", run_aside: RunAside) -> None:
         self._storage = storage
         self._run_aside = run_aside
+        self._trial_calls = _FIRST_TRIAL_CALLS
         self._trial: list[float] = []
         self._is_in_place = False
-        self._may_come_in = not storage.may_block_long
 
     def publish(self, body: Body, file: str, media_type: str | None) -> str:
         """Store a body under its name and return the file's version, as the storage does."""
         publish = partial(self._publish, body, file, media_type)
         version, seconds = publish() if self._is_in_place else self._run_aside(publish)
-        if seconds > _SLOW_SECONDS:
-            self._may_come_in = False
-            self._is_in_place = False
-        elif self._may_come_in and not self._is_in_place:
+        if self._is_in_place:
+            self._leave_if_slow(seconds)
+        elif not self._storage.may_block_long:
             self._try(seconds)
         return version
 
@@ -58,11 +59,16 @@ class OffloadedStorage:
             return self._run_aside(partial(self._storage.is_intact, stored))
         return self._storage.is_intact(stored)
 
+    def _leave_if_slow(self, seconds: float) -> None:
+        if seconds > _SLOW_SECONDS:
+            self._is_in_place = False
+            self._trial_calls *= 2
+
     def _try(self, seconds: float) -> None:
-        """Count a call that was made on another thread; decide after each 32 of them."""
+        """Count a call that was made on another thread, and decide after each trial."""
         self._trial.append(seconds)
-        if len(self._trial) == _TRIAL_CALLS:
-            median = sorted(self._trial)[_TRIAL_CALLS // 2]
+        if len(self._trial) == self._trial_calls:
+            median = sorted(self._trial)[self._trial_calls // 2]
             self._is_in_place = median < _FAST_SECONDS
             self._trial.clear()
 
