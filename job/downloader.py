@@ -16,9 +16,10 @@ from job.revalidation import PriorState, RevalidationPolicy
 from job.storage import Publisher
 
 _VALIDATOR_MAX_CHARACTERS = 512
+_NOTHING_KNOWN = PriorState()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Ending:
     """The part of a Result that depends on how the item ended."""
 
@@ -95,7 +96,7 @@ class Downloader:
         """Return what earlier runs recorded of an item, and whether its file is still there."""
         entry = self.manifest.find(item.code)
         if entry is None:
-            return PriorState()
+            return _NOTHING_KNOWN
         return PriorState(entry, self._intact(item, entry.stored), self.manifest.recorded_url(item.url))
 
     def _intact(self, item: WorkItem, stored: Stored | None) -> Stored | None:

@@ -24,7 +24,8 @@ NewExecutor = Callable[[int], Executor]
 """Takes the number of workers and returns an executor that is ready; raises RuntimeError if a thread is missing."""
 
 
-def _ignore(*_: object) -> None: ...
+def ignore(*_: object) -> None:
+    """Do nothing with an event."""
 
 
 def start_threads(executor: ThreadPoolExecutor, threads: int) -> None:
@@ -82,12 +83,12 @@ class Pool:
     """How many results are handed over one by one before the first batch: what fails for all items is noticed soon."""
     as_submitted: bool = False
     """Yield results in the order of the items, like `executor.map`, instead of as they complete."""
-    on_shortage: Callable[[str], None] = _ignore
+    on_shortage: Callable[[str], None] = ignore
     """Called with a message if the system does not start all threads, which cancels the run."""
-    on_drain: Callable[[int, int], None] = _ignore
+    on_drain: Callable[[int, int], None] = ignore
     """Called after a cancellation with two numbers: the items in flight, and the items of the window not started."""
-    on_scheduled: Callable[[Item, "Future[Result]"], None] = _ignore
-    on_done: Callable[[Item, "Future[Result]"], None] = _ignore
+    on_scheduled: Callable[[Item, "Future[Result]"], None] = ignore
+    on_done: Callable[[Item, "Future[Result]"], None] = ignore
     abandoned: int = 0
     """The number of items that were still running when they were given up."""
     _to_do: dict["Future[Result]", Item] = field(default_factory=dict)

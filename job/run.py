@@ -26,7 +26,7 @@ from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
 from job.model import Item, Result, Summary, WorkItem
-from job.pool import NewExecutor, Pool, thread_pool
+from job.pool import NewExecutor, Pool, ignore, thread_pool
 from job.reporting import Consumer, Reporting
 from job.resilience import (
     MAX_RETRY_AFTER_SECONDS,
@@ -39,7 +39,7 @@ from job.resilience import (
     Validated,
 )
 from job.revalidation import RevalidationPolicy
-from job.settings import Executor, NewOrigin, Order, Publish, Settings
+from job.settings import Executor, LogLevel, NewOrigin, Order, Publish, Settings
 from job.storage import OffloadedStorage, Publisher, Storage
 from job.transport import BlockingTransfers, CurlAdapter, Transfers
 
@@ -271,6 +271,8 @@ class _Wiring:
     def pool(self, destination: Destination, stack: ExitStack, on_shortage: Callable[[str], None]) -> Pool:
         """Return the pool that downloads into a destination that is open; `stack` closes its connections."""
         settings = self.settings
+        log = self.reporting.log
+        is_debug = settings.verbose or settings.log_level is LogLevel.DEBUG
         waits = self._waits(destination.storage)
         adapter = CurlAdapter(
             new_body=destination.storage.new_body, max_bytes=settings.max_bytes, transfers=waits.transfers
@@ -290,8 +292,8 @@ class _Wiring:
             as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
             on_shortage=on_shortage,
             on_drain=self._report_interruption,
-            on_scheduled=self.reporting.log.log_scheduled,
-            on_done=self.reporting.log.log_done,
+            on_scheduled=log.log_scheduled if is_debug else ignore,
+            on_done=log.log_done if is_debug else ignore,
         )
 
     def _waits(self, storage: Storage) -> "_Waits":

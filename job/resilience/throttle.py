@@ -44,6 +44,9 @@ class _Effect:
     notify: _Notify = ignore
 
 
+_NO_EFFECT = _Effect()
+
+
 class Throttle:
     """Holds the state of one origin, and says how long each attempt must wait. It never sleeps itself.
 
@@ -173,7 +176,7 @@ class Throttle:
             self._budget.refill(retried=permit.is_retry)
             return self._record_answer(permit, now)
         if not isinstance(error, AttemptError):
-            return _Effect()
+            return _NO_EFFECT
         if _is_throttling(error) and self._breaker.is_closed:
             return self._record_throttling(permit, error, now)
         if _is_failure(error):
@@ -205,11 +208,11 @@ class Throttle:
                     return _Effect(notify=partial(self._events.gave_up, error))
             return _Effect(is_ignored=not self._breaker.has_given_up)
         if permit.epoch != self._epoch:
-            return _Effect()
+            return _NO_EFFECT
         counts_again = isinstance(error, NetworkError) and not permit.fails_while_others_succeed
         if self._breaker.record_failure(permit.item, counts_again=counts_again):
             return self._open_circuit(error, now)
-        return _Effect()
+        return _NO_EFFECT
 
     def _open_circuit(self, error: AttemptError, now: float) -> _Effect:
         """Open the circuit, so that only probes start; without patience give the origin up at once."""
@@ -226,9 +229,9 @@ class Throttle:
             self._breaker.record_answer()
             self._only_throttled_since = None
             self._limiter.record_answer()
-            return _Effect()
+            return _NO_EFFECT
         if self._breaker.has_given_up or not permit.is_probe:
-            return _Effect()
+            return _NO_EFFECT
         self._breaker.record_answer()
         self._only_throttled_since = None
         self._pause_until(now)
