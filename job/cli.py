@@ -18,7 +18,7 @@ from job.cancellation import Cancellation
 from job.errors import LogError, Reason, UsageError
 from job.exit_code import ExitCode, signal_exit_code
 from job.progress import is_terminal
-from job.settings import Arguments, Command, ServeOptions, SimulateOptions
+from job.settings import Arguments, Command, Executor, ServeOptions, SimulateOptions
 
 if TYPE_CHECKING:
     from job.demo_server import Request
@@ -131,11 +131,12 @@ def _simulate(arguments: Arguments) -> int:
     from job.simulate import Plan, simulate  # noqa: PLC0415  (see the module's docstring)
 
     options = settings.load_options(SimulateOptions, arguments)
-    plan = Plan(options.tasks, options.workers, options.latency, options.rate)
+    workers = 1 if options.executor is Executor.SEQUENTIAL else options.workers
+    plan = Plan(options.tasks, workers, options.latency, options.rate)
     cancellation = Cancellation()
     _install_signal_handlers(cancellation)
     try:
-        is_complete = simulate(plan, cancellation, sys.stdout)
+        is_complete = simulate(plan, cancellation, sys.stdout, options.executor)
     except OSError as error:
         raise LogError(f"standard output cannot be written: {error.strerror}") from error
     if is_complete:

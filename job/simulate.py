@@ -7,11 +7,12 @@ from threading import Lock
 from time import monotonic, strftime
 from typing import TextIO
 
-from job.cancellation import Cancellation
+from job.cancellation import Cancellation, Sleeper
 from job.errors import Cancelled
 from job.model import Item, Result, Status, WorkItem
-from job.pool import Pool
+from job.pool import NewExecutor, Pool, thread_pool
 from job.resilience import Permit, Throttle, ThrottleLimits, wait_for_permit
+from job.settings import Executor
 
 _DRAWN_MAX = 100
 """A timeline of more tasks is unreadable, so only its first and last line are printed."""
@@ -63,18 +64,19 @@ class _Timeline:
             self.out.flush()
 
 
-def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
+def simulate(plan: Plan, cancellation: Cancellation, out: TextIO, executor: Executor = Executor.THREADS) -> bool:
     """Print the expected time, the timeline and the actual time; return whether every task was done."""
     began = monotonic()
+    sleeper, new_executor = _waits(plan.workers, cancellation, executor)
     throttle = Throttle(ThrottleLimits(rate=plan.rate))
     timeline = _Timeline(out)
     show = timeline.show if plan.tasks <= _DRAWN_MAX else lambda *_: None
 
     def loiter(item: Item) -> Result:
         task = int(item.code)
-        wait_for_permit(throttle, Permit(), cancellation.sleep)
+        wait_for_permit(throttle, Permit(), sleeper.sleep)
         show(f"loiter({task}): doing nothing for {plan.seconds(task):g}s", task)
-        cancellation.sleep(plan.seconds(task))
+        sleeper.sleep(plan.seconds(task))
         show(f"loiter({task}): done", task)
         return Result(Status.OK, None, item.code)
 
@@ -95,6 +97,8 @@ def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
         drain_seconds=lambda: 0.0,
         on_shortage=timeline.show,
         interrupt=lambda: None,
+        new_executor=new_executor,
+        max_batch=1,  # each result appears when it is there
         as_submitted=True,
     )
     timeline.show(f"{plan.tasks} tasks on {plan.workers} workers: expected {plan.expected_seconds():.2f}s")
@@ -106,3 +110,13 @@ def simulate(plan: Plan, cancellation: Cancellation, out: TextIO) -> bool:
             done += 1
     timeline.show(f"{done} of {plan.tasks} tasks done in {monotonic() - began:.2f}s")
     return done == plan.tasks
+
+
+def _waits(workers: int, cancellation: Cancellation, executor: Executor) -> tuple[Sleeper, NewExecutor]:
+    """Return where tasks sleep, and what runs others meanwhile."""
+    if executor is not Executor.GREENLETS:
+        return cancellation, thread_pool
+    from job.greenlet_executor import GreenletExecutor  # noqa: PLC0415  (others start without greenlet)
+
+    greenlets = GreenletExecutor(workers, cancellation)
+    return greenlets, lambda _: greenlets.start()

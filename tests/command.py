@@ -14,11 +14,14 @@ from typing import Any
 TIMEOUT = 50
 _OURS = ("FLAGJOB_", "KUBERNETES_", "CLOUD_RUN_", "AWS_BATCH_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
+defaults: dict[str, str] = {}
+"""Settings of every job that a test runs, unless it sets them itself (conftest.py)."""
+
 
 def environment(**settings: str) -> dict[str, str]:
     """Return the environment of this process with these settings, without any variable that would change a run."""
     kept = {name: value for name, value in os.environ.items() if not name.upper().startswith(_OURS)}
-    return {**kept, **settings}
+    return {**kept, **defaults, **settings}
 
 
 @dataclass(frozen=True)

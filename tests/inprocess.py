@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from io import BytesIO
 from pathlib import Path
 
-from command import Done
+from command import Done, defaults
 
 from job.cancellation import Cancellation
 from job.errors import Reason
@@ -40,7 +40,7 @@ def run(words: Sequence[str], cancellation: Cancellation, log: BytesIO, **settin
 
     The parts of the command line are missing: signal handlers, and exit codes for exceptions.
     """
-    environ = {f"FLAGJOB_{name.upper()}": text for name, text in settings.items()}
+    environ = {**defaults, **{f"FLAGJOB_{name.upper()}": text for name, text in settings.items()}}
     random.seed(_SHORT_WAITS)
     job = Run(load(parse_arguments(words), environ), cancellation, log, terminal=False)
     try:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from job import __version__
 from job.errors import UsageError
-from job.settings import Command, ServeOptions, SimulateOptions, load_options, parse_arguments
+from job.settings import Command, Executor, ServeOptions, SimulateOptions, load_options, parse_arguments
 from job.settings.options import options_of
 
 KINDS: dict[str, type] = {"serve": ServeOptions, "simulate": SimulateOptions}
@@ -27,6 +27,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "workers": ("1000", 1000),
     "latency": ("0ms", 0.0),
     "rate": ("2.5", 2.5),
+    "executor": ("greenlets", Executor.GREENLETS),
 }
 
 
@@ -59,7 +60,7 @@ def test_the_defaults_of_serve() -> None:
 
 def test_the_defaults_of_simulate() -> None:
     """Without options it is the book's demonstration: five tasks on three workers, task n takes n seconds."""
-    assert simulate() == SimulateOptions(tasks=5, workers=3, latency=None, rate=0.0)
+    assert simulate() == SimulateOptions(tasks=5, workers=3, latency=None, rate=0.0, executor=Executor.THREADS)
 
 
 @pytest.mark.parametrize(("command", "name"), CASES)

@@ -8,6 +8,7 @@ import pytest
 
 from job.cancellation import Cancellation
 from job.errors import Reason
+from job.settings import Executor
 from job.simulate import Plan, simulate
 
 
@@ -29,14 +30,23 @@ def test_the_expected_time_is_the_end_of_the_last_task(plan: Plan, seconds: floa
     assert plan.expected_seconds() == pytest.approx(seconds)
 
 
-def drawn(plan: Plan, cancellation: Cancellation | None = None) -> tuple[bool, list[str]]:
+@pytest.fixture(params=[Executor.THREADS, Executor.GREENLETS])
+def how(request: pytest.FixtureRequest) -> Executor:
+    """Return each executor in turn."""
+    found: Executor = request.param
+    return found
+
+
+def drawn(
+    plan: Plan, cancellation: Cancellation | None = None, how: Executor = Executor.THREADS
+) -> tuple[bool, list[str]]:
     out = io.StringIO()
-    return simulate(plan, cancellation or Cancellation(), out), out.getvalue().splitlines()
+    return simulate(plan, cancellation or Cancellation(), out, how), out.getvalue().splitlines()
 
 
-def test_the_timeline_reads_like_that_of_the_book() -> None:
+def test_the_timeline_reads_like_that_of_the_book(how: Executor) -> None:
     """Each line begins with the time, each task has its indentation, and results come in the order of the tasks."""
-    done, lines = drawn(Plan(5, 3, 0, 0))
+    done, lines = drawn(Plan(5, 3, 0, 0), how=how)
     words = [line[11:] for line in lines]
     assert done
     assert all(re.match(r"\[\d\d:\d\d:\d\d\] ", line) for line in lines)
@@ -47,9 +57,9 @@ def test_the_timeline_reads_like_that_of_the_book() -> None:
     assert words[-1].startswith("5 of 5 tasks done in ")
 
 
-def test_a_task_is_done_after_it_began() -> None:
+def test_a_task_is_done_after_it_began(how: Executor) -> None:
     """The line that a task is done comes after the line that it began."""
-    _, lines = drawn(Plan(20, 5, 0.001, 0))
+    _, lines = drawn(Plan(20, 5, 0.001, 0), how=how)
     for number in range(20):
         begins = next(n for n, line in enumerate(lines) if f"loiter({number}): doing" in line)
         assert f"loiter({number}): done" in "".join(lines[begins:])
@@ -71,11 +81,11 @@ def test_the_timeline_fits_a_terminal() -> None:
     assert len(many) == 2
 
 
-def test_a_cancelled_simulation_counts_the_tasks_that_were_done() -> None:
+def test_a_cancelled_simulation_counts_the_tasks_that_were_done(how: Executor) -> None:
     """Cancelled tasks are not counted as done."""
     cancellation = Cancellation()
     cancellation.request(Reason.SIGNAL)
-    done, lines = drawn(Plan(3, 2, 1000, 0), cancellation)
+    done, lines = drawn(Plan(3, 2, 1000, 0), cancellation, how)
     assert not done
     assert "0 of 3 tasks done" in lines[-1]
 
@@ -111,9 +121,9 @@ class CancellingOutput(io.StringIO):
         return super().write(text)
 
 
-def test_a_cancellation_wakes_a_sleeping_task() -> None:
+def test_a_cancellation_wakes_a_sleeping_task(how: Executor) -> None:
     """A task that sleeps ends at once."""
     cancellation = Cancellation()
     out = CancellingOutput(cancellation)
-    assert not simulate(Plan(2, 1, 1000, 0), cancellation, out)
+    assert not simulate(Plan(2, 1, 1000, 0), cancellation, out, how)
     assert "result 0: cancelled" in out.getvalue()

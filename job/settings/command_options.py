@@ -11,7 +11,7 @@ from typing import NoReturn, assert_never
 from job import __version__, redaction
 from job.errors import Fault, UsageError
 from job.settings import parsers
-from job.settings.options import OPTIONS, PREFIX, Option, option, options_of
+from job.settings.options import EXECUTORS_HELP, OPTIONS, PREFIX, Executor, Option, option, options_of
 
 _DESCRIPTION = """\
 Downloads a list of codes x a URL template into whole, accepted files.
@@ -74,6 +74,7 @@ class SimulateOptions:
         parsers.seconds(0, 3600), None, "how long each sleeps; else task n sleeps n seconds", metavar="TIME"
     )
     rate: float = option(parsers.rate, "0", "tasks that may begin in a second, 0 for no limit", metavar="N")
+    executor: Executor = option(parsers.choice(Executor), "threads", EXECUTORS_HELP, metavar="HOW")
 
 
 class Command(StrEnum):

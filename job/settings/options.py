@@ -103,6 +103,9 @@ class Executor(StrEnum):
     SEQUENTIAL = "sequential"
 
 
+EXECUTORS_HELP = "threads, greenlets (one thread), or sequential"
+
+
 class Order(StrEnum):
     """The order of results: as futures complete, or as items were submitted."""
 
@@ -198,9 +201,7 @@ class Settings:
         redact=redaction.destination,
     )
     workers: int = option(parsers.whole(1, 1000), "30", "downloads at the same time", "-m", "--max-req", metavar="N")
-    executor: Executor = option(
-        parsers.choice(Executor), "threads", "threads, greenlets (one thread), or sequential", metavar="HOW"
-    )
+    executor: Executor = option(parsers.choice(Executor), "threads", EXECUTORS_HELP, metavar="HOW")
     order: Order = option(parsers.choice(Order), "completed", "results as completed, or as submitted", metavar="ORDER")
     rate_limit: float = option(parsers.rate, "0", "requests a second to the origin, 0 for no limit", metavar="N")
     max_attempts: int = option(parsers.whole(1, 100), "4", "tries for an item", metavar="N")

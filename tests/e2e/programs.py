@@ -7,6 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from command import defaults
+
 ROOT = Path(__file__).parents[2]
 CONTAINERS = {**os.environ, "CONTAINERS_CONF": str(ROOT / ".ci" / "containers.conf")}
 HARDENED = ("--read-only", "--read-only-tmpfs=false", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
@@ -33,7 +35,7 @@ def podman(*arguments: str) -> subprocess.CompletedProcess[str]:
 def flagjob(settings: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the job of this checkout with these settings only."""
     command = [sys.executable, "-m", "job", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=dict(settings), check=False, capture_output=True, text=True)
+    return subprocess.run(command, cwd=ROOT, env={**defaults, **settings}, check=False, capture_output=True, text=True)
 
 
 def events(stdout: str, name: str) -> list[Mapping[str, object]]:
@@ -48,7 +50,7 @@ def result_fields(stdout: str, *fields: str) -> list[tuple[object, ...]]:
 
 def setting_flags(settings: Mapping[str, str]) -> Sequence[str]:
     """Return environment variables as arguments of `podman run`."""
-    return [word for name, value in settings.items() for word in ("--env", f"{name}={value}")]
+    return [word for name, value in {**defaults, **settings}.items() for word in ("--env", f"{name}={value}")]
 
 
 def files_in(volume: str) -> dict[str, bytes]:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from command import Done, flagjob, start_flagjob
 from images import numbered_gif
+from rows import row
 from scripted import Answer, Request, ScriptedServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -208,6 +209,7 @@ def recorded_validators(dest: Path) -> dict[str, str]:
     return {row["file"]: row["etag"] for row in rows}
 
 
+@row(48)
 def test_a_kill_loses_only_what_was_in_flight(tmp_path: Path) -> None:
     """Over 25 kills no reader sees a torn file, and recorded files are requested conditionally.
 
@@ -237,6 +239,7 @@ def test_a_kill_loses_only_what_was_in_flight(tmp_path: Path) -> None:
     assert (observed.result().files > KILLS * len(origin.files), observed.result().faults) == (True, [])
 
 
+@row(43)
 def test_a_kill_never_mixes_two_sets(tmp_path: Path) -> None:
     """Over 25 kills, while the origin's files change, `current` always has all files of one version."""
     origin, random = VersionedOrigin(300), Random(52)
