@@ -1,6 +1,8 @@
 """Structured log: renders a run's events as JSON or as console lines, and writes them through structlog."""
 
+import errno
 import logging
+import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -39,9 +41,10 @@ _UNCUT_EVENTS = {
 class RunLog:
     """The log of one run. A method `log_x` writes the event x; `info`, `warning` and `error` write any event.
 
-    Thread-safe: each line is one write under structlog's lock for the stream. Lines below `level` are dropped,
-    `secrets` are masked in every line, and `fields` are added to every line. Every method raises LogError if the stream
-    cannot be written: a reader that has gone away must not go unnoticed.
+    Thread-safe: each line, or batch of lines, is one write under structlog's lock for the stream. Lines below `level`
+    are dropped, `secrets` are masked in every line, and `fields` are added to every line. Every method raises LogError
+    if the stream cannot be written: a reader that has gone away must not go unnoticed. What was written is flushed
+    before a method returns, so it is not lost when the process is killed.
     """
 
     def __init__(
@@ -61,19 +64,21 @@ class RunLog:
             structlog.processors.ExceptionRenderer(traceback),
             _console_renderer(redact) if for_people else _json_renderer(redact),
         ]
-        # Workers and the main thread write through both loggers. structlog has one lock for each stream, so both must
-        # get the same stream object: with two objects a line of one could end within a line of the other.
-        checked = _CheckedStream(stream)
         common_fields = fields or {}
 
-        def logger(minimum: int) -> FilteringBoundLogger:
-            wrapper = structlog.make_filtering_bound_logger(minimum)
-            lazy = structlog.wrap_logger(structlog.BytesLogger(cast("BinaryIO", checked)), processors, wrapper, dict)
+        def logger(output: WrappedLogger, minimum: int) -> FilteringBoundLogger:
+            lazy = structlog.wrap_logger(output, processors, structlog.make_filtering_bound_logger(minimum), dict)
             bound: FilteringBoundLogger = lazy.bind(**common_fields)
             return bound
 
-        self._log = logger(logging.getLevelNamesMapping()[level.upper()])
-        self._always = logger(logging.DEBUG)
+        # Workers and the main thread write lines of several loggers. structlog has one lock for each stream, so
+        # everything must go through the same stream object: else a line could end within another one.
+        self._output = structlog.BytesLogger(cast("BinaryIO", _CheckedStream(stream)))
+        minimum = logging.getLevelNamesMapping()[level.upper()]
+        self._log = logger(self._output, minimum)
+        self._always = logger(self._output, logging.DEBUG)
+        self._renderer = logger(structlog.ReturnLogger(), minimum)
+        """Returns a rendered line instead of writing it, or None if its level is dropped."""
 
     def info(self, event: str, **fields: object) -> None:
         """Write an event that is good to know."""
@@ -110,30 +115,18 @@ class RunLog:
         """Write the state in which an item's future ended."""
         self._log.debug("done", code=item.code, future=_future_state(future))
 
-    def log_result(self, result: Result) -> None:
-        """Write how an item ended; the level follows its status."""
-        stored = result.data
-        data = None
-        if stored is not None:
-            data = {
-                "path": stored.path,
-                "bytes": stored.bytes,
-                "sha256": stored.sha256,
-                "content_type": stored.content_type,
-            }
-        fields: dict[str, object] = {
-            "code": result.code,
-            "status": result.status,
-            "data": data,
-            "http_status": result.http_status,
-            "attempts": result.attempts,
-            "duration_s": round(result.duration_seconds, 6),
-            "reason": result.reason,
-            "url": result.url,
-        }
-        if result.error:
-            fields["error"] = result.error
-        self._log.log(_RESULT_LEVELS[result.status], "result", **fields)
+    def log_results(self, results: Iterable[Result]) -> None:
+        """Write how items ended, a line each, in one write; the level follows the status.
+
+        Lines that workers write meanwhile come before or after the batch: they wait for its write only.
+        """
+        lines: list[bytes] = []
+        for result in results:
+            line: bytes | None = self._renderer.log(_RESULT_LEVELS[result.status], "result", **_result_fields(result))
+            if line is not None:
+                lines.append(line)
+        if lines:
+            self._output.msg(b"\n".join(lines))
 
     def log_retry(self, code: str, retry: "RetryEvent") -> None:
         """Write that an attempt failed and how long the item waits for the next one.
@@ -182,14 +175,22 @@ def termination_message(summary: Summary, text: str) -> bytes:
 
 
 class _CheckedStream:
-    """A stream that raises LogError if it cannot be written. As thread-safe as the stream below it."""
+    """A stream that writes everything, or raises LogError. As thread-safe as the stream below it."""
 
     def __init__(self, stream: LogStream) -> None:
         self._stream = stream
 
     def write(self, data: bytes, /) -> int:
+        rest = data
         with map_exceptions(_WRITE_ERRORS):
-            return self._stream.write(data)
+            # With PYTHONUNBUFFERED the stream is a bare file, which may take a part only: when a signal interrupts a
+            # write to a full pipe, or a disk becomes full. It takes nothing, and returns None, if it must not block.
+            while rest:
+                written = self._stream.write(rest)
+                if not written:
+                    raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+                rest = rest[written:]
+        return len(data)
 
     def flush(self) -> None:
         with map_exceptions(_WRITE_ERRORS):
@@ -223,6 +224,31 @@ def _summary_fields(summary: Summary, text: str) -> dict[str, object]:
         "duration_s": round(summary.duration_seconds, 3),
         "summary": text,
     }
+
+
+def _result_fields(result: Result) -> dict[str, object]:
+    stored = result.data
+    data = None
+    if stored is not None:
+        data = {
+            "path": stored.path,
+            "bytes": stored.bytes,
+            "sha256": stored.sha256,
+            "content_type": stored.content_type,
+        }
+    fields: dict[str, object] = {
+        "code": result.code,
+        "status": result.status,
+        "data": data,
+        "http_status": result.http_status,
+        "attempts": result.attempts,
+        "duration_s": round(result.duration_seconds, 6),
+        "reason": result.reason,
+        "url": result.url,
+    }
+    if result.error:
+        fields["error"] = result.error
+    return fields
 
 
 def _future_state(future: object) -> str:

@@ -192,7 +192,7 @@ class LogStream(Protocol):
     """A stream that log lines are written to, such as a binary file."""
 
     def write(self, data: bytes, /) -> int:
-        """Write a line and return its length."""
+        """Write lines, or as much of them as the stream takes; return the number of bytes."""
         ...
 
     def flush(self) -> None:

@@ -193,9 +193,7 @@ class Reporting:
             self._endpoint.close()
 
     def _log_results(self, results: Sequence[Result]) -> None:
-        for result in results:
-            if result.status in self._logged_statuses:
-                self.log.log_result(result)
+        self.log.log_results([result for result in results if result.status in self._logged_statuses])
 
     def _publish_final_metrics(self, summary: Summary) -> None:
         self.metrics.record_end(summary, time.time())

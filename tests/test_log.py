@@ -4,7 +4,7 @@ import io
 import json
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, tzinfo
 from typing import Any, Self
@@ -44,7 +44,7 @@ def event(write: Callable[[RunLog], object], **settings: Any) -> dict[str, Any]:
 
 def test_a_result_line_has_the_facts_of_its_result() -> None:
     """It is one JSON object: time, level and event first, then the run's fields, then the result's."""
-    found = event(lambda log: log.log_result(OK), fields={"run_id": "r1"})
+    found = event(lambda log: log.log_results([OK]), fields={"run_id": "r1"})
     assert list(found)[:4] == ["timestamp", "level", "event", "run_id"]
     assert (found["level"], found["event"], found["run_id"]) == ("info", "result", "r1")
     assert found["data"] == {"path": "br.gif", "bytes": 359, "sha256": "7101", "content_type": "image/gif"}
@@ -65,7 +65,7 @@ def test_times_are_utc_with_microseconds() -> None:
 )
 def test_the_level_of_a_result_follows_its_status(status: str, level: str) -> None:
     """An operator can filter by level for results that need attention."""
-    assert event(lambda log: log.log_result(Result(Status(status), None, "BR")))["level"] == level
+    assert event(lambda log: log.log_results([Result(Status(status), None, "BR")]))["level"] == level
 
 
 def test_a_retry_line_says_what_failed_and_how_long_it_waits() -> None:
@@ -82,7 +82,7 @@ def test_the_first_and_last_line_appear_at_every_level() -> None:
     def write(log: RunLog) -> None:
         log.log_run_started(codes=20)
         log.info("builtin_origin")
-        log.log_result(OK)
+        log.log_results([OK])
         log.log_plan("item", code="BR")
         log.warning("sink_failed")
         log.error("storage_error")
@@ -121,7 +121,7 @@ def test_a_part_of_a_secret_is_not_shown_either(monkeypatch: pytest.MonkeyPatch)
 
     def write(log: RunLog) -> None:
         for text in said:
-            log.log_result(Result(Status.ERROR, None, "BR", error=text))
+            log.log_results([Result(Status.ERROR, None, "BR", error=text)])
 
     by_proxy, by_token = lines(write, for_people=True, secrets=("token" * 20,))
     assert (by_proxy, by_token) == ("*** Error for BR: no way by http://***@…", "*** Error for BR: no Bearer ***")
@@ -202,7 +202,7 @@ def test_short_and_numeric_secrets_leave_the_json_whole() -> None:
 def test_a_code_is_shown_as_it_came() -> None:
     """A hostile code is logged unchanged, with query, quotes and control characters."""
     code = 'cn?x=1\x00\n\u2028"é'
-    assert event(lambda log: log.log_result(Result(Status.ERROR, None, code)))["code"] == code
+    assert event(lambda log: log.log_results([Result(Status.ERROR, None, code)]))["code"] == code
 
 
 @pytest.mark.parametrize("for_people", [False, True])
@@ -243,6 +243,8 @@ def test_a_stream_that_cannot_be_written_is_a_log_error() -> None:
     closed.close()
     with pytest.raises(LogError, match="standard output cannot be written: I/O operation on closed file"):
         log.info("x")
+    with pytest.raises(LogError, match="standard output cannot be written: I/O operation on closed file"):
+        log.log_results([OK])
 
 
 def test_lines_of_many_threads_do_not_mix() -> None:
@@ -282,23 +284,94 @@ class ExclusiveStream(io.BytesIO):
             self._is_free.release()
 
 
-def test_lines_of_all_levels_share_one_lock() -> None:
-    """A line that is written at every level waits for the lines of other threads, which the level may drop."""
+def test_lines_of_every_kind_share_one_lock() -> None:
+    """A line that is written at every level, or a batch, waits for the lines of other threads."""
     stream = ExclusiveStream()
-    ready = threading.Barrier(4)
+    ready = threading.Barrier(6)
     log = RunLog(stream)
+    kinds = [lambda: log.info("x"), lambda: log.log_plan("item"), lambda: log.log_results([OK, FAILED])]
 
     def write(number: int) -> None:
         ready.wait(10)
         for _ in range(20):
-            if number % 2:
-                log.info("x")
-            else:
-                log.log_plan("item")
+            kinds[number % 3]()
 
-    with ThreadPoolExecutor(4) as executor:
-        list(executor.map(write, range(4)))
-    assert (stream.overlaps, len(stream.getvalue().splitlines())) == (0, 80)
+    with ThreadPoolExecutor(6) as executor:
+        list(executor.map(write, range(6)))
+    assert (stream.overlaps, len(stream.getvalue().splitlines())) == (0, 160)
+
+
+class CountingStream(io.BytesIO):
+    """A stream that counts its writes and flushes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def write(self, data: Any, /) -> int:
+        """Count a write."""
+        self.calls.append("write")
+        return super().write(data)
+
+    def flush(self) -> None:
+        """Count a flush."""
+        self.calls.append("flush")
+
+
+def test_a_batch_of_results_is_one_write() -> None:
+    """Each result has a line of its own, in the order of the batch; the lines are written and flushed together."""
+    stream = CountingStream()
+    RunLog(stream).log_results([OK, FAILED] * 32)
+    codes = [json.loads(line)["code"] for line in stream.getvalue().splitlines()]
+    assert (codes, stream.calls) == (["BR", "IN"] * 32, ["write", "flush"])
+
+
+def test_the_level_drops_lines_of_a_batch() -> None:
+    """A batch of which the level drops every line writes nothing, not even an empty line."""
+    stream = CountingStream()
+    log = RunLog(stream, level="error")
+    log.log_results([OK, FAILED, OK])
+    log.log_results([OK, OK])
+    assert (json.loads(stream.getvalue())["code"], stream.calls) == ("IN", ["write", "flush"])
+
+
+def test_a_batch_holds_no_line_of_a_worker_back() -> None:
+    """A line of another thread is written while a batch is rendered, before the batch."""
+    stream = io.BytesIO()
+    log = RunLog(stream)
+    meanwhile: list[bytes] = []
+
+    def results() -> Iterator[Result]:
+        yield OK
+        executor.submit(log.info, "x").result(10)
+        meanwhile.extend(stream.getvalue().splitlines())
+        yield FAILED
+
+    with ThreadPoolExecutor(1) as executor:
+        log.log_results(results())
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert ([json.loads(line)["event"] for line in meanwhile], events) == (["x"], ["x", "result", "result"])
+
+
+class ShortStream(io.BytesIO):
+    """A stream that takes at most 100 bytes at once, as a bare file may, and nothing once it is full."""
+
+    is_full = False
+
+    def write(self, data: Any, /) -> int:
+        """Write a part."""
+        return 0 if self.is_full else super().write(data[:100])
+
+
+def test_a_short_write_tears_no_line() -> None:
+    """What the stream did not take at once is written next; a stream that takes nothing any more is an error."""
+    stream = ShortStream()
+    log = RunLog(stream)
+    log.log_results([OK, FAILED] * 5)
+    stream.is_full = True
+    with pytest.raises(LogError, match="standard output cannot be written: Resource temporarily unavailable"):
+        log.log_results([OK])
+    assert [json.loads(line)["code"] for line in stream.getvalue().splitlines()] == ["BR", "IN"] * 5
 
 
 def test_console_lines_use_the_words_of_the_book() -> None:
@@ -310,10 +383,8 @@ def test_console_lines_use_the_words_of_the_book() -> None:
         log.info("request", method="GET", path="/br.gif", status=503, fault="error")
         log.info("request", method="GET", path="/br.gif", status=200, fault=None)
         log.info("serving", url="http://localhost/{cc}.gif")
-        log.log_result(OK)
-        log.log_result(Result(Status.NOT_FOUND, None, "ZZ"))
-        log.log_result(FAILED)
-        log.log_result(Result(Status.ERROR, None, "c\x1bn", reason="invalid_code"))
+        log.log_results([OK, Result(Status.NOT_FOUND, None, "ZZ"), FAILED])
+        log.log_results([Result(Status.ERROR, None, "c\x1bn", reason="invalid_code")])
         log.log_retry("IN", RetryEvent(1, 4, 0.8, HttpError(503, "HTTP error 503 - Busy")))
         log.log_scheduled(InvalidItem("BR"), Future())
         log.log_done(InvalidItem("BR"), Future())
@@ -353,7 +424,7 @@ def test_console_lines_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     """A line that is wider than the terminal is cut, unless it ends with advice to the user."""
     monkeypatch.setenv("COLUMNS", "40")  # sets the width without a terminal
     failed = Result(Status.ERROR, None, "IN", error="x" * 100)
-    (line,) = lines(lambda log: log.log_result(failed), for_people=True)
+    (line,) = lines(lambda log: log.log_results([failed]), for_people=True)
     (whole,) = lines(
         lambda log: log.log_usage_errors([Fault("--workers", "many", "must be " + "x" * 100)]), for_people=True
     )

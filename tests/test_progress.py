@@ -116,17 +116,17 @@ def test_the_bar_starts_no_thread() -> None:
 
 
 def test_lines_appear_above_the_bar() -> None:
-    """A line is complete and on a row of its own; the bar continues below it."""
+    """Each line, also of a batch, is complete and on a row of its own; the bar continues below them."""
     with terminal() as sent:
-        bar = Bar(2, sys.stderr)
+        bar = Bar(3, sys.stderr)
         above = LinesAboveBar(sent)
         written = above.write("BR não encontrado\n".encode())
         bar.advance([OK])
-        above.write(b"CN not found\n")
-        bar.advance([OK])
+        above.write(b"CN not found\nIN not found\n")
+        bar.advance([OK, OK])
         bar.close()
-    first, second, last, free = shown(sent)
-    assert (first, second, free) == ("BR não encontrado", "CN not found", "")
+    *rows, last, free = shown(sent)
+    assert (rows, free) == (["BR não encontrado", "CN not found", "IN not found"], "")
     assert last.startswith("100%|")
     assert written == len("BR não encontrado\n".encode())
 
