@@ -57,28 +57,33 @@ class RunLog:
         fields: Mapping[str, object] | None = None,
     ) -> None:
         redact = line_redactor(secrets)
+        render = _console_renderer(redact) if for_people else _json_renderer(redact)
         traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+        self._time = structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True)  # "iso" leaves .000000 out
         processors: list[Processor] = [
             structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),  # "iso" leaves .000000 out
+            self._time,
             structlog.processors.ExceptionRenderer(traceback),
-            _console_renderer(redact) if for_people else _json_renderer(redact),
+            render,
         ]
-        common_fields = fields or {}
+        # A dict keeps the place of a key that is set again: these three are the first fields of every line.
+        context = {"timestamp": None, "level": None, "event": None, **(fields or {})}
 
-        def logger(output: WrappedLogger, minimum: int) -> FilteringBoundLogger:
+        def logger(output: WrappedLogger, processors: list[Processor], minimum: int) -> FilteringBoundLogger:
             lazy = structlog.wrap_logger(output, processors, structlog.make_filtering_bound_logger(minimum), dict)
-            bound: FilteringBoundLogger = lazy.bind(**common_fields)
+            bound: FilteringBoundLogger = lazy.bind(**context)
             return bound
 
         # Workers and the main thread write lines of several loggers. structlog has one lock for each stream, so
         # everything must go through the same stream object: else a line could end within another one.
         self._output = structlog.BytesLogger(cast("BinaryIO", _CheckedStream(stream)))
         minimum = logging.getLevelNamesMapping()[level.upper()]
-        self._log = logger(self._output, minimum)
-        self._always = logger(self._output, logging.DEBUG)
-        self._renderer = logger(structlog.ReturnLogger(), minimum)
-        """Returns a rendered line instead of writing it, or None if its level is dropped."""
+        self._log = logger(self._output, processors, minimum)
+        self._always = logger(self._output, processors, logging.DEBUG)
+        # This one returns a rendered line instead of writing it, or None if its level is dropped. It is for results,
+        # which come with the time of their batch, and never with an exception.
+        line_processors: list[Processor] = [_add_result_fields, structlog.processors.add_log_level, render]
+        self._renderer = logger(structlog.ReturnLogger(), line_processors, minimum)
 
     def info(self, event: str, **fields: object) -> None:
         """Write an event that is good to know."""
@@ -118,11 +123,14 @@ class RunLog:
     def log_results(self, results: Iterable[Result]) -> None:
         """Write how items ended, a line each, in one write; the level follows the status.
 
-        Lines that workers write meanwhile come before or after the batch: they wait for its write only.
+        All lines have the time at which the batch is logged. Lines that workers write meanwhile come before or after
+        the batch: they wait for its write only.
         """
+        time = self._time(None, "", {})["timestamp"]
         lines: list[bytes] = []
         for result in results:
-            line: bytes | None = self._renderer.log(_RESULT_LEVELS[result.status], "result", **_result_fields(result))
+            level = _RESULT_LEVELS[result.status]
+            line: bytes | None = self._renderer.log(level, "result", timestamp=time, result=result)
             if line is not None:
                 lines.append(line)
         if lines:
@@ -226,7 +234,9 @@ def _summary_fields(summary: Summary, text: str) -> dict[str, object]:
     }
 
 
-def _result_fields(result: Result) -> dict[str, object]:
+def _add_result_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace an event's result by the fields of its line. A processor of structlog."""
+    result: Result = event.pop("result")
     stored = result.data
     data = None
     if stored is not None:
@@ -236,19 +246,17 @@ def _result_fields(result: Result) -> dict[str, object]:
             "sha256": stored.sha256,
             "content_type": stored.content_type,
         }
-    fields: dict[str, object] = {
-        "code": result.code,
-        "status": result.status,
-        "data": data,
-        "http_status": result.http_status,
-        "attempts": result.attempts,
-        "duration_s": round(result.duration_seconds, 6),
-        "reason": result.reason,
-        "url": result.url,
-    }
+    event["code"] = result.code
+    event["status"] = result.status
+    event["data"] = data
+    event["http_status"] = result.http_status
+    event["attempts"] = result.attempts
+    event["duration_s"] = round(result.duration_seconds, 6)
+    event["reason"] = result.reason
+    event["url"] = result.url
     if result.error:
-        fields["error"] = result.error
-    return fields
+        event["error"] = result.error
+    return event
 
 
 def _future_state(future: object) -> str:
@@ -257,15 +265,13 @@ def _future_state(future: object) -> str:
 
 
 def _json_renderer(redact: Callable[[bytes], bytes]) -> Processor:
-    """Return a processor that renders one strict JSON object (NaN becomes null), with time and level first."""
+    """Return a processor that renders one strict JSON object (NaN becomes null)."""
 
     def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-        first = {name: event.pop(name) for name in ("timestamp", "level", "event")}
-        fields = {**first, **event}
         try:
-            return redact(orjson.dumps(fields, default=str))
+            return redact(orjson.dumps(event, default=str))
         except TypeError:  # text that is not UTF-8 (PEP 383), such as a path: its bytes are shown with backslashes
-            encodable = {name: _encodable(value) for name, value in fields.items()}
+            encodable = {name: _encodable(value) for name, value in event.items()}
             return redact(orjson.dumps(encodable, default=str))
 
     return render

@@ -55,8 +55,9 @@ def test_a_result_line_has_the_facts_of_its_result() -> None:
 
 def test_times_are_utc_with_microseconds() -> None:
     """Times are ISO 8601, so that lines sort and every reader understands them."""
-    stamp = event(lambda log: log.info("x"))["timestamp"]
-    assert (len(stamp), stamp[10], stamp[-1]) == (27, "T", "Z")
+    for found in (event(lambda log: log.info("x")), event(lambda log: log.log_results([OK]))):
+        stamp = found["timestamp"]
+        assert (len(stamp), stamp[10], stamp[-1]) == (27, "T", "Z")
 
 
 @pytest.mark.parametrize(
@@ -319,11 +320,12 @@ class CountingStream(io.BytesIO):
 
 
 def test_a_batch_of_results_is_one_write() -> None:
-    """Each result has a line of its own, in the order of the batch; the lines are written and flushed together."""
+    """Each result has a line of its own, in the order of the batch; all have one time and are written together."""
     stream = CountingStream()
     RunLog(stream).log_results([OK, FAILED] * 32)
-    codes = [json.loads(line)["code"] for line in stream.getvalue().splitlines()]
-    assert (codes, stream.calls) == (["BR", "IN"] * 32, ["write", "flush"])
+    found = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert ([line["code"] for line in found], stream.calls) == (["BR", "IN"] * 32, ["write", "flush"])
+    assert len({line["timestamp"] for line in found}) == 1
 
 
 def test_the_level_drops_lines_of_a_batch() -> None:
