@@ -4,7 +4,7 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -80,6 +80,56 @@ def test_attempts_are_counted_by_outcome() -> None:
     assert found["flagjob_http_request_duration_seconds_count", ()] == 3
 
 
+class SlowSeconds(float):
+    """A duration that takes its time to be counted: each comparison waits to be released."""
+
+    asked = threading.Event()
+    release = threading.Event()
+
+    def __le__(self, bound: float) -> bool:
+        """Wait to be released, and compare."""
+        self.asked.set()
+        self.release.wait(TIMEOUT)
+        return super().__le__(bound)
+
+
+def test_a_scrape_waits_for_attempts_that_are_being_counted() -> None:
+    """Attempts that the main thread has taken and not counted yet are not missing from a scrape."""
+    metrics = make()
+    metrics.count_attempt(Outcome.OK, SlowSeconds(0.5), 359)
+    with ThreadPoolExecutor(2) as executor:
+        counting = executor.submit(metrics.count_results, [])
+        SlowSeconds.asked.wait(TIMEOUT)
+        scrape = executor.submit(samples, metrics)
+        unfinished = wait([scrape], 0.2).not_done
+        SlowSeconds.release.set()
+        counting.result(TIMEOUT)
+        count = scrape.result(TIMEOUT)["flagjob_http_request_duration_seconds_count", ()]
+    assert (unfinished, count) == ({scrape}, 1)
+
+
+def test_attempts_of_many_threads_are_all_counted() -> None:
+    """Attempts that threads report while others count them are counted once each."""
+    metrics = make()
+    ready = threading.Barrier(6)
+
+    def report(_: int) -> None:
+        ready.wait(TIMEOUT)
+        for _ in range(2000):
+            metrics.count_attempt(Outcome.OK, 0.02, 1)
+
+    def count(_: int) -> None:
+        ready.wait(TIMEOUT)
+        for _ in range(500):
+            metrics.count_results([])
+
+    with ThreadPoolExecutor(6) as executor:
+        list(executor.map(lambda number: report(number) if number < 4 else count(number), range(6)))
+    found = samples(metrics)
+    assert found["flagjob_http_requests_total", ("2xx",)] == found["flagjob_received_bytes_total", ()] == 8000
+    assert found["flagjob_http_request_duration_seconds_count", ()] == 8000
+
+
 @pytest.mark.parametrize(
     ("reason", "group"),
     [
@@ -124,17 +174,20 @@ def test_items_are_counted_by_status() -> None:
 
 
 def test_running_downloads_are_active() -> None:
-    """The gauge is 1 while the task runs and 0 afterwards, even if the task fails."""
+    """The gauge is the number of tasks that run, also of equal items, and 0 afterwards, even if a task fails."""
     metrics = make()
     seen = []
 
     def task(item: object) -> Result:
         seen.append(samples(metrics)["flagjob_active_downloads", ()])
+        if len(seen) == 1:
+            tracked(InvalidItem("BR"))
         raise ZeroDivisionError(item)
 
+    tracked = metrics.track_active(task)
     with pytest.raises(ZeroDivisionError):
-        metrics.track_active(task)(InvalidItem("BR"))
-    assert (seen, samples(metrics)["flagjob_active_downloads", ()]) == ([1.0], 0.0)
+        tracked(InvalidItem("BR"))
+    assert (seen, samples(metrics)["flagjob_active_downloads", ()]) == ([1.0, 2.0], 0.0)
 
 
 def test_pending_is_read_at_each_scrape() -> None:
@@ -329,8 +382,10 @@ def test_the_textfile_is_what_node_exporter_reads(tmp_path: Path) -> None:
     """The textfile has the run's series without the process's own, and no temporary file remains."""
     metrics = make()
     metrics.count_results([Result(Status.OK, None, "BR")])
+    metrics.count_attempt(Outcome.OK, 0.02, 359)
     metrics.write_textfile(tmp_path / "flagjob.prom")
     text = (tmp_path / "flagjob.prom").read_text()
+    assert "flagjob_received_bytes_total 359.0" in text
     assert 'flagjob_downloads_total{status="ok"} 1.0' in text
     assert "process_" not in text
     assert [path.name for path in tmp_path.iterdir()] == ["flagjob.prom"]

@@ -1,18 +1,22 @@
 """Counters, gauges and histograms of a run in a registry of their own, and the textfile for node_exporter."""
 
 import platform
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from pathlib import Path
+from threading import Lock
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
     Histogram,
+    Metric,
     disable_created_metrics,
     write_to_textfile,
 )
+from prometheus_client.registry import Collector
 
 from job.errors import Failure, Outcome
 from job.metrics.endpoint import Endpoint
@@ -30,26 +34,38 @@ _RETRY_GROUPS = (
 )
 
 
-class Metrics:
+class Metrics(Collector):
     """The metrics of one run. Times are in seconds, sizes in bytes.
 
-    Thread-safe: prometheus_client guards each value with a lock. Every label value exists from the start, at 0, because
-    Prometheus computes no rate for the first sample of a series.
+    Thread-safe: prometheus_client guards each value with a lock. Workers take none of these locks for an attempt: they
+    append it to a list, which is counted with each batch of results and whenever the metrics are read. Every label
+    value exists from the start, at 0, because Prometheus computes no rate for the first sample of a series.
     """
 
     def __init__(self, version: str, revision: str, shards: int = 1) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client left it out
         self.revision = revision
         self.registry = CollectorRegistry()
+        """What is scraped, pushed and written; reading it calls `collect`."""
+        self.registry.register(self)
+        self._values = CollectorRegistry()
+        # The attempts that have ended and are not counted yet. Workers append; `_count_attempts` takes from the left.
+        # Both are atomic, so neither loses an attempt or sees one twice.
+        self._attempts: deque[tuple[Outcome, float, int]] = deque()
+        self._counting = Lock()
+        self._received_bytes = 0
+        # The `id` of each item under way: no two objects that exist at the same time have the same. Each worker adds
+        # and discards its own; both are atomic, and so is `len`, which a scrape calls.
+        self._under_way: set[int] = set()
         self._downloads = self._counters("downloads", "Items by how they ended.", "status", tuple(Status))
         self._requests = self._counters("http_requests", "Attempts by their outcome.", "outcome", tuple(Outcome))
         self._retries = self._counters("retries", "Attempts that are tried again.", "reason", _RETRY_GROUPS)
         self._waits = self._counters("retry_wait_seconds", "Time between tries.", "reason", _RETRY_GROUPS)
-        self._received = Counter("flagjob_received_bytes", "Bytes of bodies.", registry=self.registry)
+        self._received = Counter("flagjob_received_bytes", "Bytes of bodies.", registry=self._values)
         self._item_seconds = self._histogram("download", "Time an item took, retries included.", _ITEM_BUCKETS)
         self._attempt_seconds = self._histogram("http_request", "Time an attempt took.", _ATTEMPT_BUCKETS)
         self._workers = self._gauge("workers", "Most downloads at the same time.")
-        self._active = self._gauge("active_downloads", "Downloads under way.")
+        self._gauge("active_downloads", "Downloads under way.").set_function(lambda: len(self._under_way))
         self._pending = self._gauge("pending_downloads", "Items that wait for a worker.")
         self.selected = self._gauge("selected_codes", "Items taken from the source so far.")
         self._gauge("shards", "Into how many shares the codes are divided.").set(shards)
@@ -57,28 +73,32 @@ class Metrics:
         self._end_time = self._gauge("last_run_timestamp_seconds", "When the run ended.")
         self._duration = self._gauge("last_run_duration_seconds", "How long the run took.")
         self._exit_code = self._gauge("last_run_exit_code", "How the run ended.")
-        build = Gauge("flagjob_build_info", "What runs.", ["version", "revision", "python"], registry=self.registry)
+        build = Gauge("flagjob_build_info", "What runs.", ["version", "revision", "python"], registry=self._values)
         build.labels(version, revision, platform.python_version()).set(1)
 
     @property
     def received_bytes(self) -> int:
         """Return the number of body bytes received so far."""
-        return int(self.registry.get_sample_value("flagjob_received_bytes_total") or 0)
+        self._count_attempts()
+        return self._received_bytes
 
     def track_active(self, task: Callable[[Item], Result]) -> Callable[[Item], Result]:
         """Return a task that counts as an active download while it runs."""
+        under_way = self._under_way
 
         def run_tracked(item: Item) -> Result:
-            with self._active.track_inprogress():
+            key = id(item)
+            under_way.add(key)
+            try:
                 return task(item)
+            finally:
+                under_way.discard(key)
 
         return run_tracked
 
     def count_attempt(self, outcome: Outcome, seconds: float, received_bytes: int) -> None:
         """Count one attempt, with its duration and the size of the body that it received."""
-        self._requests[outcome].inc()
-        self._attempt_seconds.observe(seconds)
-        self._received.inc(received_bytes)
+        self._attempts.append((outcome, seconds, received_bytes))
 
     def count_retry(self, retry: RetryEvent) -> None:
         """Count one retry, with the time that the item waits for it."""
@@ -88,10 +108,19 @@ class Metrics:
 
     def count_results(self, results: Sequence[Result]) -> None:
         """Count items by status, with their durations; an item without any attempt has no duration."""
+        self._count_attempts()
+        statuses: dict[Status, int] = {}
         for result in results:
-            self._downloads[result.status].inc()
+            statuses[result.status] = statuses.get(result.status, 0) + 1
             if result.attempts:
                 self._item_seconds.observe(result.duration_seconds)
+        for status, number in statuses.items():
+            self._downloads[status].inc(number)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics, with every attempt that has ended; prometheus_client calls this to read the registry."""
+        self._count_attempts()
+        return self._values.collect()
 
     def record_start(self, timestamp: float, workers: int, pending: Callable[[], int]) -> None:
         """Record the start of the run (Unix time, in seconds) and its number of workers.
@@ -119,15 +148,33 @@ class Metrics:
         """Write the textfile for node_exporter atomically; raise OSError if that fails."""
         write_to_textfile(str(path), self.registry)
 
+    def _count_attempts(self) -> None:
+        """Count the attempts that have ended since the last call."""
+        # The main thread and the endpoint's threads may come here at the same time. Without the lock, a scrape could
+        # find no attempt left while the main thread has taken some and not counted them yet, and would miss them.
+        with self._counting:
+            # Workers may append meanwhile. Those attempts are left for the next call, or this one might not end.
+            outcomes: dict[Outcome, int] = {}
+            received_bytes = 0
+            for _ in range(len(self._attempts)):
+                outcome, seconds, size = self._attempts.popleft()
+                outcomes[outcome] = outcomes.get(outcome, 0) + 1
+                received_bytes += size
+                self._attempt_seconds.observe(seconds)
+            for outcome, number in outcomes.items():
+                self._requests[outcome].inc(number)
+            self._received.inc(received_bytes)
+            self._received_bytes += received_bytes
+
     def _counters(self, name: str, text: str, label: str, values: Sequence[str]) -> dict[str, Counter]:
-        counter = Counter(f"flagjob_{name}", text, [label], registry=self.registry)
+        counter = Counter(f"flagjob_{name}", text, [label], registry=self._values)
         return {value: counter.labels(value) for value in values}
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
-        return Histogram(f"flagjob_{name}_duration_seconds", text, buckets=buckets, registry=self.registry)
+        return Histogram(f"flagjob_{name}_duration_seconds", text, buckets=buckets, registry=self._values)
 
     def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"flagjob_{name}", text, registry=self.registry)
+        return Gauge(f"flagjob_{name}", text, registry=self._values)
 
 
 def _retry_group(failure: Failure) -> Outcome:
