@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import formatdate, parsedate
+from functools import cache
 from hashlib import sha256
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,10 +81,10 @@ class _Flag:
     """Unix time in seconds."""
 
 
-def load_flags(name: str = "django-countries") -> dict[str, _Flag]:
-    """Return the flags of all ISO 3166-1 codes by path, 90 kB in memory; raise UsageError if `name` is not installed.
+def find_flags(name: str = "django-countries") -> dict[str, Path]:
+    """Return the files of the flags of all ISO 3166-1 codes by URL path; raise UsageError if `name` is not installed.
 
-    Reads only the data files of the distribution `name`, and never imports its code.
+    They are data files of the distribution `name`, whose code is never imported.
     """
     files: list[Path] = []
     with suppress(PackageNotFoundError):
@@ -92,10 +93,14 @@ def load_flags(name: str = "django-countries") -> dict[str, _Flag]:
     if not files:
         advice = "the built-in origin has no flags: pip install 'flagjob[origin]', or set FLAGJOB_URL"
         raise UsageError(Fault("FLAGJOB_SERVER", None, advice))
-    return {PATH.format(cc=file.stem): _flag(file.read_bytes(), int(file.stat().st_mtime)) for file in files}
+    return {PATH.format(cc=file.stem): file for file in files}
 
 
-def _flag(body: bytes, modified: int) -> _Flag:
+@cache
+def _read_flag(file: Path) -> _Flag:
+    """Read a flag once: all together are 90 kB, but a short run asks for few of them."""
+    body = file.read_bytes()
+    modified = int(file.stat().st_mtime)
     etag = f'"{sha256(body).hexdigest()[:32]}"'
     validators = (("ETag", etag), ("Last-Modified", formatdate(modified, usegmt=True)))
     content = (("Content-Type", "image/gif"), ("Content-Length", str(len(body))))
@@ -195,13 +200,12 @@ class _RequestHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Answer GET or HEAD with a flag, 304 or 404."""
-        flag = self.server.flags.get(self.path)
-        if flag is None:
+        file = self.server.flags.get(self.path)
+        if file is None:
             self._answer_with_faults(_NOT_FOUND)
-        elif _is_current(flag, self._fields):
-            self._answer_with_faults(flag.not_modified)
-        else:
-            self._answer_with_faults(flag.full)
+            return
+        flag = _read_flag(file)
+        self._answer_with_faults(flag.not_modified if _is_current(flag, self._fields) else flag.full)
 
     def do_POST(self) -> None:
         """Answer any other known method with 405; the base class answers an unknown one with 501."""
@@ -266,7 +270,7 @@ class _FlagServer(ThreadingHTTPServer):
     """More than the workers that may connect at once."""
 
     def __init__(self, options: "DemoServer") -> None:
-        self.flags = load_flags()
+        self.flags = find_flags()
         self.on_request = options.on_request
         retry_after = options.faults.retry_after_seconds
         fields = [] if retry_after is None else [("Retry-After", str(retry_after))]

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.demo_server import PATH, DemoServer, Faults, Request, load_flags
+from job.demo_server import PATH, DemoServer, Faults, Request, find_flags
 from job.errors import UsageError
 
 FLAGS = Path(str(distribution("django-countries").locate_file("django_countries/static/flags")))
@@ -82,7 +82,7 @@ def test_every_country_has_its_flag(server: DemoServer) -> None:
     codes = {file.stem for file in FLAGS.glob("??.gif")} - {"__", "eu", "xk"}
     with closing(connect(server)) as connection:
         wrong = [cc for cc in codes if ask(connection, PATH.format(cc=cc))[2] != (FLAGS / f"{cc}.gif").read_bytes()]
-    assert (len(codes), wrong, set(load_flags())) == (249, [], {PATH.format(cc=cc) for cc in codes})
+    assert (len(codes), wrong, set(find_flags())) == (249, [], {PATH.format(cc=cc) for cc in codes})
 
 
 @pytest.mark.parametrize("code", ["__", "eu", "xk", "zz", "CN"])
@@ -630,7 +630,7 @@ def test_the_url_leads_to_the_server(bind: str, expected: str) -> None:
 def test_missing_flags_are_a_usage_error() -> None:
     """Without the distribution, the message says which package to install or which setting to change."""
     with pytest.raises(UsageError) as caught:
-        load_flags("no-such-distribution")
+        find_flags("no-such-distribution")
     advice = "the built-in origin has no flags: pip install 'flagjob[origin]', or set FLAGJOB_URL"
     assert str(caught.value) == f"FLAGJOB_SERVER: {advice}"
 
