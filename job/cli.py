@@ -5,6 +5,7 @@ time to import than everything else.
 """
 
 import dataclasses
+import gc
 import os
 import resource
 import signal
@@ -78,8 +79,13 @@ def _print(page: str) -> int:
 
 
 def _run(arguments: Arguments) -> int:
+    # Importing makes many objects that stay. Python would search them for garbage again and again: while they are made,
+    # during the run, and once more before the process ends.
+    gc.disable()
     from job.run import Run  # noqa: PLC0415  (see the module's docstring)
 
+    gc.freeze()
+    gc.enable()
     cancellation = Cancellation()
     loaded = settings.load(arguments, os.environ)
     run = Run(loaded, cancellation, sys.stdout.buffer, terminal=sys.stdout.isatty())

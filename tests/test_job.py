@@ -723,3 +723,15 @@ def test_a_command_imports_only_what_it_needs(tmp_path: Path, argv: list[str], n
         timeout=TIMEOUT,
     )
     assert ended.stdout.decode().splitlines()[-1] == str(needed)
+
+
+def test_garbage_is_collected_but_not_among_modules(tmp_path: Path) -> None:
+    """A run collects garbage as Python always does, except among what was imported before it."""
+    program = (
+        "import gc; from job.cli import main; main(['--dry-run']); print(gc.isenabled(), gc.get_freeze_count() > 0)"
+    )
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, check=True, timeout=TIMEOUT
+    )
+    assert ended.stdout.decode().splitlines()[-1] == "True True"
