@@ -76,9 +76,9 @@ class Reporting:
         for consume in self.consumers:
             consume(results)
 
-    def report_start(self, inputs: Inputs, workers: int, pending: Callable[[], int]) -> None:
-        """Start serving the metrics, and log what the run is about to do."""
-        self.metrics.record_start(time.time(), workers, pending)
+    def report_start(self, inputs: Inputs, workers: int, active: Callable[[], int], pending: Callable[[], int]) -> None:
+        """Start serving the metrics, and log what the run is about to do; for the callbacks see `record_start`."""
+        self.metrics.record_start(time.time(), workers, active, pending)
         address = self._settings.metrics_address
         if address:
             with self._warn_if_failed(str(address)):
@@ -117,7 +117,7 @@ class Reporting:
     def count_selected(self, items: Iterator[Item]) -> Iterator[Item]:
         """Yield the items, and count each in the metrics."""
         for item in items:
-            self.metrics.selected.inc()
+            self.metrics.selected += 1
             yield item
 
     def report_retry(self, code: str, retry: RetryEvent) -> None:

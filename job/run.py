@@ -138,7 +138,7 @@ class Run:
             self._reporting.report,
             partial(self._stop_if_all_fail, cutoff, inputs.known),
         ]
-        self._reporting.report_start(inputs, pool.workers, lambda: pool.pending)
+        self._reporting.report_start(inputs, pool.workers, lambda: pool.active, lambda: pool.pending)
         items = self._reporting.count_selected(self._until_unreadable(inputs.items))
         with self._reporting.progress_bar(inputs.known), closing(pool.results(items)) as batches:
             for results in batches:
@@ -282,7 +282,7 @@ class _Wiring:
         downloader = self._downloader(destination, client, waits)
         return Pool(
             new_executor=waits.new_executor,
-            task=self.reporting.metrics.track_active(downloader.download),
+            task=downloader.download,
             cancelled=downloader.cancelled,
             workers=self._workers,
             cancellation=self.cancellation,

@@ -16,7 +16,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 
 from job.errors import HttpError, NetworkError, Outcome, Reason
 from job.metrics import Endpoint, Metrics
-from job.model import InvalidItem, Result, Status, Summary
+from job.model import Result, Status, Summary
 from job.resilience.retrying import RetryEvent
 
 TIMEOUT = 20
@@ -173,31 +173,17 @@ def test_items_are_counted_by_status() -> None:
     assert found["flagjob_download_duration_seconds_sum", ()] == pytest.approx(3.2)
 
 
-def test_running_downloads_are_active() -> None:
-    """The gauge is the number of tasks that run, also of equal items, and 0 afterwards, even if a task fails."""
+def test_numbers_of_the_moment_are_read_at_each_scrape() -> None:
+    """What is under way, what waits and what was taken from the source have their values without any update."""
     metrics = make()
-    seen = []
-
-    def task(item: object) -> Result:
-        seen.append(samples(metrics)["flagjob_active_downloads", ()])
-        if len(seen) == 1:
-            tracked(InvalidItem("BR"))
-        raise ZeroDivisionError(item)
-
-    tracked = metrics.track_active(task)
-    with pytest.raises(ZeroDivisionError):
-        tracked(InvalidItem("BR"))
-    assert (seen, samples(metrics)["flagjob_active_downloads", ()]) == ([1.0, 2.0], 0.0)
-
-
-def test_pending_is_read_at_each_scrape() -> None:
-    """The gauge has the current value without any update."""
-    metrics = make()
-    waiting = [3]
-    metrics.record_start(1000.0, 30, lambda: waiting[0])
-    first = samples(metrics)["flagjob_pending_downloads", ()]
-    waiting[0] = 7
-    assert (first, samples(metrics)["flagjob_pending_downloads", ()]) == (3, 7)
+    names = ["flagjob_active_downloads", "flagjob_pending_downloads", "flagjob_selected_codes"]
+    now = {"active": 2, "pending": 3}
+    metrics.record_start(1000.0, 30, active=lambda: now["active"], pending=lambda: now["pending"])
+    metrics.selected = 5
+    first = [samples(metrics)[name, ()] for name in names]
+    now |= {"active": 30, "pending": 7}
+    metrics.selected = 40
+    assert (first, [samples(metrics)[name, ()] for name in names]) == ([2, 3, 5], [30, 7, 40])
 
 
 def test_only_a_success_leaves_its_time() -> None:
@@ -239,7 +225,7 @@ def is_scraped(endpoint: Endpoint) -> bool:
 def test_the_endpoint_serves_the_run_and_the_process() -> None:
     """A scrape has the run's series and the process's own; after `close` the port is free."""
     metrics = make()
-    metrics.record_start(0, 30, lambda: 0)
+    metrics.record_start(0, 30, lambda: 0, lambda: 0)
     with closing(metrics.serve("127.0.0.1", 0)) as endpoint:
         families = {family.name: family for family in text_string_to_metric_families(scrape(endpoint).decode())}
     assert families["flagjob_workers"].samples[0].value == 30

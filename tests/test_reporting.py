@@ -8,7 +8,7 @@ import pytest
 
 from job.cancellation import Cancellation
 from job.errors import LogError
-from job.model import Result, Status
+from job.model import InvalidItem, Result, Status
 from job.reporting import Reporting
 from job.settings import load, parse_arguments
 
@@ -49,6 +49,14 @@ def test_every_consumer_takes_every_batch() -> None:
     count = report.metrics.registry.get_sample_value("flagjob_downloads_total", {"status": "ok"})
     assert [line["code"] for line in events(stdout)] == ["BR", "ZZ", "BR"]
     assert (count, taken) == (2, [OK, MISSING, OK])
+
+
+def test_items_are_counted_as_they_are_taken() -> None:
+    """An item counts as selected when the pool takes it, not before."""
+    report = reporting(BytesIO())
+    items = report.count_selected(iter([InvalidItem("BR"), InvalidItem("ZZ")]))
+    counts = [report.metrics.registry.get_sample_value("flagjob_selected_codes") for _ in items]
+    assert counts == [1, 2]
 
 
 @pytest.mark.parametrize(

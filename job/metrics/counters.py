@@ -20,7 +20,7 @@ from prometheus_client.registry import Collector
 
 from job.errors import Failure, Outcome
 from job.metrics.endpoint import Endpoint
-from job.model import Item, Result, Status, Summary
+from job.model import Result, Status, Summary
 from job.resilience import RetryEvent
 
 _ITEM_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -54,9 +54,8 @@ class Metrics(Collector):
         self._attempts: deque[tuple[Outcome, float, int]] = deque()
         self._counting = Lock()
         self._received_bytes = 0
-        # The `id` of each item under way: no two objects that exist at the same time have the same. Each worker adds
-        # and discards its own; both are atomic, and so is `len`, which a scrape calls.
-        self._under_way: set[int] = set()
+        self.selected = 0
+        """The number of items taken from the source so far. Only the main thread changes it."""
         self._downloads = self._counters("downloads", "Items by how they ended.", "status", tuple(Status))
         self._requests = self._counters("http_requests", "Attempts by their outcome.", "outcome", tuple(Outcome))
         self._retries = self._counters("retries", "Attempts that are tried again.", "reason", _RETRY_GROUPS)
@@ -65,9 +64,9 @@ class Metrics(Collector):
         self._item_seconds = self._histogram("download", "Time an item took, retries included.", _ITEM_BUCKETS)
         self._attempt_seconds = self._histogram("http_request", "Time an attempt took.", _ATTEMPT_BUCKETS)
         self._workers = self._gauge("workers", "Most downloads at the same time.")
-        self._gauge("active_downloads", "Downloads under way.").set_function(lambda: len(self._under_way))
+        self._active = self._gauge("active_downloads", "Downloads under way.")
         self._pending = self._gauge("pending_downloads", "Items that wait for a worker.")
-        self.selected = self._gauge("selected_codes", "Items taken from the source so far.")
+        self._gauge("selected_codes", "Items taken from the source so far.").set_function(lambda: self.selected)
         self._gauge("shards", "Into how many shares the codes are divided.").set(shards)
         self._start_time = self._gauge("last_run_start_timestamp_seconds", "When the run began.")
         self._end_time = self._gauge("last_run_timestamp_seconds", "When the run ended.")
@@ -81,20 +80,6 @@ class Metrics(Collector):
         """Return the number of body bytes received so far."""
         self._count_attempts()
         return self._received_bytes
-
-    def track_active(self, task: Callable[[Item], Result]) -> Callable[[Item], Result]:
-        """Return a task that counts as an active download while it runs."""
-        under_way = self._under_way
-
-        def run_tracked(item: Item) -> Result:
-            key = id(item)
-            under_way.add(key)
-            try:
-                return task(item)
-            finally:
-                under_way.discard(key)
-
-        return run_tracked
 
     def count_attempt(self, outcome: Outcome, seconds: float, received_bytes: int) -> None:
         """Count one attempt, with its duration and the size of the body that it received."""
@@ -122,14 +107,17 @@ class Metrics(Collector):
         self._count_attempts()
         return self._values.collect()
 
-    def record_start(self, timestamp: float, workers: int, pending: Callable[[], int]) -> None:
+    def record_start(
+        self, timestamp: float, workers: int, active: Callable[[], int], pending: Callable[[], int]
+    ) -> None:
         """Record the start of the run (Unix time, in seconds) and its number of workers.
 
-        `pending` returns the number of waiting items. A scrape calls it on the endpoint's threads, so it must only read
-        a value that another thread may change at the same time.
+        `active` returns the number of items under way, `pending` that of waiting ones. A scrape calls them on the
+        endpoint's threads, so they must only read values that another thread may change at the same time.
         """
         self._start_time.set(timestamp)
         self._workers.set(workers)
+        self._active.set_function(active)
         self._pending.set_function(pending)
 
     def record_end(self, summary: Summary, timestamp: float) -> None:
