@@ -129,7 +129,8 @@ def test_a_slow_gateway_is_abandoned_at_the_time_limit(step: Step) -> None:
     """The push ends at its time limit, also if the gateway goes on sending single bytes."""
     with ScriptedServer({GROUP: step}) as server:
         late = push(server.url(""))
-        assert late.push_within(countdown(0.2)) == "no answer within 0.2 s"
+        problem = late.push_within(countdown(0.2)) or ""
+        assert problem.startswith("no answer within 0.")  # a busy machine adds to the 0.2 s
         assert late.is_alive()
         server.wait_for(1)
     late.join(TIMEOUT)
