@@ -11,12 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import table
+from bench.imports import import_times, imports_table
 from bench.install import ROOT, checkout, install, resolve, working_revision
 from bench.machine import describe, disk_directory, memory_directory
 from bench.measure import BenchError, Usage
 from bench.packages import install_missing
 from bench.peers import Client, flagjob_clients, flagjob_commands, script_clients, system_clients
-from bench.rows import BASE, ROWS, Bench, Contestant, Row
+from bench.rows import BASE, ROWS, Bench, Contestant, Row, demo_settings
 from bench.site import serve
 from bench.table import Outcome
 
@@ -71,9 +72,19 @@ def _bench(options: argparse.Namespace, rows: Sequence[Row], base: str) -> int:
         present = [client for client in clients if not client.left_out]
         bench = Bench(site, present, home, disk and stack.enter_context(_fresh(disk)), options.files)
         outcomes = [outcome for row in rows for outcome in _measure(bench, row, options.rounds)]
+        imports = _imports(bench) if "start" in {row.name for row in rows} else ""
     outcomes += [Outcome("all", one.name, "", (), fault=f"left out: {one.left_out}") for one in clients if one.left_out]
-    _write(options, _last_run(options, rows, head, present, outcomes), outcomes)
+    _write(options, _last_run(options, rows, head, present, outcomes) + imports, outcomes)
     return _exit_code(outcomes)
+
+
+def _imports(bench: Bench) -> str:
+    """Return the table of what each flagjob imports for twenty flags."""
+    times = []
+    for client in bench.flagjobs():
+        with _fresh(bench.home) as folder:
+            times.append(import_times(client, demo_settings(bench, client, folder), folder))
+    return "\n" + imports_table([client.name for client in bench.flagjobs()], times)
 
 
 def _exit_code(outcomes: Sequence[Outcome]) -> int:

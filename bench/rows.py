@@ -167,6 +167,8 @@ def many_codes(bench: Bench, row: Row) -> list[Contestant]:
                 expected = {f"{code(number)}.gif": bench.site.one for number in range(size)}
                 usages[part] = _download(client.commands(task), task, expected)
                 shutil.rmtree(folder / part)
+            growth = (usages["many"].rss_bytes - usages["few"].rss_bytes) / (sizes[1] - sizes[0])
+            usages["many"] = replace(usages["many"], note=f"peak RSS grows by {growth:.0f} bytes a code")
             return usages
 
         return Contestant(client, run)
@@ -185,20 +187,27 @@ def starts(bench: Bench, _: Row) -> list[Contestant]:
     def flagjob(client: Client) -> Contestant:
         def run(folder: Path) -> dict[str, Usage]:
             argv = [str(client.program)]
-            task = Task("", folder, folder / "files", folder, 30, bench.site.authority)
-            settings = flagjob_environment(task, client.executor) | {"FLAGJOB_SERVER": "local"}
-            for name in ("FLAGJOB_URL", "FLAGJOB_CODES_FILE", "FLAGJOB_CA_BUNDLE"):
-                del settings[name]
+            settings = demo_settings(bench, client, folder)
             usages = {"--help": measure([Command([*argv, "--help"])], folder)}
             usages["twenty flags"] = replace(measure([Command(argv, settings)], folder), files=DEMO_FLAGS)
-            if len(_files(task.destination)) != DEMO_FLAGS:
-                raise BenchError(f"not {DEMO_FLAGS} flags: {sorted(_files(task.destination))}")
+            stored = sorted(_files(folder / "files"))
+            if len(stored) != DEMO_FLAGS:
+                raise BenchError(f"not {DEMO_FLAGS} flags: {stored}")
             return usages
 
         return Contestant(client, run)
 
     bare = [interpreter("bare interpreter", "pass"), interpreter(IMPORTS, _FOUR)]
     return [*bare, *(flagjob(client) for client in bench.flagjobs())]
+
+
+def demo_settings(bench: Bench, client: Client, folder: Path) -> dict[str, str]:
+    """Return the settings of a run that downloads twenty flags from the demo server into a directory of `folder`."""
+    task = Task("", folder, folder / "files", folder, 30, bench.site.authority)
+    settings = flagjob_environment(task, client.executor) | {"FLAGJOB_SERVER": "local"}
+    for name in ("FLAGJOB_URL", "FLAGJOB_CODES_FILE", "FLAGJOB_CA_BUNDLE"):
+        del settings[name]
+    return settings
 
 
 def check(destination: Path, expected: dict[str, str]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import table
+from bench import imports, table
 from bench.machine import file_system
 from bench.measure import BenchError, Command, Usage, measure
 from bench.peers import (
@@ -233,3 +233,25 @@ def test_the_benchmark_is_in_no_image() -> None:
     lines = (ROOT / ".dockerignore").read_text("utf-8").splitlines()
     assert "*" in lines
     assert [line for line in lines if "bench" in line] == []
+
+
+IMPORT_TIME = """\
+import time: self [us] | cumulative | imported package
+import time:      1500 |       1500 |   requests.compat
+import time:       500 |       2000 | requests
+import time:        90 |         90 | job
+"""
+
+
+def test_the_imports_are_listed_by_what_they_cost() -> None:
+    """The dearest modules come first, with all that they import; a module that another flagjob lacks has a dash."""
+    times = imports.parse(IMPORT_TIME)
+    assert times == {"requests.compat": 1.5, "requests": 2.0, "job": 0.09}
+    text = imports.imports_table([THREADS, BASE], [times, {"requests": 2.5}])
+    assert text.splitlines()[-5:] == [
+        f"| module | {THREADS} | {BASE} |",
+        "|---|---|---|",
+        "| requests | 2 | 2.5 |",
+        "| requests.compat | 1.5 | - |",
+        "| job | 0.09 | - |",
+    ]
