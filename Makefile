@@ -6,6 +6,7 @@ BENCH_VENV ?= .venv-bench
 BIN := $(VENV)/bin
 COMPOSE ?= docker compose
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+MARKS ?= not e2e and not s3 and not slow
 ROUNDS ?= 3
 FILES ?= 10000
 RESULTS ?= bench/RESULTS.md
@@ -35,7 +36,7 @@ run: $(VENV)/.installed ## download twenty flags from the built-in origin into d
 	$(BIN)/flagjob
 
 test: $(VENV)/.installed ## run the tests that take less than a minute
-	$(BIN)/python -m pytest -n 4 -m "not e2e and not s3 and not slow"
+	$(BIN)/python -m pytest -n 4 -m "$(MARKS)"
 
 coverage: $(VENV)/.installed ## run all but e2e, with a real S3 server; every branch of job/ must be taken
 	$(BIN)/coverage erase
