@@ -159,10 +159,10 @@ def test_a_200_is_returned_whole(client: Client) -> None:
 
 
 def test_the_adapter_is_complete_without_a_session(client: Client) -> None:
-    """The adapter itself sets `elapsed` and `connection`, which a Session would not add."""
+    """The adapter itself sets `connection`, which a Session would not add; the Session adds `elapsed`."""
     with ScriptedServer({"/cn": Answer()}) as server:
         response = client.adapter.send(requests.Request("GET", server.url("/cn")).prepare())
-    assert response.elapsed.total_seconds() > 0
+        assert client.get(server.url("/cn")).elapsed.total_seconds() > 0
     assert vars(response)["connection"] is client.adapter
 
 
@@ -174,6 +174,21 @@ def test_no_reference_to_a_body_is_kept() -> None:
         assert reference() is not None
         del response
         assert reference() is None
+
+
+def test_no_reference_to_a_body_is_kept_after_a_failure() -> None:
+    """A body is freed with the exception in which its transfer ended."""
+    references: list[weakref.ref[ObservedBody]] = []
+
+    def make() -> ObservedBody:
+        body = ObservedBody()
+        references.append(weakref.ref(body))
+        return body
+
+    cut = Raw(OK + b"Content-Length: 9\r\n\r\nabc")
+    with Client(make) as client, ScriptedServer({"/cn": cut}) as server:
+        assert type(client.failure(server.url("/cn"))) is rx.ChunkedEncodingError
+        assert [reference() for reference in references] == [None]
 
 
 def test_requests_reads_the_body(client: Client) -> None:
@@ -258,7 +273,7 @@ def test_trailers_are_ignored() -> None:
     transfer = Transfer(ObservedBody, 10)
     for line in (b"HTTP/1.1 200 OK\r\n", b"X: a\r\n", b"\r\n", b"HTTP/1.1 404 Gone\r\n", b"X: b\r\n", b"\r\n"):
         assert transfer.on_header(line) is None
-    assert (transfer.status, dict(transfer.headers)) == (200, {"X": "a"})
+    assert (transfer.status, transfer.names, transfer.fields) == (200, ["X"], {"x": "a"})
 
 
 # The request
@@ -429,6 +444,7 @@ FAULTS: dict[str, tuple[Step, type[Exception]]] = {
     "6,000 headers": (Raw(OK + b"X: a\r\n" * 6_000 + b"\r\nabc"), rx.InvalidHeader),
     "status in words": (Raw(b"HTTP/1.1 fine\r\n\r\nabc"), rx.InvalidHeader),
     "not HTTP": (Raw(b"SSH-2.0-OpenSSH_9.2\r\n"), rx.InvalidHeader),
+    "blank in a transfer coding": (Raw(OK + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"), rx.ContentDecodingError),
     "transfer coding unasked": (Raw(OK + b"Transfer-Encoding: gzip\r\n\r\nabc"), rx.ContentDecodingError),
 }
 
@@ -444,6 +460,15 @@ def test_a_network_fault_is_mapped(name: str) -> None:
     assert isinstance(error, rx.RequestException)
     assert error.request is not None
     assert [body.closed for body in made] == [True] * len(made)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_handle_that_failed_is_reusable(client: Client, name: str) -> None:
+    """After a network fault the next request, with the same handle, has an answer in which nothing of it is left."""
+    with ScriptedServer({"/cn": FAULTS[name][0], "/us": Answer(body=b"flag")}) as server:
+        client.failure(server.url("/cn"))
+        response = client.get(server.url("/us"))
+    assert (response.content, dict(response.headers)) == (b"flag", {"Content-Length": "4"})
 
 
 SLOW: dict[str, Step] = {
@@ -890,7 +915,7 @@ def test_a_shortage_of_descriptors_is_an_os_error(client: Client, host: str) -> 
 
 def test_an_unsupported_address_is_no_shortage() -> None:
     """A socket refused for another reason, as without IPv6, is an address that cannot be reached."""
-    handle = Handle(BlockingTransfers(), 1)
+    handle = Handle(BlockingTransfers(), Transfer(ObservedBody, 1))
     address = pycurl.CurlSockAddr(family=9999, socktype=socket.SOCK_STREAM, protocol=0, addr=("127.0.0.1", 9))
     assert handle._open_socket(0, address) == pycurl.SOCKET_BAD  # noqa: SLF001  (libcurl calls it)
     assert handle._shortage is None  # noqa: SLF001  (what a transfer would raise)

@@ -12,6 +12,7 @@ from bodies import MemoryBody
 
 from job.transport import CurlAdapter, NameResolutionError
 from job.transport.handle import BlockingTransfers, Handle
+from job.transport.transfer import Transfer
 
 MORE_THAN_THERE_IS = 1 << 47
 """Bytes of a stack; no process can reserve so much, so no thread starts."""
@@ -40,7 +41,7 @@ def failed_look_up_error() -> Exception:
 def look_up_timeout_error() -> Exception:
     """Return the exception for a transfer that timed out before its name had an address."""
     error = pycurl.error(pycurl.E_OPERATION_TIMEDOUT, "Resolving timed out")
-    return Handle(BlockingTransfers(), 1).map_error(error, REQUEST)
+    return Handle(BlockingTransfers(), Transfer(MemoryBody, 1)).map_error(error)
 
 
 def assert_shortage_of(number: int, error: Exception) -> None:
@@ -69,5 +70,7 @@ def test_with_threads_a_failed_look_up_is_the_networks() -> None:
 
 def test_out_of_memory_is_an_os_error() -> None:
     """An out-of-memory error of libcurl is an OSError of this machine, even if memory is free again."""
-    error = Handle(BlockingTransfers(), 1).map_error(pycurl.error(pycurl.E_OUT_OF_MEMORY, "Out of memory"), REQUEST)
+    error = Handle(BlockingTransfers(), Transfer(MemoryBody, 1)).map_error(
+        pycurl.error(pycurl.E_OUT_OF_MEMORY, "Out of memory")
+    )
     assert_shortage_of(errno.ENOMEM, error)

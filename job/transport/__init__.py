@@ -1,6 +1,6 @@
 """The transport: a requests adapter over libcurl, with easy handles that keep their connections between requests."""
 
-from job.transport.adapter import CurlAdapter
+from job.transport.adapter import CurlAdapter, header_line, header_lines
 from job.transport.handle import (
     SHORTAGES,
     BlockingTransfers,
@@ -12,9 +12,11 @@ from job.transport.handle import (
     proxy_for,
 )
 from job.transport.multi import MultiTransfers
+from job.transport.transfer import Answer
 
 __all__ = [
     "SHORTAGES",
+    "Answer",
     "BlockingTransfers",
     "CurlAdapter",
     "MultiTransfers",
@@ -23,5 +25,7 @@ __all__ = [
     "Transfers",
     "certificate_paths",
     "exception_for",
+    "header_line",
+    "header_lines",
     "proxy_for",
 ]

@@ -1,32 +1,34 @@
-"""The adapter that requests calls: a GET request in, a Response with its body out, sent by libcurl."""
+"""The adapter: sends GET requests by libcurl, for the job's client, and for any Session of requests."""
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from datetime import timedelta
 from http import HTTPStatus
-from time import monotonic
+from io import BytesIO
 
 import pycurl
 from requests import PreparedRequest, Response
 from requests import exceptions as rx
 from requests.adapters import BaseAdapter
+from requests.structures import CaseInsensitiveDict
 from requests.utils import get_encoding_from_headers, select_proxy
 
 from job.body import Body
 from job.transport.handle import BlockingTransfers, Handle, Route, Timeout, Transfers
-from job.transport.transfer import Transfer
+from job.transport.transfer import Answer, Transfer
 
 _ADDED_BY_LIBCURL = ("Accept", "User-Agent", "Authorization")
 _INTERRUPTED = "interrupted: no transfer may go on"
+_NEEDS_BODY = {0, HTTPStatus.OK.value}
+"""Statuses with which a transfer must not fail, 0 being none. Of another answer only the head counts."""
 
 
 class CurlAdapter(BaseAdapter):
-    """Sends GET requests by libcurl; mount it on a Session for `http://` and `https://`.
+    """Sends GET requests by libcurl: call `get`, or mount it on a Session for `http://` and `https://`.
 
-    `new_body` makes the body of a 200, which is written to as it arrives: `response.raw` is that body, rewound, and
+    `new_body` makes the body of a 200, which is written to as it arrives; the answer has that body, rewound, and
     closing it is the caller's. A body is closed when its transfer fails. Bodies of other answers are dropped: those are
     their status and headers, however their bodies end. Memory per transfer does not depend on what is sent. `max_bytes`
-    caps a body. `transfers` performs the transfers: None means in the thread that calls `send`, which blocks.
+    caps a body. `transfers` performs the transfers: None means in the thread that calls, which blocks.
 
     All methods may be called from any number of threads, and no lock is held while a transfer is under way. A transfer
     takes an idle handle, or makes one, and gives it back at its end: there are as many handles, and about as many
@@ -41,6 +43,23 @@ class CurlAdapter(BaseAdapter):
         self._idle: deque[Handle] = deque()
         """Handles without a transfer. Who pops one owns it; `append` and `pop` are atomic, so no lock is needed."""
 
+    def get(self, url: str, lines: list[bytes], route: Route) -> Answer:
+        """Return the answer to a GET request for an http or https URL; `lines` are headers, made by `header_lines`.
+
+        `route` has time-outs and authorities, both as `send` takes them, and the URL of a proxy, or "".
+        Raises subclasses of requests' RequestException by their meaning, those of `handle` among them; an OSError
+        unchanged when this machine failed (`new_body`, writing, no descriptors left).
+        """
+        handle = self._take_handle()
+        try:
+            self._perform(handle, url, lines, route)
+            return handle.transfer.take_answer()
+        except BaseException:
+            handle.transfer.discard()
+            raise
+        finally:
+            self._give_back(handle)
+
     def send(  # type: ignore[override]  # noqa: PLR0913  (requests' own parameters; it passes them by name)
         self,
         request: PreparedRequest,
@@ -51,31 +70,24 @@ class CurlAdapter(BaseAdapter):
         cert: object = None,
         proxies: Mapping[str, str] | None = None,
     ) -> Response:
-        """Return the answer to a GET request without a body.
+        """Return the answer to a GET request without a body: `get` in the words of requests, as its Session calls it.
 
-        `timeout` is in seconds: connecting (name, TCP, TLS), and silence, counted from the start until a byte of a body
-        came; the latter in whole seconds, two at least, and noticed up to 7 s late. A third one, which only this
-        adapter knows, bounds all of it, from name look-up to last byte. `verify` is True for certifi's authorities, or
-        the path of a file or directory of others.
-        Raises subclasses of requests' RequestException by their meaning, those of `handle` among them; an
-        OSError unchanged when this machine failed (`new_body`, writing, no descriptors left); ValueError for what this
-        adapter does not do: other methods, request bodies, client certificates, unverified TLS.
+        `raw` is the body of a 200, and empty otherwise. `timeout` is in seconds: connecting (name, TCP, TLS), and
+        silence, counted from the start until a byte of a body came; the latter in whole seconds, two at least, and
+        noticed up to 7 s late. A third one, which only this adapter knows, bounds all of it, from name look-up to last
+        byte. `verify` is True for certifi's authorities, or the path of a file or directory of others.
+        Raises what `get` raises; ValueError for what this adapter does not do: other methods, request bodies, client
+        certificates, unverified TLS.
         """
         url = _check_url(request, verify=verify, cert=cert)
         proxy = select_proxy(url, proxies) if proxies else None
-        route = (timeout, verify, proxy or "")
-        transfer = Transfer(self._new_body, self._max_bytes)
-        handle = self._take_handle()
-        began = monotonic()
         try:
-            self._perform(handle, request, route, transfer)
-            response = self._response(request, transfer)
-        except BaseException:
-            transfer.discard()
+            answer = self.get(url, header_lines(request.headers), (timeout, verify, proxy or ""))
+        except rx.RequestException as error:
+            error.request = request
             raise
-        finally:
-            self._give_back(handle)
-        response.elapsed = timedelta(seconds=monotonic() - began)
+        response = _response(answer, request)
+        response.connection = self  # type: ignore[assignment]  # (the stub knows one adapter only)
         return response
 
     def interrupt(self) -> None:
@@ -97,7 +109,7 @@ class CurlAdapter(BaseAdapter):
         try:
             return self._idle.pop()  # the one that was given back last: its connection is the least likely to be stale
         except IndexError:
-            return Handle(self._transfers, self._max_bytes)
+            return Handle(self._transfers, Transfer(self._new_body, self._max_bytes))
 
     def _give_back(self, handle: Handle) -> None:
         """Make a handle idle; close it if no transfer will take it any more."""
@@ -119,36 +131,50 @@ class CurlAdapter(BaseAdapter):
                 return
             handle.close()
 
-    def _perform(self, handle: Handle, request: PreparedRequest, route: Route, transfer: Transfer) -> None:
+    def _perform(self, handle: Handle, url: str, lines: list[bytes], route: Route) -> None:
         """Run a transfer, and raise unless there is an answer to return."""
+        transfer = handle.transfer
         failure: pycurl.error | None = None
         try:
-            handle.perform(request.url or "", _header_lines(request), route, transfer)
+            handle.perform(url, lines, route)
         except pycurl.error as error:
             failure = error
         if self._transfers.is_interrupted:  # also when all seems well: a body without a length ends like that
-            raise rx.ConnectionError(_INTERRUPTED, request=request) from failure
+            raise rx.ConnectionError(_INTERRUPTED) from failure
         if transfer.error:
             raise transfer.error
-        if transfer.status not in {0, HTTPStatus.OK}:
+        if transfer.status not in _NEEDS_BODY:
             return  # an answer without a file: its body may end as it likes
         if failure:
-            ours = handle.map_error(failure, request)
+            ours = handle.map_error(failure)
             raise ours from ours.__cause__ or failure
         if not transfer.status:
-            raise rx.ConnectionError("the connection ended before the headers did", request=request)
+            raise rx.ConnectionError("the connection ended before the headers did")
 
-    def _response(self, request: PreparedRequest, transfer: Transfer) -> Response:
-        response = Response()
-        response.raw = transfer.take_body()
-        response.status_code = transfer.status
-        response.reason = transfer.reason
-        response.headers = transfer.headers
-        response.encoding = get_encoding_from_headers(transfer.headers)
-        response.url = request.url or ""
-        response.request = request
-        response.connection = self  # type: ignore[assignment]  # (the stub knows one adapter only)
-        return response
+
+def header_lines(headers: Mapping[str, str]) -> list[bytes]:
+    """Return prepared headers in libcurl's form; `Name:` removes what libcurl would add. Not to be changed later."""
+    lines = [header_line(name, value) for name, value in headers.items()]
+    lines += [f"{name}:".encode() for name in _ADDED_BY_LIBCURL if name not in headers]
+    return lines
+
+
+def header_line(name: str, value: str) -> bytes:
+    """Return a header in libcurl's form, in which `Name;` is an empty one."""
+    line = f"{name}: {value}" if value else f"{name};"
+    return line.encode("latin-1")
+
+
+def _response(answer: Answer, request: PreparedRequest) -> Response:
+    response = Response()
+    response.raw = BytesIO() if answer.body is None else answer.body
+    response.status_code = answer.status
+    response.reason = answer.reason
+    response.headers = CaseInsensitiveDict((name, answer.fields[name.lower()]) for name in answer.names)
+    response.encoding = get_encoding_from_headers(response.headers)
+    response.url = request.url or ""
+    response.request = request
+    return response
 
 
 def _check_url(request: PreparedRequest, *, verify: bool | str, cert: object) -> str:
@@ -163,11 +189,3 @@ def _check_url(request: PreparedRequest, *, verify: bool | str, cert: object) ->
     if not url.lower().startswith(("http://", "https://")):
         raise rx.InvalidSchema("only http and https are spoken", request=request)
     return url
-
-
-def _header_lines(request: PreparedRequest) -> list[bytes]:
-    """Return the prepared headers in libcurl's form: `Name;` is an empty header, `Name:` removes libcurl's own."""
-    prepared = request.headers
-    lines = [f"{name}: {value}" if value else f"{name};" for name, value in prepared.items()]
-    lines += [f"{name}:" for name in _ADDED_BY_LIBCURL if name not in prepared]
-    return [line.encode("latin-1") for line in lines]

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol
 
 import pycurl
-from requests import PreparedRequest
 from requests import exceptions as rx
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 
@@ -221,36 +220,42 @@ class Handle:
     It belongs to no thread, but to whoever took it from the idle ones: one transfer at a time, and no lock.
     """
 
-    def __init__(self, transfers: Transfers, max_bytes: int) -> None:
+    def __init__(self, transfers: Transfers, transfer: Transfer) -> None:
         self._transfers = transfers
+        self.transfer = transfer
+        """The answer to the present request; what libcurl calls back is set once, and this is reset each time."""
         self._route: Route | None = None
+        self._lines: list[bytes] = []
         self._shortage: OSError | None = None
         """Why this machine gave no socket for the present transfer, if it did not."""
         self._curl = pycurl.Curl()
         for option, value in _OPTIONS.items():
             self._curl.setopt(option, value)
-        self._curl.setopt(pycurl.MAXFILESIZE_LARGE, max_bytes)
+        self._curl.setopt(pycurl.MAXFILESIZE_LARGE, transfer.max_bytes)
+        self._curl.setopt(pycurl.HEADERFUNCTION, transfer.on_header)
+        self._curl.setopt(pycurl.WRITEFUNCTION, transfer.on_body)
         self._curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         if transfers.close_socket is not None:
             self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, transfers.close_socket)
 
-    def perform(self, url: str, headers: list[bytes], route: Route, transfer: Transfer) -> None:
-        """Run a transfer to its end; raise pycurl.error if it failed."""
+    def perform(self, url: str, lines: list[bytes], route: Route) -> None:
+        """Run a transfer to its end; raise pycurl.error if it failed. `lines`, the headers, are not changed later."""
         self._shortage = None
+        self.transfer.reset()
         if route != self._route:
             self._set_route(*route)
             self._route = route
+        if lines != self._lines:
+            self._curl.setopt(pycurl.HTTPHEADER, lines)
+            self._lines = lines
         self._curl.setopt(pycurl.URL, url)
-        self._curl.setopt(pycurl.HTTPHEADER, headers)
-        self._curl.setopt(pycurl.HEADERFUNCTION, transfer.on_header)
-        self._curl.setopt(pycurl.WRITEFUNCTION, transfer.on_body)
         self._transfers.perform(self._curl)
 
     def close(self) -> None:
         """Close the handle and its connections; only its owner may: pycurl's own guard is not thread-safe."""
         self._curl.close()
 
-    def map_error(self, error: pycurl.error, request: PreparedRequest) -> OSError:
+    def map_error(self, error: pycurl.error) -> OSError:
         """Return the requests exception for the last transfer's error; an OSError if this machine is at fault."""
         code = int(error.args[0])
         if self._shortage:
@@ -260,7 +265,7 @@ class Handle:
         except OSError as shortage:
             return shortage
         message = self._curl.errstr_raw().decode("utf-8", "replace")  # it may quote what a server sent
-        return self._exception_for(code)(message or pycurl.easy_strerror(code), request=request)
+        return self._exception_for(code)(message or pycurl.easy_strerror(code))
 
     def _check_for_shortage(self, code: int) -> None:
         """Raise OSError if what libcurl could not open cannot be opened: then the network is not the cause."""
