@@ -15,10 +15,10 @@ import requests
 import trustme
 from bodies import MemoryBody
 from images import GIF, numbered_gif
-from requests.adapters import BaseAdapter
 from rows import row
 from scripted import Answer, Raw, Request, Script, ScriptedServer, Stall
 
+from job import transport
 from job.client import Client, ClientConfig
 from job.errors import (
     AttemptError,
@@ -94,6 +94,40 @@ def test_a_request_has_the_configured_headers(new_client: Make) -> None:
     assert "cookie" not in request.headers
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_plain_session_sends_and_returns_the_same(status: int) -> None:
+    """The client sends what a Session of requests sends with the same headers, and nothing of the answer is lost."""
+    answered = Answer(status, {"Content-Type": "image/gif", "ETag": '"x"', "Last-Modified": "then"}, GIF)
+    adapter = CurlAdapter(new_body=MemoryBody, max_bytes=MAX_BYTES)
+    config = ClientConfig(user_agent="flagjob/test", connect_timeout=5, read_timeout=5, attempt_timeout=5)
+    with ScriptedServer({"/br.gif": answered}) as server, requests.Session() as session:
+        session.mount("http://", adapter)
+        session.headers = {"User-Agent": "flagjob/test", "Accept": "*/*", "Accept-Encoding": "identity"}
+        response = session.get(server.url("/br.gif"), timeout=5, stream=True)
+        client, outcome = Client(adapter, config), ""
+        try:
+            reply = require_reply(client.get(server.url("/br.gif")))
+            assert reply.body.read() == response.content == GIF
+            found = [f"{reply.content_length}", reply.content_type, reply.etag, reply.last_modified]
+            assert found == [
+                response.headers[name] for name in ("Content-Length", "Content-Type", "ETag", "Last-Modified")
+            ]
+        except HttpError as error:
+            outcome = str(error)
+    assert outcome == ("" if response.ok else f"HTTP error {response.status_code} - {response.reason}")
+    assert server.requests[0].head == server.requests[1].head
+
+
+def test_a_condition_is_for_one_request_only(new_client: Make) -> None:
+    """A request after a conditional one, on the same connection, is not conditional."""
+    with ScriptedServer({"/br.gif": [Answer(304), Answer(body=GIF)]}) as server:
+        client = new_client()
+        assert client.get(server.url("/br.gif"), Validators('"a"', None)) == NotModified()
+        require_reply(client.get(server.url("/br.gif"))).body.close()
+    assert ["if-none-match" in request.headers for request in server.requests] == [True, False]
+    assert server.connections == 1
+
+
 def test_cookies_are_not_sent_back(new_client: Make) -> None:
     """A cookie that one answer sets is not sent with the next request."""
     with ScriptedServer({"/br.gif": Answer(headers={"Set-Cookie": "a=b"}, body=GIF)}) as server:
@@ -141,10 +175,11 @@ def test_a_conditional_request_may_return_not_modified(new_client: Make) -> None
         same = client.get(server.url("/same.gif"), Validators('"a"', then))
         new = require_reply(client.get(server.url("/new.gif"), Validators('"a"', None)))
         new.body.close()
+        require_reply(client.get(server.url("/new.gif"), Validators(None, then))).body.close()
     sent = [
         (request.headers.get("if-none-match"), request.headers.get("if-modified-since")) for request in server.requests
     ]
-    assert sent == [('"a"', then), ('"a"', None)]
+    assert sent == [('"a"', then), ('"a"', None), (None, then)]
     assert same == NotModified(etag='"b"')
     assert (new.etag, new.last_modified) == ('"c"', None)
 
@@ -381,22 +416,15 @@ def test_a_handle_keeps_its_options(new_client: Make, monkeypatch: pytest.Monkey
 def test_redirects_that_take_all_the_time_of_an_attempt_end_it() -> None:
     """No further request is sent when the time is over, even if each answer came in time."""
 
-    class Redirecting(BaseAdapter):
+    class Redirecting(CurlAdapter):
         sent = 0
 
-        def send(self, request: requests.PreparedRequest, **_: object) -> requests.Response:  # type: ignore[override]
+        def get(self, *_: object) -> transport.Answer:
             self.sent += 1
             Event().wait(0.05)
-            response = requests.Response()
-            response.status_code = 302
-            response.headers["Location"] = f"/{self.sent}"
-            response.url = request.url or ""
-            response.raw = MemoryBody()
-            return response
+            return transport.Answer(302, "Found", ["Location"], {"location": f"/{self.sent}"}, None)
 
-        def close(self) -> None: ...
-
-    adapter = Redirecting()
+    adapter = Redirecting(new_body=MemoryBody, max_bytes=1)
     config = ClientConfig(user_agent="x", connect_timeout=1, read_timeout=1, attempt_timeout=0.01)
     with pytest.raises(NetworkError, match="1 redirects took all the time") as caught:
         Client(adapter, config).get("http://localhost/")
@@ -416,14 +444,12 @@ def every_exception_of_requests() -> list[type[requests.RequestException]]:
 def test_every_exception_of_requests_is_mapped(kind: type[requests.RequestException]) -> None:
     """Every exception of requests and of the transport becomes an AttemptError with a reason of the list."""
 
-    class Raising(BaseAdapter):
-        def send(self, *_: object, **__: object) -> requests.Response:
+    class Raising(CurlAdapter):
+        def get(self, *_: object) -> transport.Answer:
             raise kind("boom", "doc", 0) if issubclass(kind, requests.JSONDecodeError) else kind("boom")
-
-        def close(self) -> None: ...
 
     config = ClientConfig(user_agent="x", connect_timeout=1, read_timeout=1, attempt_timeout=1)
     with pytest.raises(AttemptError) as caught:
-        Client(Raising(), config).get("http://localhost/")
+        Client(Raising(new_body=MemoryBody, max_bytes=1), config).get("http://localhost/")
     assert caught.value.failure.reason in set(Reason)
     assert caught.value.__cause__.__class__ is kind

@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pycurl
 import pytest
-import requests
 from bodies import MemoryBody
 from hypothesis import example, given
 from hypothesis import settings as limits
 from hypothesis import strategies as st
 from images import GIF
 from requests import exceptions as rx
-from requests.adapters import BaseAdapter
 from rows import row
 from scripted import Raw, ScriptedServer
 from test_client import every_exception_of_requests
@@ -26,32 +24,29 @@ from job.client import Client, ClientConfig
 from job.errors import AttemptError, LogError, PathError, Reason, StorageError
 from job.log import RunLog
 from job.model import FileType, Reply
-from job.transport import CurlAdapter, exception_for
+from job.transport import Answer, CurlAdapter, exception_for
 from job.transport.transfer import Transfer
 
 CONFIG = ClientConfig(user_agent="test", connect_timeout=5, read_timeout=5, attempt_timeout=5)
 ERRNOS = sorted(errno.errorcode)
 
 
-class StubAdapter(BaseAdapter):
-    """An adapter whose `send` calls a function."""
+class StubAdapter(CurlAdapter):
+    """An adapter whose `get` calls a function."""
 
-    def __init__(self, act: Callable[[], requests.Response]) -> None:
-        super().__init__()
+    def __init__(self, act: Callable[[], Answer]) -> None:
+        super().__init__(new_body=MemoryBody, max_bytes=1)
         self._act = act
 
-    def send(self, *_: object, **__: object) -> requests.Response:
+    def get(self, *_: object) -> Answer:
         """Return what the function returns."""
         return self._act()
-
-    def close(self) -> None:
-        """Do nothing: there is no connection."""
 
 
 def mapped(error: BaseException) -> Exception:
     """Return the exception that the client raises for one of its transport."""
 
-    def fail() -> requests.Response:
+    def fail() -> Answer:
         raise error
 
     with pytest.raises((AttemptError, StorageError)) as caught:
@@ -233,11 +228,8 @@ def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_content_length_is_a_number_or_none(value: str) -> None:
     """A Content-Length of digits is that number; a longer one than any file stays large; others are None."""
 
-    def answer() -> requests.Response:
-        response = requests.Response()
-        response.status_code, response.raw = 200, MemoryBody(GIF)
-        response.headers["Content-Length"] = value
-        return response
+    def answer() -> Answer:
+        return Answer(200, "OK", ["Content-Length"], {"content-length": value}, MemoryBody(GIF))
 
     reply = Client(StubAdapter(answer), CONFIG).get("http://localhost/")
     assert isinstance(reply, Reply)
