@@ -8,12 +8,12 @@ from functools import lru_cache
 from hashlib import blake2b
 from http import HTTPStatus
 from time import monotonic
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 import requests
 
 from job import redirects
-from job.body import Body
 from job.errors import (
     AttemptError,
     ContentError,
@@ -26,8 +26,9 @@ from job.errors import (
 )
 from job.model import NotModified, Reply, Validators
 from job.transport import (
-    Answer,
     CurlAdapter,
+    CurlRequest,
+    CurlResponse,
     NameResolutionError,
     TooLargeError,
     header_line,
@@ -35,6 +36,10 @@ from job.transport import (
     proxy_for,
 )
 
+if TYPE_CHECKING:
+    from job.body import Body
+
+_OK = HTTPStatus.OK.value
 _NOT_MODIFIED = HTTPStatus.NOT_MODIFIED.value
 _GONE = {404, 410}
 _MAX_LENGTH_DIGITS = 20
@@ -77,7 +82,7 @@ class Client:
         self._plain = _prepare_headers(plain)
         self._trusted = _prepare_headers({**plain, **config.secret_headers})
         self._verify = config.ca_bundle or True
-        self._proxy_for = lru_cache(_CACHED_PROXIES)(proxy_for)
+        self._proxies_for = lru_cache(_CACHED_PROXIES)(_read_proxies)
 
     def get(self, url: str, validators: Validators | None = None) -> Reply | NotModified:
         """Return the 200 answer, whose body the caller closes, or, if validators were given, what a 304 says.
@@ -94,14 +99,14 @@ class Client:
             conditions = _conditional_lines(validators, redirected_to)
             is_trusted = url is first_url or redirects.is_trusted_host(first_url, url)
             lines = self._trusted if is_trusted else self._plain
-            answer = self._send(url, [*lines, *conditions] if conditions else lines, left)
-            if answer.body is not None:
-                return _read_reply(answer.fields, answer.body, redirected_to)
-            if answer.status == _NOT_MODIFIED and conditions:
-                return NotModified(answer.fields.get("etag"), answer.fields.get("last-modified"))
-            if answer.status not in redirects.STATUSES:
-                raise _http_error(answer)
-            url = self._resolve_redirect(url, answer, hops)
+            response = self._send(url, [*lines, *conditions] if conditions else lines, left)
+            if response.status_code == _OK:
+                return _read_reply(response, redirected_to)
+            if response.status_code == _NOT_MODIFIED and conditions:
+                return NotModified(response.fields.get("etag"), response.fields.get("last-modified"))
+            if response.status_code not in redirects.STATUSES:
+                raise _http_error(response)
+            url = self._resolve_redirect(url, response, hops)
             hops += 1
             redirected_to = _digest(url) if url != first_url else None
             left = ends_at - monotonic()
@@ -111,19 +116,23 @@ class Client:
         """Close every connection."""
         self._adapter.close()
 
-    def _send(self, url: str, lines: list[bytes], seconds: float) -> Answer:
-        timeout = (self._config.connect_timeout, self._config.read_timeout, seconds)
-        proxy = self._proxy_for(_origin(url)) or ""
+    def _send(self, url: str, lines: list[bytes], seconds: float) -> CurlResponse:
         try:
-            return self._adapter.get(url, lines, (timeout, self._verify, proxy))
+            return self._adapter.send(
+                CurlRequest(url, lines),
+                timeout=(self._config.connect_timeout, self._config.read_timeout, seconds),
+                verify=self._verify,
+                proxies=self._proxies_for(_origin(url)),
+            )
         except OSError as error:  # every exception of requests is one; `map_exceptions` would double the cost of this
-            raise _map_error(error, url) from error
+            raise _map_error(error) from error
 
-    def _resolve_redirect(self, url: str, answer: Answer, hops: int) -> str:
+    def _resolve_redirect(self, url: str, response: CurlResponse, hops: int) -> str:
+        location = response.fields.get("location")
         try:
-            return redirects.resolve_redirect(url, answer.fields.get("location"), self._config.redirect_hosts, hops)
+            return redirects.resolve_redirect(url, location, self._config.redirect_hosts, hops)
         except RedirectError as error:
-            error.failure = replace(error.failure, http_status=answer.status)
+            error.failure = replace(error.failure, http_status=response.status_code)
             raise
 
 
@@ -137,9 +146,16 @@ def _origin(url: str) -> str:
     return "/".join(url.split("/", 3)[:3])
 
 
-def _read_reply(fields: Mapping[str, str], body: Body, redirected_to: str | None) -> Reply:
+def _read_proxies(origin: str) -> Mapping[str, str]:
+    """Return the proxy of an origin as requests takes it; empty without one, so that none has to be selected."""
+    proxy = proxy_for(origin)
+    return {"all": proxy} if proxy else {}
+
+
+def _read_reply(response: CurlResponse, redirected_to: str | None) -> Reply:
+    fields = response.fields
     return Reply(
-        body,
+        cast("Body", response.raw),
         content_length=_content_length(fields.get("content-length")),
         content_type=fields.get("content-type"),
         content_encoding=fields.get("content-encoding"),
@@ -149,10 +165,11 @@ def _read_reply(fields: Mapping[str, str], body: Body, redirected_to: str | None
     )
 
 
-def _http_error(answer: Answer) -> HttpError:
-    kind = NotFoundError if answer.status in _GONE else HttpError
-    wait = retry_after_seconds(answer.fields.get("retry-after"), datetime.now(UTC))
-    return kind(answer.status, f"HTTP error {answer.status} - {answer.reason[:_MAX_PHRASE_CHARACTERS]}", wait)
+def _http_error(response: CurlResponse) -> HttpError:
+    status = response.status_code
+    kind = NotFoundError if status in _GONE else HttpError
+    wait = retry_after_seconds(response.fields.get("retry-after"), datetime.now(UTC))
+    return kind(status, f"HTTP error {status} - {response.reason[:_MAX_PHRASE_CHARACTERS]}", wait)
 
 
 def _conditional_lines(validators: Validators | None, redirected_to: str | None) -> list[bytes]:
@@ -216,7 +233,7 @@ _REASONS: dict[type[requests.RequestException], Reason] = {
 _CONTENT_REASONS = {Reason.TRUNCATED, Reason.UNEXPECTED_ENCODING}
 
 
-def _map_error(error: OSError, url: str) -> AttemptError | StorageError:
+def _map_error(error: OSError) -> AttemptError | StorageError:
     """Return our exception for one of requests; an error of the operating system is this machine's own."""
     if not isinstance(error, requests.RequestException):
         return StorageError(f"no connection could be opened on this machine: {error}")
@@ -224,10 +241,11 @@ def _map_error(error: OSError, url: str) -> AttemptError | StorageError:
     if reason is Reason.TOO_LARGE:
         return ContentError(reason, str(error))
     kind = ContentError if reason in _CONTENT_REASONS else NetworkError
-    return kind(reason, f"{type(error).__name__}: {error}{_host_suffix(error, url)}")
+    return kind(reason, f"{type(error).__name__}: {error}{_host_suffix(error)}")
 
 
-def _host_suffix(error: requests.RequestException, url: str) -> str:
+def _host_suffix(error: requests.RequestException) -> str:
     """Return the host in parentheses, unless the message names it: after a redirect it is not the template's."""
-    host = urlsplit(url).hostname
+    url = error.request.url if error.request else None
+    host = urlsplit(url or "").hostname
     return "" if not host or host in str(error) else f" ({host})"

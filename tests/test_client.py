@@ -18,7 +18,6 @@ from images import GIF, numbered_gif
 from rows import row
 from scripted import Answer, Raw, Request, Script, ScriptedServer, Stall
 
-from job import transport
 from job.client import Client, ClientConfig
 from job.errors import (
     AttemptError,
@@ -31,7 +30,7 @@ from job.errors import (
     StorageError,
 )
 from job.model import NotModified, Reply, Validators
-from job.transport import CurlAdapter
+from job.transport import CurlAdapter, CurlResponse
 from job.transport.handle import Handle
 
 MAX_BYTES = 100_000
@@ -419,10 +418,10 @@ def test_redirects_that_take_all_the_time_of_an_attempt_end_it() -> None:
     class Redirecting(CurlAdapter):
         sent = 0
 
-        def get(self, *_: object) -> transport.Answer:
+        def send(self, *_: object, **__: object) -> CurlResponse:
             self.sent += 1
             Event().wait(0.05)
-            return transport.Answer(302, "Found", ["Location"], {"location": f"/{self.sent}"}, None)
+            return CurlResponse(302, "Found", ["Location"], {"location": f"/{self.sent}"})
 
     adapter = Redirecting(new_body=MemoryBody, max_bytes=1)
     config = ClientConfig(user_agent="x", connect_timeout=1, read_timeout=1, attempt_timeout=0.01)
@@ -445,7 +444,7 @@ def test_every_exception_of_requests_is_mapped(kind: type[requests.RequestExcept
     """Every exception of requests and of the transport becomes an AttemptError with a reason of the list."""
 
     class Raising(CurlAdapter):
-        def get(self, *_: object) -> transport.Answer:
+        def send(self, *_: object, **__: object) -> CurlResponse:
             raise kind("boom", "doc", 0) if issubclass(kind, requests.JSONDecodeError) else kind("boom")
 
     config = ClientConfig(user_agent="x", connect_timeout=1, read_timeout=1, attempt_timeout=1)

@@ -24,7 +24,7 @@ from job.client import Client, ClientConfig
 from job.errors import AttemptError, LogError, PathError, Reason, StorageError
 from job.log import RunLog
 from job.model import FileType, Reply
-from job.transport import Answer, CurlAdapter, exception_for
+from job.transport import CurlAdapter, CurlResponse, exception_for
 from job.transport.transfer import Transfer
 
 CONFIG = ClientConfig(user_agent="test", connect_timeout=5, read_timeout=5, attempt_timeout=5)
@@ -32,13 +32,13 @@ ERRNOS = sorted(errno.errorcode)
 
 
 class StubAdapter(CurlAdapter):
-    """An adapter whose `get` calls a function."""
+    """An adapter whose `send` calls a function."""
 
-    def __init__(self, act: Callable[[], Answer]) -> None:
+    def __init__(self, act: Callable[[], CurlResponse]) -> None:
         super().__init__(new_body=MemoryBody, max_bytes=1)
         self._act = act
 
-    def get(self, *_: object) -> Answer:
+    def send(self, *_: object, **__: object) -> CurlResponse:
         """Return what the function returns."""
         return self._act()
 
@@ -46,7 +46,7 @@ class StubAdapter(CurlAdapter):
 def mapped(error: BaseException) -> Exception:
     """Return the exception that the client raises for one of its transport."""
 
-    def fail() -> Answer:
+    def fail() -> CurlResponse:
         raise error
 
     with pytest.raises((AttemptError, StorageError)) as caught:
@@ -228,8 +228,10 @@ def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
 def test_a_content_length_is_a_number_or_none(value: str) -> None:
     """A Content-Length of digits is that number; a longer one than any file stays large; others are None."""
 
-    def answer() -> Answer:
-        return Answer(200, "OK", ["Content-Length"], {"content-length": value}, MemoryBody(GIF))
+    def answer() -> CurlResponse:
+        response = CurlResponse(200, "OK", ["Content-Length"], {"content-length": value})
+        response.raw = MemoryBody(GIF)
+        return response
 
     reply = Client(StubAdapter(answer), CONFIG).get("http://localhost/")
     assert isinstance(reply, Reply)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import pickle
 import resource
 import socket
 import ssl
@@ -22,11 +23,19 @@ from bodies import MemoryBody
 from cryptography import x509
 from cryptography.x509.name import _ASN1Type
 from requests import exceptions as rx
+from requests.structures import CaseInsensitiveDict
 from rows import row
 from scripted import Answer, Drip, Hold, Raw, Request, ScriptedServer, Stall, Step
 
 from job.body import Body
-from job.transport import CurlAdapter, NameResolutionError, TooLargeError, exception_for
+from job.transport import (
+    CurlAdapter,
+    CurlRequest,
+    NameResolutionError,
+    TooLargeError,
+    exception_for,
+    header_lines,
+)
 from job.transport.handle import BlockingTransfers, Handle, Timeout
 from job.transport.transfer import Transfer
 
@@ -166,6 +175,21 @@ def test_the_adapter_is_complete_without_a_session(client: Client) -> None:
     assert vars(response)["connection"] is client.adapter
 
 
+def test_a_response_is_that_of_requests(client: Client) -> None:
+    """Headers and encoding can be read late, changed, set and pickled, as those of any Response."""
+    headers = {"Content-Type": "text/plain; charset=utf-8", "ETag": '"1"'}
+    with ScriptedServer({"/cn": Answer(404, headers)}) as server:
+        first, second = (client.get(server.url("/cn")) for _ in range(2))
+    assert not first.ok
+    first.headers["Content-Type"] = "text/html"
+    assert (first.headers["content-type"], first.encoding) == ("text/html", "utf-8")
+    second.headers = CaseInsensitiveDict(a="b")
+    second.encoding = "ascii"
+    assert (dict(second.headers), second.encoding) == ({"a": "b"}, "ascii")
+    loaded = pickle.loads(pickle.dumps(first))  # noqa: S301  (made here)
+    assert (loaded.headers, loaded.encoding, loaded.reason) == (first.headers, "utf-8", "Not Found")
+
+
 def test_no_reference_to_a_body_is_kept() -> None:
     """A body is freed together with its response: no handle and no cycle refers to it."""
     with Client() as client, ScriptedServer({"/cn": Answer(body=b"flag")}) as server:
@@ -303,6 +327,38 @@ def test_prepared_headers_replace_libcurls_own(client: Client) -> None:
     first, second = (request.headers for request in server.requests)
     assert first == {name.lower(): value for name, value in headers.items()}
     assert "authorization" not in second
+
+
+def test_header_lines_may_be_ready_made(client: Client) -> None:
+    """A CurlRequest has the headers that its lines stand for, and is sent and answered as an ordinary request is."""
+    headers = {"X-Empty": "", "X-Two": "a: b", "X-Latin": "\xe9", "Accept": "image/*"}
+    with ScriptedServer({"/cn": Answer(headers={"ETag": '"1"'}, body=b"flag")}) as server:
+        prepared = requests.Request("GET", server.url("/cn"), headers=headers).prepare()
+        ready_made = CurlRequest(server.url("/cn"), header_lines(prepared.headers))
+        responses = [client.adapter.send(ready_made), client.send(prepared), client.send(ready_made)]
+    assert list(ready_made.headers.items()) == list(headers.items())
+    assert len({request.head for request in server.requests}) == 1
+    assert [response.request for response in responses] == [ready_made, prepared, ready_made]
+    seen = [(r.status_code, r.reason, r.url, dict(r.headers), r.encoding, r.content) for r in responses]
+    assert seen == [(200, "OK", server.url("/cn"), {"ETag": '"1"', "Content-Length": "4"}, None, b"flag")] * 3
+
+
+def test_a_request_may_change_its_ready_made_headers(client: Client) -> None:
+    """What somebody changes in the headers of a CurlRequest, or of its copy, or prepares anew, is sent; no more."""
+    lines = header_lines({"X-One": "1"})
+    with ScriptedServer({}) as server:
+        request = CurlRequest(server.url("/a"), lines)
+        copy = request.copy()
+        copy.headers["X-Two"] = "2"
+        client.send(copy)
+        request.headers["X-Two"] = "3"
+        client.send(request)
+        request.prepare("GET", server.url("/b"), {"X-Four": "4"})
+        client.send(request)
+        client.send(CurlRequest(server.url("/a"), lines))
+    sent = [{name: value for name, value in r.headers.items() if name[0] == "x"} for r in server.requests]
+    assert sent == [{"x-one": "1", "x-two": "2"}, {"x-one": "1", "x-two": "3"}, {"x-four": "4"}, {"x-one": "1"}]
+    assert [request.target for request in server.requests] == ["/a", "/a", "/b", "/a"]
 
 
 def test_an_ipv6_literal_is_sent_as_it_is(client: Client) -> None:
@@ -459,6 +515,7 @@ def test_a_network_fault_is_mapped(name: str) -> None:
     assert (type(error), str(error) != "") == (expected, True)
     assert isinstance(error, rx.RequestException)
     assert error.request is not None
+    assert error.request.url == server.url("/cn")
     assert [body.closed for body in made] == [True] * len(made)
 
 
@@ -967,6 +1024,7 @@ def test_no_request_starts_after_interrupt(client: Client) -> None:
         client.adapter.interrupt()
         errors = [client.failure(server.url("/cn")), pool.submit(client.failure, server.url("/cn")).result(10)]
     assert [type(error) for error in errors] == [rx.ConnectionError] * 2
+    assert [vars(error)["request"].url for error in errors] == [server.url("/cn")] * 2
     assert len(server.requests) == 1
 
 

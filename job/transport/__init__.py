@@ -1,6 +1,6 @@
 """The transport: a requests adapter over libcurl, with easy handles that keep their connections between requests."""
 
-from job.transport.adapter import CurlAdapter, header_line, header_lines
+from job.transport.adapter import CurlAdapter, CurlRequest, header_line, header_lines
 from job.transport.handle import (
     SHORTAGES,
     BlockingTransfers,
@@ -12,13 +12,14 @@ from job.transport.handle import (
     proxy_for,
 )
 from job.transport.multi import MultiTransfers
-from job.transport.transfer import Answer
+from job.transport.transfer import CurlResponse
 
 __all__ = [
     "SHORTAGES",
-    "Answer",
     "BlockingTransfers",
     "CurlAdapter",
+    "CurlRequest",
+    "CurlResponse",
     "MultiTransfers",
     "NameResolutionError",
     "TooLargeError",

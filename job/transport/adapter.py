@@ -2,19 +2,19 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from http import HTTPStatus
-from io import BytesIO
 
 import pycurl
-from requests import PreparedRequest, Response
+from requests import PreparedRequest
 from requests import exceptions as rx
 from requests.adapters import BaseAdapter
 from requests.structures import CaseInsensitiveDict
-from requests.utils import get_encoding_from_headers, select_proxy
+from requests.utils import select_proxy
 
 from job.body import Body
 from job.transport.handle import BlockingTransfers, Handle, Route, Timeout, Transfers
-from job.transport.transfer import Answer, Transfer
+from job.transport.transfer import CurlResponse, Transfer
 
 _ADDED_BY_LIBCURL = ("Accept", "User-Agent", "Authorization")
 _INTERRUPTED = "interrupted: no transfer may go on"
@@ -22,13 +22,39 @@ _NEEDS_BODY = {0, HTTPStatus.OK.value}
 """Statuses with which a transfer must not fail, 0 being none. Of another answer only the head counts."""
 
 
-class CurlAdapter(BaseAdapter):
-    """Sends GET requests by libcurl: call `get`, or mount it on a Session for `http://` and `https://`.
+class CurlRequest(PreparedRequest):
+    """A GET request made of a URL and header lines, which many requests may share.
 
-    `new_body` makes the body of a 200, which is written to as it arrives; the answer has that body, rewound, and
-    closing it is the caller's. A body is closed when its transfer fails. Bodies of other answers are dropped: those are
-    their status and headers, however their bodies end. Memory per transfer does not depend on what is sent. `max_bytes`
-    caps a body. `transfers` performs the transfers: None means in the thread that calls, which blocks.
+    Its `headers` are read from the lines when somebody first asks for them; from then on they are what is sent, as
+    with any PreparedRequest.
+    """
+
+    def __init__(self, url: str, lines: list[bytes]) -> None:
+        """Take header lines that `header_lines` and `header_line` have made; they are not changed later."""
+        super().__init__()
+        del self.headers  # the None of the base class, so that the property below is asked
+        self.method = "GET"
+        self.url = url
+        self._lines = lines
+
+    @cached_property
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]  # (it can be set, as the attribute can)
+        """Return the headers that the lines stand for."""
+        return _parse_lines(self._lines)
+
+    @property
+    def lines(self) -> list[bytes]:
+        """Return the header lines to send: those given, unless `headers` were asked for or set, and may differ."""
+        return header_lines(self.headers) if "headers" in vars(self) else self._lines
+
+
+class CurlAdapter(BaseAdapter):
+    """Sends GET requests by libcurl: call `send`, or mount it on a Session for `http://` and `https://`.
+
+    `new_body` makes the body of a 200, which is written to as it arrives; `raw` of the response is that body, rewound,
+    and closing it is the caller's. A body is closed when its transfer fails. Bodies of other answers are dropped: those
+    are their status and headers, however their bodies end. Memory per transfer does not depend on what is sent.
+    `max_bytes` caps a body. `transfers` performs the transfers: None means in the thread that calls, which blocks.
 
     All methods may be called from any number of threads, and no lock is held while a transfer is under way. A transfer
     takes an idle handle, or makes one, and gives it back at its end: there are as many handles, and about as many
@@ -43,23 +69,6 @@ class CurlAdapter(BaseAdapter):
         self._idle: deque[Handle] = deque()
         """Handles without a transfer. Who pops one owns it; `append` and `pop` are atomic, so no lock is needed."""
 
-    def get(self, url: str, lines: list[bytes], route: Route) -> Answer:
-        """Return the answer to a GET request for an http or https URL; `lines` are headers, made by `header_lines`.
-
-        `route` has time-outs and authorities, both as `send` takes them, and the URL of a proxy, or "".
-        Raises subclasses of requests' RequestException by their meaning, those of `handle` among them; an OSError
-        unchanged when this machine failed (`new_body`, writing, no descriptors left).
-        """
-        handle = self._take_handle()
-        try:
-            self._perform(handle, url, lines, route)
-            return handle.transfer.take_answer()
-        except BaseException:
-            handle.transfer.discard()
-            raise
-        finally:
-            self._give_back(handle)
-
     def send(  # type: ignore[override]  # noqa: PLR0913  (requests' own parameters; it passes them by name)
         self,
         request: PreparedRequest,
@@ -69,24 +78,29 @@ class CurlAdapter(BaseAdapter):
         verify: bool | str = True,
         cert: object = None,
         proxies: Mapping[str, str] | None = None,
-    ) -> Response:
-        """Return the answer to a GET request without a body: `get` in the words of requests, as its Session calls it.
+    ) -> CurlResponse:
+        """Return the answer to a GET request without a body; `raw` is the body of a 200, and empty otherwise.
 
-        `raw` is the body of a 200, and empty otherwise. `timeout` is in seconds: connecting (name, TCP, TLS), and
-        silence, counted from the start until a byte of a body came; the latter in whole seconds, two at least, and
-        noticed up to 7 s late. A third one, which only this adapter knows, bounds all of it, from name look-up to last
-        byte. `verify` is True for certifi's authorities, or the path of a file or directory of others.
-        Raises what `get` raises; ValueError for what this adapter does not do: other methods, request bodies, client
-        certificates, unverified TLS.
+        The header lines of a CurlRequest are sent as they are; those of another request are made each time, as its
+        headers may have changed.
+        `timeout` is in seconds: connecting (name, TCP, TLS), and silence, counted from the start until a byte of a body
+        came; the latter in whole seconds, two at least, and noticed up to 7 s late. A third one, which only this
+        adapter knows, bounds all of it, from name look-up to last byte. `verify` is True for certifi's authorities, or
+        the path of a file or directory of others.
+        Raises subclasses of requests' RequestException by their meaning, those of `handle` among them; an
+        OSError unchanged when this machine failed (`new_body`, writing, no descriptors left); ValueError for what this
+        adapter does not do: other methods, request bodies, client certificates, unverified TLS.
         """
         url = _check_url(request, verify=verify, cert=cert)
+        lines = request.lines if isinstance(request, CurlRequest) else header_lines(request.headers)
         proxy = select_proxy(url, proxies) if proxies else None
         try:
-            answer = self.get(url, header_lines(request.headers), (timeout, verify, proxy or ""))
+            response = self._transfer(url, lines, (timeout, verify, proxy or ""))
         except rx.RequestException as error:
             error.request = request
             raise
-        response = _response(answer, request)
+        response.url = url
+        response.request = request
         response.connection = self  # type: ignore[assignment]  # (the stub knows one adapter only)
         return response
 
@@ -101,6 +115,18 @@ class CurlAdapter(BaseAdapter):
         """Interrupt, and close all handles; a handle in use is closed as its transfer returns."""
         self.interrupt()
         self._close_idle()
+
+    def _transfer(self, url: str, lines: list[bytes], route: Route) -> CurlResponse:
+        """Run a transfer with a handle that nobody else has meanwhile, and return the answer."""
+        handle = self._take_handle()
+        try:
+            self._perform(handle, url, lines, route)
+            return handle.transfer.take_response()
+        except BaseException:
+            handle.transfer.discard()
+            raise
+        finally:
+            self._give_back(handle)
 
     def _take_handle(self) -> Handle:
         """Return a handle that nobody else has, unless no transfer may start any more."""
@@ -165,16 +191,16 @@ def header_line(name: str, value: str) -> bytes:
     return line.encode("latin-1")
 
 
-def _response(answer: Answer, request: PreparedRequest) -> Response:
-    response = Response()
-    response.raw = BytesIO() if answer.body is None else answer.body
-    response.status_code = answer.status
-    response.reason = answer.reason
-    response.headers = CaseInsensitiveDict((name, answer.fields[name.lower()]) for name in answer.names)
-    response.encoding = get_encoding_from_headers(response.headers)
-    response.url = request.url or ""
-    response.request = request
-    return response
+def _parse_lines(lines: list[bytes]) -> CaseInsensitiveDict[str]:
+    """Return the headers from which lines were made; without those that remove what libcurl would add."""
+    headers: CaseInsensitiveDict[str] = CaseInsensitiveDict()
+    for line in lines:
+        name, colon, value = line.decode("latin-1").partition(":")
+        if not colon:
+            headers[name.removesuffix(";")] = ""
+        elif value:
+            headers[name] = value.removeprefix(" ")
+    return headers
 
 
 def _check_url(request: PreparedRequest, *, verify: bool | str, cert: object) -> str:

@@ -2,10 +2,14 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
+from io import BytesIO
 
+from requests import Response
 from requests import exceptions as rx
+from requests.structures import CaseInsensitiveDict
+from requests.utils import get_encoding_from_headers
 
 from job.body import Body
 
@@ -17,17 +21,29 @@ _HIDDEN_CODING = re.compile(rb"(?:[ \t]+transfer-encoding[ \t]*|transfer-encodin
 """libcurl takes blanks around a name for another header's, and the chunks that follow for the file."""
 
 
-@dataclass(slots=True)
-class Answer:
-    """An answer that came: its status line and headers, and the body of a 200, rewound, which is the caller's."""
+class CurlResponse(Response):
+    """An answer; `headers` and `encoding`, as requests has them, are made of `fields` when somebody first asks."""
 
-    status: int
-    reason: str
-    names: list[str]
-    """The names of the headers as they were spelled, in order."""
-    fields: dict[str, str]
-    """The headers by their names in lower case."""
-    body: Body | None
+    def __init__(self, status_code: int, reason: str, names: list[str], fields: dict[str, str]) -> None:
+        """Take the names of the headers as they were spelled, in order, and the headers by their lower-case names."""
+        super().__init__()
+        del self.headers  # the empty ones of the base class, so that the properties below are asked
+        del self.encoding
+        self.status_code = status_code
+        self.reason = reason
+        self.fields = fields
+        """The headers by their names in lower case, in a plain dict."""
+        self._names = names
+
+    @cached_property
+    def headers(self) -> CaseInsensitiveDict[str]:  # type: ignore[override]  # (it can be set, as the attribute can)
+        """Return the headers by their names as they were spelled."""
+        return CaseInsensitiveDict((name, self.fields[name.lower()]) for name in self._names)
+
+    @cached_property
+    def encoding(self) -> str | None:  # type: ignore[override]  # (it can be set, as the attribute can)
+        """Return the encoding of text that the headers name."""
+        return get_encoding_from_headers(self.fields)
 
 
 class Transfer:
@@ -107,14 +123,17 @@ class Transfer:
             return 0
         return None
 
-    def take_answer(self) -> Answer:
-        """Return the answer, whose body, made even if it is empty, is the caller's from now on."""
-        body = None
-        if self.status == _OK:
-            body = self._writable_body()
-            body.rewind()
-            self._body = None
-        return Answer(self.status, self.reason, self.names, self.fields, body)
+    def take_response(self) -> CurlResponse:
+        """Return the answer. `raw` is the body of a 200, made even if it is empty, and the caller's from now on."""
+        response = CurlResponse(self.status, self.reason, self.names, self.fields)
+        if self.status != _OK:
+            response.raw = BytesIO()
+            return response
+        body = self._writable_body()
+        body.rewind()
+        self._body = None
+        response.raw = body
+        return response
 
     def discard(self) -> None:
         """Close the body; drop the error too, whose traceback refers to this transfer."""
