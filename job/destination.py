@@ -16,6 +16,7 @@ from job.atomic_write import map_os_errors
 from job.errors import Fault, UsageError
 from job.inputs import Inputs
 from job.layout import (
+    ALL_CODES,
     CHANGES_DIRECTORY,
     CHANGES_FILES,
     CHECKSUM_VERSIONS_DIRECTORY,
@@ -23,6 +24,7 @@ from job.layout import (
     CHECKSUMS_FILES,
     OWN_DIRECTORY,
     SEGMENTS_DIRECTORY,
+    Shard,
     is_bucket,
     manifest_name,
     segments_prefix,
@@ -32,7 +34,6 @@ from job.layout import (
 from job.manifest import DEMO_SERVER, Manifest
 from job.model import Stored
 from job.settings import Publish, Settings
-from job.shard import ALL_CODES, Shard
 from job.storage import BucketStorage, DirectoryStorage, GenerationStorage, Storage
 
 _UPLOAD_RESULTS = 1000

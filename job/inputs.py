@@ -11,9 +11,9 @@ from pathlib import Path
 from job import codes, demo_server
 from job.cancellation import Cancellation
 from job.errors import Fault, UsageError
+from job.layout import ALL_CODES, Shard
 from job.model import Item
 from job.settings import Server, Settings
-from job.shard import ALL_CODES, Shard
 from job.template import UrlTemplate
 
 _BOOK_URL = "https://www.fluentpython.com/data/flags/{cc}/{cc}.gif"

@@ -1,4 +1,4 @@
-"""The layout of a destination: the grammar of a bucket's URL, and every name that flagjob writes below a destination.
+"""The layout of a destination: shards, buckets' URLs, and every name that flagjob writes below a destination.
 
 `.flagjob`, flagjob's own directory, is at the same place in a directory, in each generation and in a bucket:
 
@@ -20,9 +20,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from zlib import crc32
 
-from job.shard import LABEL_PATTERN, Shard
-
+LABEL_PATTERN = "([0-9]+)-of-([0-9]+)"
+"""A regular expression for `Shard.label`: its groups are the index and the count."""
 OWN_DIRECTORY = ".flagjob"
 """The directory of flagjob's own files, below the destination; no item's file can lie there."""
 TEMPORARY_DIRECTORY = f"{OWN_DIRECTORY}/tmp"  # noqa: S108  (below the destination)
@@ -61,6 +62,36 @@ CHECKSUM_VERSIONS_DIRECTORY = "sums"
 _MANIFEST = re.compile(rf"{_MANIFEST_STEM}(?:-{LABEL_PATTERN})?{re.escape(LINES_SUFFIX)}")
 _SEGMENT = re.compile(rf"{SEGMENTS_DIRECTORY}/{LABEL_PATTERN}/.+")
 _RESERVED = re.compile(rf"{CHECKSUMS}(?:-{LABEL_PATTERN})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Number `index`, counted from 0, of `count` shards. Immutable, so any thread may use it.
+
+    A count of 1 is a run without shards: it owns every code, and its files have plain names.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def label(self) -> str:
+        """Return the shard as names show it, such as `3-of-8`; `LABEL_PATTERN` is its syntax."""
+        return f"{self.index}-of-{self.count}"
+
+    def owns(self, code: str) -> bool:
+        """Return whether a code is in this shard; that depends on nothing but the code and the count."""
+        return crc32(code.encode("utf-8", "surrogatepass")) % self.count == self.index
+
+    def name(self, stem: str, suffix: str = "") -> str:
+        """Return the name of a file of this shard, such as `manifest.jsonl` or `manifest-3-of-8.jsonl`."""
+        if self.count == 1:
+            return f"{stem}{suffix}"
+        return f"{stem}-{self.label}{suffix}"
+
+
+ALL_CODES = Shard()
+"""The shard of a run without shards."""
 
 
 def manifest_name(shard: Shard) -> str:

@@ -20,8 +20,8 @@ from rows import row
 from job.cancellation import Cancellation
 from job.codes import ALL, POP20, InterruptibleReader, Token, expand_sets, read_tokens, unique_items
 from job.errors import Reason
+from job.layout import Shard
 from job.model import InvalidItem, WorkItem
-from job.shard import Shard
 from job.template import UrlTemplate
 
 CODES = UrlTemplate.parse("http://h/{cc}.gif")

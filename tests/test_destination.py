@@ -24,9 +24,9 @@ from job.destination import (
 )
 from job.errors import StorageError, UsageError
 from job.inputs import Inputs
+from job.layout import Shard
 from job.model import Result, Status, Stored, WorkItem
 from job.settings import load, parse_arguments
-from job.shard import Shard
 from job.storage.bucket import StateObjects
 from job.template import UrlTemplate
 

@@ -25,12 +25,11 @@ from limits import files_limited_to
 
 from job.atomic_write import replacing
 from job.errors import StorageError, UsageError
-from job.layout import manifest_name
+from job.layout import ALL_CODES, Shard, manifest_name
 from job.manifest import DEMO_SERVER, Change, Manifest, forget, read_entries
 from job.manifest.journal import LineFile
 from job.manifest.records import decode_code
 from job.model import Entry, InvalidItem, Result, Status, Stored, WorkItem
-from job.shard import ALL_CODES, Shard
 
 ORIGIN = "https://example.org:8443"
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)

@@ -11,11 +11,10 @@ from pathlib import Path
 import orjson
 
 from job.atomic_write import map_os_errors
-from job.layout import LINES_SUFFIX, changes_stem
+from job.layout import LINES_SUFFIX, Shard, changes_stem
 from job.manifest.journal import LineFile
 from job.manifest.records import Record
 from job.model import Entry, Result, Status, Stored, WorkItem
-from job.shard import Shard
 
 _ANSWERS = {Status.OK, Status.UNCHANGED, Status.NOT_FOUND}
 """The statuses that are the origin's own answer about the file; after an error or a cancellation its state is open."""

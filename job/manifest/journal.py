@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from job.atomic_write import map_os_errors, storage_error
+from job.layout import Shard
 from job.manifest import records
 from job.manifest.records import Record
-from job.shard import Shard
 
 _BLOCK_BYTES = 64 * 1024
 _USUAL_LINE_BYTES = 2048

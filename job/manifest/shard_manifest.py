@@ -9,12 +9,11 @@ from urllib.parse import urlsplit
 
 from job.atomic_write import map_os_errors, replacing, sweep, sync_directory
 from job.errors import Fault, UsageError
-from job.layout import LOCK, checksums_name, find_manifests, manifest_name
+from job.layout import ALL_CODES, LOCK, Shard, checksums_name, find_manifests, manifest_name
 from job.manifest import records
 from job.manifest.changes import Change, ChangeLog, change_of, is_worth_recording, next_record, timestamp
 from job.manifest.journal import Journal, LineFile, newest_lines, read_first_line
 from job.model import Entry, InvalidItem, Item, Result, WorkItem
-from job.shard import ALL_CODES, Shard
 
 _QUERY_DIGEST_BYTES = 12
 DEMO_SERVER = "built-in"
