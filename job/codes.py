@@ -4,7 +4,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from io import BufferedReader, RawIOBase
 from itertools import filterfalse, islice, product
 from select import select
@@ -12,6 +11,7 @@ from string import ascii_letters, ascii_uppercase
 from typing import TYPE_CHECKING, BinaryIO
 
 from job.cancellation import Cancellation
+from job.file_table import Claim, FileTable
 from job.layout import is_reserved
 from job.model import InvalidItem, Item, WorkItem
 from job.template import UrlTemplate
@@ -55,9 +55,8 @@ _ID_SEGMENT = r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,199}"
 _ID = re.compile(rf"{_ID_SEGMENT}(?:/{_ID_SEGMENT})*")
 _ID_MAX = 1000
 _SHOWN_MAX = 80
-_VERBATIM_KEY_MAX_BYTES = 13
-_DIGEST_BYTES = 14
-"""Longer than any verbatim key, so that a digest never equals one; 112 bits do not collide by accident."""
+_NO_FILE = "\0"
+"""Put before text that gets no file, it makes what no file is called, so that the table knows such text, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,21 +183,23 @@ class _PolledDescriptor(RawIOBase):
 def unique_items(
     tokens: Iterable[Token],
     template: UrlTemplate,
+    table: FileTable,
     limit: int | None = None,
     is_owned: Callable[[str], bool] | None = None,
 ) -> Iterator[Item]:
     """Yield one item for each distinct code in the order given: of the first `limit` codes, those that `is_owned`.
 
     Codes (`{cc}`, `{CC}`) are compared without case and shown in upper case; IDs (`{id}`) are taken verbatim. Text that
-    is neither becomes an InvalidItem. Memory: at most 110 bytes a code, however long it is.
+    is neither becomes an InvalidItem, and so does a code whose file is that of a code before it. Memory: that of the
+    table, which remembers only the codes of this shard, or with a limit those of all shards.
     """
     if is_owned is None:  # this run has no shard
-        return islice(_unique_items(tokens, template, _is_any), limit)
+        return islice(_unique_items(tokens, template, table, _is_any), limit)
     if limit is None:
         # Only the codes of this shard need to be remembered.
-        return _unique_items(tokens, template, is_owned)
+        return _unique_items(tokens, template, table, is_owned)
     # The limit counts the codes of all shards, so that together they process exactly `limit` codes.
-    first_items = islice(_unique_items(tokens, template, _is_any), limit)
+    first_items = islice(_unique_items(tokens, template, table, _is_any), limit)
     return (item for item in first_items if is_owned(item.code))
 
 
@@ -206,14 +207,15 @@ def _is_any(_code: str) -> bool:
     return True
 
 
-def _unique_items(tokens: Iterable[Token], template: UrlTemplate, is_owned: Callable[[str], bool]) -> Iterator[Item]:
-    seen: set[bytes] = set()
+def _unique_items(
+    tokens: Iterable[Token], template: UrlTemplate, table: FileTable, is_owned: Callable[[str], bool]
+) -> Iterator[Item]:
     for token in tokens:
         code = _normalized_code(token.text, template)
-        key = _deduplication_key(code)
-        if key not in seen and is_owned(code):
-            seen.add(key)
-            yield _item(code, template, token)
+        if is_owned(code):
+            item = _first_item(code, template, table, token)
+            if item:
+                yield item
 
 
 def _normalized_code(text: str, template: UrlTemplate) -> str:
@@ -224,26 +226,34 @@ def _normalized_code(text: str, template: UrlTemplate) -> str:
     return text.upper()
 
 
-def _deduplication_key(code: str) -> bytes:
-    """Return the code itself if it is short, else a digest of it."""
-    encoded = code.encode("utf-8", "surrogatepass")
-    if len(encoded) <= _VERBATIM_KEY_MAX_BYTES:
-        return encoded
-    return blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
+def _first_item(code: str, template: UrlTemplate, table: FileTable, token: Token) -> Item | None:
+    """Return the item of a code, or None if the code was there before."""
+    file = template.file(code)
+    if not _is_valid(code, file, template):
+        return _first_invalid_item(code, table, InvalidItem(_shown(token.text)))
+    claim = table.claim(file, code)
+    if claim is Claim.FIRST:
+        return WorkItem(code, template.url(code), file, token.speculative)
+    if claim is Claim.REPEATED:
+        return None
+    problem = f"its file {file} is that of another code in the list"
+    return _first_invalid_item(code, table, InvalidItem(_shown(token.text), problem))
 
 
-def _item(code: str, template: UrlTemplate, token: Token) -> Item:
-    if _is_valid(code, template):
-        return WorkItem(code, template.url(code), template.file(code), token.speculative)
+def _first_invalid_item(code: str, table: FileTable, item: InvalidItem) -> InvalidItem | None:
+    """Return the item of text that gets no file, or None if the text was there before."""
+    claim = table.claim(_NO_FILE + code, code)
+    return item if claim is Claim.FIRST else None
+
+
+def _shown(text: str) -> str:
     # Arguments that are not UTF-8 contain lone surrogates, which a log cannot encode.
-    printable = token.text.encode("utf-8", "backslashreplace").decode()
-    return InvalidItem(printable[:_SHOWN_MAX])
+    return text.encode("utf-8", "backslashreplace").decode()[:_SHOWN_MAX]
 
 
-def _is_valid(code: str, template: UrlTemplate) -> bool:
+def _is_valid(code: str, file: str, template: UrlTemplate) -> bool:
     if not template.takes_ids:
         return _CODE.fullmatch(code) is not None
     if len(code) > _ID_MAX or not _ID.fullmatch(code):
         return False
-    first_segment = template.file(code).partition("/")[0]
-    return not is_reserved(first_segment)
+    return not is_reserved(file.partition("/")[0])

@@ -4,7 +4,6 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -14,9 +13,9 @@ from time import monotonic
 
 from job.atomic_write import map_os_errors
 from job.errors import Fault, UsageError
+from job.file_table import FileTable
 from job.inputs import Inputs
 from job.layout import (
-    ALL_CODES,
     CHANGES_DIRECTORY,
     CHANGES_FILES,
     CHECKSUM_VERSIONS_DIRECTORY,
@@ -31,7 +30,7 @@ from job.layout import (
     shards_of_segments,
     sortable_time,
 )
-from job.manifest import DEMO_SERVER, Manifest
+from job.manifest import DEMO_SERVER, Manifest, ManifestScope
 from job.model import Stored
 from job.settings import Publish, Settings
 from job.storage import BucketStorage, DirectoryStorage, GenerationStorage, Storage
@@ -71,18 +70,13 @@ class Destination(ABC):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class ManifestScope:
-    """Whose results a manifest holds: those of one origin, in one shard."""
+def destination_for(settings: Settings, inputs: Inputs, stack: ExitStack, table: FileTable) -> Destination:
+    """Return the destination that the settings name; `stack` removes its temporary directory after the run.
 
-    origin: str
-    shard: Shard = ALL_CODES
-
-
-def destination_for(settings: Settings, inputs: Inputs, stack: ExitStack) -> Destination:
-    """Return the destination that the settings name; `stack` removes its temporary directory after the run."""
+    `table` is the one by which the inputs are unique.
+    """
     origin = DEMO_SERVER if inputs.built_in else inputs.template.origin
-    scope = ManifestScope(origin, Shard(settings.shard_index, settings.shard_count))
+    scope = ManifestScope(origin, Shard(settings.shard_index, settings.shard_count), table)
     if is_bucket(settings.dest):
         try:
             scratch = stack.enter_context(TemporaryDirectory(prefix="flagjob-"))
@@ -103,7 +97,7 @@ class DirectoryDestination(Destination):
     def __init__(self, root: Path, scope: ManifestScope, required_free_bytes: int = 0) -> None:
         self._directory = DirectoryStorage(root, required_free_bytes)
         self.storage = self._directory
-        self.manifest = Manifest(root / OWN_DIRECTORY, root / CHECKSUMS, origin=scope.origin, shard=scope.shard)
+        self.manifest = Manifest(root / OWN_DIRECTORY, root / CHECKSUMS, scope)
 
     def open(self, *, accept_new_origin: bool) -> None:
         """Open the storage, then the manifest."""
@@ -127,9 +121,7 @@ class GenerationDestination(Destination):
         self._generation = GenerationStorage(root, keep, required_free_bytes)
         self._changes_directory = root / OWN_DIRECTORY
         self.storage = self._generation
-        self.manifest = Manifest(
-            self._generation.own_directory, self._generation.root / CHECKSUMS, origin=scope.origin, shard=scope.shard
-        )
+        self.manifest = Manifest(self._generation.own_directory, self._generation.root / CHECKSUMS, scope)
 
     def open(self, *, accept_new_origin: bool) -> None:
         """Prepare a generation; it is abandoned if it must not be filled from this origin."""
@@ -181,7 +173,7 @@ class BucketDestination(Destination):
         """Take the URL, an empty local directory, and a clock that counts seconds."""
         self._bucket = BucketStorage(url, scratch / "bodies", ca_bundle=Path(ca_bundle) if ca_bundle else None)
         self.storage = self._bucket
-        self.manifest = Manifest(scratch / OWN_DIRECTORY, scratch / CHECKSUMS, origin=scope.origin, shard=scope.shard)
+        self.manifest = Manifest(scratch / OWN_DIRECTORY, scratch / CHECKSUMS, scope)
         self._scratch = scratch
         self._copy = scratch / OWN_DIRECTORY / manifest_name(scope.shard)
         self._prefix = segments_prefix(scope.shard)

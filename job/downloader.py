@@ -48,7 +48,7 @@ class Downloader:
     def download(self, item: Item) -> Result:
         """Return how the item ended; raises nothing. A StorageError stops the run: no other item would fare better."""
         if isinstance(item, InvalidItem):
-            error = "no valid code or id: no request was sent"
+            error = f"{item.problem}: no request was sent"
             return Result(Status.ERROR, None, item.code, reason=Reason.INVALID_CODE, error=error)
         began = monotonic()
         request = ItemRequest(item)
@@ -94,7 +94,7 @@ class Downloader:
 
     def _look_up(self, item: WorkItem) -> PriorState:
         """Return what earlier runs recorded of an item, and whether its file is still there."""
-        entry = self.manifest.find(item.code)
+        entry = self.manifest.find(item.file)
         if entry is None:
             return _NOTHING_KNOWN
         return PriorState(entry, self._intact(item, entry.stored), self.manifest.recorded_url(item.url))

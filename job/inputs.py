@@ -11,6 +11,7 @@ from pathlib import Path
 from job import codes, demo_server
 from job.cancellation import Cancellation
 from job.errors import Fault, UsageError
+from job.file_table import FileTable
 from job.layout import ALL_CODES, Shard
 from job.model import Item
 from job.settings import Server, Settings
@@ -46,8 +47,10 @@ class Inputs:
         return self.server in _DEMO_FAULTS
 
 
-def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack) -> Inputs:
+def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack, table: FileTable) -> Inputs:
     """Open the inputs that the settings select; `stack` gets what must be closed after the run.
+
+    Each file has one item, by `table`.
 
     Raises UsageError if the list of codes is empty, because an empty list must not look like a successful run.
     """
@@ -55,7 +58,7 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
     template = settings.url or _server_template(server or Server.LOCAL, stack, is_needed=not settings.dry_run)
     tokens = _tokens(settings, cancellation, stack, letters=not template.takes_ids)
     tokens = _check_not_empty(tokens, cancellation)
-    items = codes.unique_items(tokens, template, settings.limit, _shard_filter(settings))
+    items = codes.unique_items(tokens, template, table, settings.limit, _shard_filter(settings))
     if settings.codes_file and not settings.arguments:
         items, is_whole_list = _look_ahead(items, settings)
         if not is_whole_list:

@@ -101,16 +101,16 @@ def _has_manifest(root: Path) -> bool:
 
 
 def _verify_and_forget(verification: "Verification") -> bool:
-    """Verify every file that a manifest lists, and forget the codes of those that were deleted."""
+    """Verify every file that a manifest lists, and forget those that were deleted."""
     directory = verification.root / OWN_DIRECTORY
     try:
         return verification.run(manifest.read_entries(directory))
     finally:
-        # Also after a signal or a disk error: a code that stays in the manifest although its file was deleted would be
+        # Also after a signal or a disk error: a file that stays in the manifest although it was deleted would be
         # reported as missing by the next verification. A kill before this line costs just that, and another
         # verification with `delete` mends it.
-        if verification.deleted_codes:
-            manifest.forget(directory, verification.root / CHECKSUMS, verification.deleted_codes)
+        if verification.deleted_files:
+            manifest.forget(directory, verification.root / CHECKSUMS, verification.deleted_files)
 
 
 @dataclass(slots=True)
@@ -121,11 +121,11 @@ class Verification:
     on_finding: Callable[[Finding, str], None]
     """Called with the path below `root` of each file that is not simply whole."""
     delete: bool = False
-    """Whether files that the origin has no more are deleted; their codes are then in `deleted_codes`."""
+    """Whether files that the origin has no more are deleted; they are then in `deleted_files`."""
     before_file: Callable[[], None] = lambda: None
     """Called before each entry; an exception that it raises ends the verification."""
     counts: dict[Finding, int] = field(default_factory=lambda: dict.fromkeys(Finding, 0))
-    deleted_codes: list[str] = field(default_factory=list)
+    deleted_files: list[str] = field(default_factory=list)
     _listed_paths: set[bytes] = field(default_factory=set)
 
     def run(self, entries: Iterable[Entry]) -> bool:
@@ -148,20 +148,20 @@ class Verification:
         path = self.root / stored.path
         is_gone = entry.status is Status.NOT_FOUND
         if is_gone and self.delete:
-            return self._delete(entry.code, path)
+            return self._delete(stored.path, path)
         if not path.is_file() or path.is_symlink():
             return Finding.MISSING
         if not _verify_bytes(path, stored):
             return Finding.CHANGED
         return Finding.GONE if is_gone else Finding.WHOLE
 
-    def _delete(self, code: str, path: Path) -> Finding:
+    def _delete(self, file: str, path: Path) -> Finding:
         try:
             with map_os_errors(path):
                 path.unlink(missing_ok=True)
         except PathError:  # it is no file, but a directory, for example
             return Finding.MISSING
-        self.deleted_codes.append(code)
+        self.deleted_files.append(file)
         return Finding.DELETED
 
     def _unlisted_files(self) -> Iterator[str]:

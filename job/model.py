@@ -53,6 +53,7 @@ class InvalidItem:
     """Text that is no valid code: reported, never put into a URL or a path. `code` is cut to 80 characters."""
 
     code: str
+    problem: str = "no valid code or id"
 
 
 Item = WorkItem | InvalidItem

@@ -22,6 +22,7 @@ from job.exit_code import (
     outcome_name,
     signal_exit_code,
 )
+from job.file_table import FileTable
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
@@ -88,10 +89,12 @@ class Run:
 
     def _execute(self) -> int:
         self._start_deadline()
-        inputs = open_inputs(self._settings, self._cancellation, self._stack)
+        # One table for both: which files have their item in this run, and what the manifest has of each.
+        table = FileTable()
+        inputs = open_inputs(self._settings, self._cancellation, self._stack, table)
         if self._settings.dry_run:
             return self._list_items(inputs.items)
-        destination = destination_for(self._settings, inputs, self._stack)
+        destination = destination_for(self._settings, inputs, self._stack, table)
         self._open(destination)
         return self._download_all(inputs, destination)
 

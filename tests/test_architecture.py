@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 JOB = ROOT / "job"
 
 LAYERS: list[set[str]] = [
-    {"errors", "template"},
+    {"errors", "template", "file_table"},
     {"cancellation", "atomic_write", "layout", "redaction"},
     {"body"},
     {"model"},

@@ -20,6 +20,7 @@ from rows import row
 from job.cancellation import Cancellation
 from job.codes import ALL, POP20, InterruptibleReader, Token, expand_sets, read_tokens, unique_items
 from job.errors import Reason
+from job.file_table import FileTable
 from job.layout import Shard
 from job.model import InvalidItem, WorkItem
 from job.template import UrlTemplate
@@ -50,11 +51,11 @@ def expanded(*given_words: str, letters: bool = True) -> list[str]:
 
 
 def selected(*texts: str, template: UrlTemplate = CODES, limit: int | None = None) -> list[str]:
-    return [item.code for item in unique_items(map(Token, texts), template, limit)]
+    return [item.code for item in unique_items(map(Token, texts), template, FileTable(), limit)]
 
 
 def is_valid(text: str, template: UrlTemplate) -> bool:
-    (item,) = unique_items([Token(text)], template)
+    (item,) = unique_items([Token(text)], template, FileTable())
     return isinstance(item, WorkItem)
 
 
@@ -116,7 +117,7 @@ def test_only_generated_codes_are_speculative() -> None:
 
 def test_an_item_knows_that_it_is_speculative() -> None:
     """An item carries the flag by which the exit code later ignores that it was not found."""
-    items = unique_items(expand_sets(["x", "cn"], letters=True), CODES)
+    items = unique_items(expand_sets(["x", "cn"], letters=True), CODES, FileTable())
     assert {item.code for item in items if isinstance(item, WorkItem) and not item.speculative} == {"CN"}
 
 
@@ -216,7 +217,7 @@ def test_a_token_without_an_end_takes_no_memory(length: int) -> None:
     """One bad line of any length is one invalid code, cut to 80 characters, and takes less than a megabyte."""
     stream = BytesIO(b"A" * length + b"\nCN")
     tracemalloc.start()
-    items = list(unique_items(read_tokens(stream), CODES))
+    items = list(unique_items(read_tokens(stream), CODES, FileTable()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert [(type(item), item.code) for item in items] == [(InvalidItem, "A" * 80), (WorkItem, "CN")]
@@ -242,7 +243,7 @@ def test_a_long_untidy_file_yields_each_code_once() -> None:
         f"c{number}, C{number} # c{number}x {'-' * (number % 50)}\r\nC{number // 2}\r\n" for number in range(100_000)
     )
     data = "\ufeff# all of them\r\n".encode() + "".join(lines).encode()
-    items = list(unique_items(read_tokens(BytesIO(data)), CODES))
+    items = list(unique_items(read_tokens(BytesIO(data)), CODES, FileTable()))
     assert [item.code for item in items] == [f"C{number}" for number in range(100_000)]
     assert {type(item) for item in items} == {WorkItem}
 
@@ -252,7 +253,7 @@ def test_uniqueness_costs_at_most_110_bytes_a_code() -> None:
     """A hundred and twenty thousand distinct codes, short and long, cost less than 13.2 MB."""
     forms = cycle(["c{}", "country-{}", "/".join(["a-segment-of-a-long-id"] * 7) + "/{}"])
     tracemalloc.start()
-    items = unique_items((Token(form.format(number)) for number, form in enumerate(forms)), IDS)
+    items = unique_items((Token(form.format(number)) for number, form in enumerate(forms)), IDS, FileTable())
     deque(islice(items, 120_000), maxlen=0)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -304,7 +305,7 @@ def test_uniqueness_costs_at_most_110_bytes_a_code() -> None:
 )
 def test_an_invalid_code_never_becomes_a_request(text: str) -> None:
     """Only ASCII letters, digits, - and _ form a code; no other text can turn into one on its way to the URL."""
-    (item,) = unique_items([Token(text)], CODES)
+    (item,) = unique_items([Token(text)], CODES, FileTable())
     assert isinstance(item, InvalidItem)
 
 
@@ -314,9 +315,31 @@ def test_a_valid_code(text: str) -> None:
     assert is_valid(text, CODES)
 
 
+class FirstLetter(UrlTemplate):
+    """A template that names files in a way of its own: two codes may have one file."""
+
+    def file(self, code: str) -> str:
+        """Return the name of a file."""
+        return f"{code[:1].lower()}.gif"
+
+
+@row(36)
+def test_a_second_code_for_a_file_is_an_error() -> None:
+    """The first code has the file; another one is one invalid item, which names the file, however often it comes."""
+    template = FirstLetter.parse("http://h/{cc}.gif")
+    assert isinstance(template, FirstLetter)
+    problem = "its file b.gif is that of another code in the list"
+    assert list(unique_items(map(Token, ["ba", "bb", "BA", "BB", "ca", "b%", "bb"]), template, FileTable())) == [
+        WorkItem("BA", "http://h/ba.gif", "b.gif"),
+        InvalidItem("bb", problem),
+        WorkItem("CA", "http://h/ca.gif", "c.gif"),
+        InvalidItem("b%"),
+    ]
+
+
 def test_codes_are_compared_without_case() -> None:
     """A code in any case is one item: shown in upper case, with a file name in lower case."""
-    assert list(unique_items(map(Token, ["cN", "Cn", "CN", "cn"]), CODES)) == [
+    assert list(unique_items(map(Token, ["cN", "Cn", "CN", "cn"]), CODES, FileTable())) == [
         WorkItem("CN", "http://h/cn.gif", "cn.gif")
     ]
 
@@ -345,7 +368,8 @@ def test_a_ligature_is_not_its_letters() -> None:
 )
 def test_a_valid_id(text: str) -> None:
     """An ID may contain dots, @ and segments; the file keeps its path."""
-    assert list(unique_items([Token(text)], IDS)) == [WorkItem(text, f"http://h/{text}.png", f"{text}.png")]
+    items = list(unique_items([Token(text)], IDS, FileTable()))
+    assert items == [WorkItem(text, f"http://h/{text}.png", f"{text}.png")]
 
 
 @pytest.mark.parametrize(
@@ -391,10 +415,8 @@ def test_an_invalid_id_never_becomes_a_request(text: str) -> None:
 
 def test_ids_are_taken_verbatim() -> None:
     """IDs that differ only in case are two items with two files."""
-    assert [item.file for item in unique_items(map(Token, ["aB", "Ab", "aB"]), IDS) if isinstance(item, WorkItem)] == [
-        "aB.png",
-        "Ab.png",
-    ]
+    items = unique_items(map(Token, ["aB", "Ab", "aB"]), IDS, FileTable())
+    assert [item.file for item in items if isinstance(item, WorkItem)] == ["aB.png", "Ab.png"]
 
 
 def test_no_item_has_the_name_of_flagjobs_own_file() -> None:
@@ -417,7 +439,7 @@ def test_no_item_has_the_name_of_flagjobs_own_file() -> None:
 @example("a/../../b", BARE_IDS)
 def test_every_file_lies_below_the_destination(text: str, template: UrlTemplate) -> None:
     """For any text, the file is in the destination, under exactly the path that was chosen, and not hidden."""
-    for item in unique_items([Token(text)], template):
+    for item in unique_items([Token(text)], template, FileTable()):
         if isinstance(item, WorkItem):
             assert normpath(f"/dest/{item.file}") == f"/dest/{item.file}"
             assert item.file.isascii()
@@ -429,7 +451,7 @@ def test_every_file_lies_below_the_destination(text: str, template: UrlTemplate)
 @given(text=st.text(st.characters(), max_size=200))
 def test_an_invalid_code_can_be_logged(text: str) -> None:
     """An invalid code is shown in at most 80 characters that UTF-8 can encode, undecodable arguments included."""
-    for item in unique_items([Token(text)], CODES):
+    for item in unique_items([Token(text)], CODES, FileTable()):
         assert len(item.code.encode().decode()) <= 80
 
 
@@ -445,12 +467,12 @@ def test_items_come_in_the_order_given() -> None:
 def test_the_limit_counts_distinct_codes(limit: int | None, codes: list[str]) -> None:
     """Duplicates do not count, and nothing is read after the limit."""
     source = iter(["cn", "CN", "us", "de"])
-    assert [item.code for item in unique_items(map(Token, source), CODES, limit)] == codes
+    assert [item.code for item in unique_items(map(Token, source), CODES, FileTable(), limit)] == codes
     assert list(source) == (["de"] if limit == 2 else [])
 
 
 def test_codes_of_every_length_are_distinguished() -> None:
-    """Short codes are remembered verbatim and long ones by a digest, and the two never collide."""
+    """Short codes and long ones are remembered alike."""
     texts = ["A" * length for length in range(1, 65)]
     assert selected(*texts, *texts) == texts
 
@@ -507,7 +529,7 @@ def test_nothing_is_read_after_a_cancellation() -> None:
 
 
 def sharded(words: Iterable[str], index: int, count: int, limit: int | None = None) -> list[str]:
-    return [item.code for item in unique_items(map(Token, words), CODES, limit, Shard(index, count).owns)]
+    return [item.code for item in unique_items(map(Token, words), CODES, FileTable(), limit, Shard(index, count).owns)]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 100])
@@ -516,7 +538,7 @@ def test_every_code_is_in_exactly_one_shard(count: int, limit: int | None) -> No
     """For any number of shards, and in any case, each code belongs to exactly one of them."""
     words = [f"c{number}" for number in range(200)] + ["C7", "c?x", "c?x"]
     parts = [sharded(words, index, count, limit) for index in range(count)]
-    whole = [item.code for item in unique_items(map(Token, words), CODES, limit)]
+    whole = [item.code for item in unique_items(map(Token, words), CODES, FileTable(), limit)]
     assert sorted(code for part in parts for code in part) == sorted(whole)
     assert len(whole) == (limit or 201)
 

@@ -19,12 +19,13 @@ from job.destination import (
     Destination,
     DirectoryDestination,
     GenerationDestination,
-    ManifestScope,
     destination_for,
 )
 from job.errors import StorageError, UsageError
+from job.file_table import FileTable
 from job.inputs import Inputs
 from job.layout import Shard
+from job.manifest import ManifestScope
 from job.model import Result, Status, Stored, WorkItem
 from job.settings import load, parse_arguments
 from job.storage.bucket import StateObjects
@@ -66,7 +67,7 @@ def upload_if_due(destination: Destination) -> None:
 
 def intact_codes(destination: Destination, codes: Sequence[str]) -> list[str]:
     """Return the codes whose file is intact."""
-    entries = ((code, destination.manifest.find(code)) for code in codes)
+    entries = ((code, destination.manifest.find(item(code).file)) for code in codes)
     return [code for code, entry in entries if entry and entry.stored and destination.storage.is_intact(entry.stored)]
 
 
@@ -93,7 +94,7 @@ def test_the_settings_choose_the_destination(dest: str, more: dict[str, str], ki
     settings = load(parse_arguments([]), {"FLAGJOB_DEST": dest, "FLAGJOB_URL": f"{ORIGIN}/{{id}}.gif", **more})
     inputs = Inputs(UrlTemplate.parse(f"{ORIGIN}/{{id}}.gif"), iter(()), None, None)
     with ExitStack() as stack:
-        destination = destination_for(settings, inputs, stack)
+        destination = destination_for(settings, inputs, stack, FileTable())
         assert (type(destination), destination.manifest.origin) == (kind, ORIGIN)
 
 
@@ -103,7 +104,7 @@ def test_a_bucket_needs_a_temporary_directory(tmp_path: Path, monkeypatch: pytes
     settings = load(parse_arguments([]), {"FLAGJOB_DEST": "s3://b/p", "FLAGJOB_URL": f"{ORIGIN}/{{id}}.gif"})
     inputs = Inputs(UrlTemplate.parse(f"{ORIGIN}/{{id}}.gif"), iter(()), None, None)
     with ExitStack() as stack, pytest.raises(UsageError) as caught:
-        destination_for(settings, inputs, stack)
+        destination_for(settings, inputs, stack, FileTable())
     assert str(caught.value) == (
         "TMPDIR: must be a directory that can be written, for what goes into a bucket (No such file or directory)"
     )
@@ -368,7 +369,7 @@ def test_many_segments_are_compacted(prefix: DestinationPrefix) -> None:
     """A large manifest is compacted when it has too many segments for its size, and not before."""
     header = b'{"flagjob_manifest":1,"origin":"https://example.org"}\n'
     row = (
-        '{{"code":"c{}","url":"{}","file":"c.gif","status":"ok","sha256":"00","bytes":1,"content_type":null,"etag":null,'
+        '{{"code":"c{0}","url":"{1}","file":"c{0}.gif","status":"ok","sha256":"00","bytes":1,"content_type":null,"etag":null,'
         '"last_modified":null,"version":"1","checked_at":"","changed_at":null,"attempts":1,"reason":null}}\n'
     )
     for part in range(21):
@@ -380,7 +381,7 @@ def test_many_segments_are_compacted(prefix: DestinationPrefix) -> None:
     parts = prefix.segments()
     assert len(parts) == 2
     assert all(prefix.read(part).startswith(header) for part in parts)
-    assert open_destination(prefix.bucket()).manifest.find("c8399")
+    assert open_destination(prefix.bucket()).manifest.find("c8399.gif")
 
 
 def test_checksums_are_uploaded_if_they_differ_or_are_missing(prefix: DestinationPrefix) -> None:
@@ -390,7 +391,7 @@ def test_checksums_are_uploaded_if_they_differ_or_are_missing(prefix: Destinatio
     before = prefix.read("SHA256SUMS")
     destination = open_destination(prefix.bucket())
     for code in ("cn", "br"):
-        entry = destination.manifest.find(code)
+        entry = destination.manifest.find(item(code).file)
         assert entry
         record(destination, code, Result(Status.UNCHANGED, entry.stored, code, attempts=1))
         upload_if_due(destination)

@@ -239,6 +239,14 @@ def test_an_invalid_code_sends_no_request() -> None:
     result = download_with(script)(InvalidItem("../../etc/passwd"))
     assert (result.status, result.code, result.reason) == (Status.ERROR, "../../etc/passwd", "invalid_code")
     assert (result.attempts, result.url, result.retryable, script.attempts) == (0, None, False, [])
+    assert result.error == "no valid code or id: no request was sent"
+
+
+def test_an_invalid_item_tells_its_problem() -> None:
+    """A code whose file is another code's has a message of its own."""
+    result = download_with(Script())(InvalidItem("BB", "its file b.gif is that of another code in the list"))
+    assert (result.reason, result.file) == ("invalid_code", None)
+    assert result.error == "its file b.gif is that of another code in the list: no request was sent"
 
 
 def test_a_full_disk_ends_the_run() -> None:

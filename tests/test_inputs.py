@@ -3,6 +3,7 @@
 from contextlib import ExitStack
 
 from job.cancellation import Cancellation
+from job.file_table import FileTable
 from job.inputs import Inputs, open_inputs
 from job.settings import load, parse_arguments
 
@@ -11,7 +12,7 @@ def shard_inputs(index: int) -> Inputs:
     environ = {"FLAGJOB_SHARD_INDEX": str(index), "FLAGJOB_SHARD_COUNT": "2", "FLAGJOB_SERVER": "remote"}
     settings = load(parse_arguments(["BR"]), environ)
     with ExitStack() as stack:
-        return open_inputs(settings, Cancellation(), stack)
+        return open_inputs(settings, Cancellation(), stack, FileTable())
 
 
 def test_a_shard_may_own_no_code() -> None:

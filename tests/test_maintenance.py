@@ -86,14 +86,14 @@ def test_gone_files_stay_until_they_are_to_be_deleted(tmp_path: Path) -> None:
     """A code that turned 404 keeps its file; with `delete` the file is deleted, and the code is to be forgotten."""
     kept, gone = entry(tmp_path, "br.gif"), entry(tmp_path, "zz.gif", status=Status.NOT_FOUND)
     first, is_intact, findings = verify(tmp_path, kept, gone)
-    assert (is_intact, findings, first.deleted_codes, (tmp_path / "zz.gif").exists()) == (
+    assert (is_intact, findings, first.deleted_files, (tmp_path / "zz.gif").exists()) == (
         True,
         [("gone", "zz.gif")],
         [],
         True,
     )
     second, is_intact, findings = verify(tmp_path, kept, gone, delete=True)
-    assert (is_intact, findings, second.deleted_codes) == (True, [("deleted", "zz.gif")], ["ZZ.GIF"])
+    assert (is_intact, findings, second.deleted_files) == (True, [("deleted", "zz.gif")], ["zz.gif"])
     assert [path.name for path in tmp_path.iterdir()] == ["br.gif"]
 
 
@@ -111,9 +111,9 @@ def test_a_directory_in_the_place_of_a_gone_file_is_not_deleted(tmp_path: Path) 
     (tmp_path / "yy.gif").unlink()
     (tmp_path / "yy.gif").mkdir()
     verification, is_intact, findings = verify(tmp_path, odd, gone, delete=True)
-    assert (is_intact, findings, verification.deleted_codes) == (
+    assert (is_intact, findings, verification.deleted_files) == (
         False,
         [("missing", "yy.gif"), ("deleted", "zz.gif")],
-        ["ZZ.GIF"],
+        ["zz.gif"],
     )
     assert [path.name for path in tmp_path.iterdir()] == ["yy.gif"]

@@ -26,9 +26,9 @@ from limits import files_limited_to
 from job.atomic_write import replacing
 from job.errors import StorageError, UsageError
 from job.layout import ALL_CODES, Shard, manifest_name
-from job.manifest import DEMO_SERVER, Change, Manifest, forget, read_entries
+from job.manifest import DEMO_SERVER, Change, Manifest, ManifestScope, forget, read_entries
 from job.manifest.journal import LineFile
-from job.manifest.records import decode_code
+from job.manifest.records import decode_names
 from job.model import Entry, InvalidItem, Result, Status, Stored, WorkItem
 
 ORIGIN = "https://example.org:8443"
@@ -85,7 +85,8 @@ class LocalDestination:
 
     def manifest(self, *, at: datetime = NOON, accept: bool = False, **options: Any) -> Manifest:
         """Open a manifest."""
-        manifest = Manifest(self.own_directory, self.checksums, now=lambda: at, **{"origin": ORIGIN, **options})
+        scope = ManifestScope(**{"origin": ORIGIN, **options})
+        manifest = Manifest(self.own_directory, self.checksums, scope, now=lambda: at)
         manifest.open(accept_new_origin=accept)
         return manifest
 
@@ -112,14 +113,14 @@ class LocalDestination:
         return {entry.code: entry for entry in found}
 
     def entries_of(self, manifest: Manifest, shard: Shard = ALL_CODES) -> list[Entry]:
-        """Return the entry that a manifest finds for each code in its file, in the order of the codes' last lines."""
-        codes: dict[str, None] = {}
+        """Return the entry that a manifest finds for each file in its lines, in the order of the files' last lines."""
+        files: dict[str, None] = {}
         for line in (self.own_directory / manifest_name(shard)).read_bytes().split(b"\n"):
-            code = decode_code(line)
-            if code is not None:
-                codes.pop(code, None)  # a later line moves it to the end
-                codes[code] = None
-        return [entry for entry in map(manifest.find, codes) if entry]
+            _, file = decode_names(line) or ("", None)
+            if file is not None:
+                files.pop(file, None)  # a later line moves it to the end
+                files[file] = None
+        return [entry for entry in map(manifest.find, files) if entry]
 
     def lines(self, name: str = "manifest.jsonl") -> list[dict[str, Any]]:
         """Return the lines of one of flagjob's own files; each must be a JSON object."""
@@ -169,7 +170,7 @@ def test_what_was_recorded_is_found(destination: LocalDestination) -> None:
     manifest = destination.manifest()
     manifest.record(work("BR"), ok("BR"))
     expected = Entry("BR", work("BR").url, "br.gif", Status.OK, file_of("BR"), AT_NOON, AT_NOON, 1, None)
-    assert (manifest.find("BR"), manifest.find("CN")) == (expected, None)
+    assert (manifest.find("br.gif"), manifest.find("cn.gif")) == (expected, None)
     manifest.close()
     assert destination.known_entries() == {"BR": expected}
 
@@ -177,21 +178,21 @@ def test_what_was_recorded_is_found(destination: LocalDestination) -> None:
 def test_nothing_is_found_before_open_or_after_close(destination: LocalDestination) -> None:
     """A thread that was abandoned may still call `find`: it finds nothing, and nothing breaks."""
     destination.run(ok("BR"))
-    manifest = Manifest(destination.own_directory, destination.checksums, origin=ORIGIN)
-    before = manifest.find("BR")
+    manifest = Manifest(destination.own_directory, destination.checksums, ManifestScope(ORIGIN))
+    before = manifest.find("br.gif")
     manifest.open(accept_new_origin=False)
-    while_open = manifest.find("BR")
+    while_open = manifest.find("br.gif")
     manifest.close()
-    assert (before, while_open is None, manifest.find("BR")) == (None, False, None)
+    assert (before, while_open is None, manifest.find("br.gif")) == (None, False, None)
 
 
 def test_the_defaults_are_all_codes_and_the_current_time(destination: LocalDestination) -> None:
     """Without a shard all codes are the run's own, and entries have the current time in UTC."""
     began = datetime.now(UTC).replace(microsecond=0)
-    manifest = Manifest(destination.own_directory, destination.checksums, origin=ORIGIN)
+    manifest = Manifest(destination.own_directory, destination.checksums, ManifestScope(ORIGIN))
     manifest.open(accept_new_origin=False)
     manifest.record(work("BR"), ok("BR"))
-    entry = manifest.find("BR")
+    entry = manifest.find("br.gif")
     assert entry is not None
     assert began <= datetime.fromisoformat(entry.checked_at) <= datetime.now(UTC)
 
@@ -272,15 +273,13 @@ def test_a_result_without_a_request_is_recorded_if_it_adds_something(destination
 
 
 @pytest.mark.parametrize("result", [failed("BR"), missing("BR")], ids=["error", "not found"])
-@pytest.mark.parametrize(
-    "other", [work("BR", f"{ORIGIN}/v2"), WorkItem("BR", work("BR").url, "br.png")], ids=["url", "file"]
-)
-def test_validators_are_dropped_for_another_url(destination: LocalDestination, result: Result, other: WorkItem) -> None:
-    """If another URL or file name fails, the older file stays listed, without validators and version."""
+def test_validators_are_dropped_for_another_url(destination: LocalDestination, result: Result) -> None:
+    """If another URL of a file fails, the older file stays listed, without validators and version."""
     destination.run(ok("BR"))
     manifest = destination.manifest()
+    other = work("BR", f"{ORIGIN}/v2")
     manifest.record(other, result)
-    entry = manifest.find("BR")
+    entry = manifest.find("br.gif")
     unproven = replace(file_of("BR"), etag=None, last_modified=None, version=None)
     assert entry is not None
     assert (entry.url, entry.file, entry.stored) == (other.url, "br.gif", unproven)
@@ -290,7 +289,7 @@ def test_urls_of_the_demo_server_are_recorded_without_its_port(destination: Loca
     """Its port is another one in each run, so URLs are recorded and compared without scheme, host and port."""
     manifest = destination.manifest(origin=DEMO_SERVER)
     manifest.record(work("BR", "http://127.0.0.1:41234"), ok("BR"))
-    entry = manifest.find("BR")
+    entry = manifest.find("br.gif")
     assert entry is not None
     assert entry.url == manifest.recorded_url("http://127.0.0.1:9/flags/br.gif") == "/flags/br.gif"
     assert manifest.recorded_url("http://localhost:1/a/b") == "/a/b"
@@ -327,7 +326,9 @@ def test_changes_are_written_as_they_happen(destination: LocalDestination) -> No
 def test_the_summary_has_the_start_and_the_end_of_the_run(destination: LocalDestination) -> None:
     """The two times are those of `open` and `close`."""
     times = iter([NOON, NOON + A_DAY])
-    manifest = Manifest(destination.own_directory, destination.checksums, origin=ORIGIN, now=lambda: next(times))
+    manifest = Manifest(
+        destination.own_directory, destination.checksums, ManifestScope(ORIGIN), now=lambda: next(times)
+    )
     manifest.open(accept_new_origin=False)
     manifest.close()
     summary = destination.lines("changes.jsonl")[-1]
@@ -369,13 +370,34 @@ def test_a_file_belongs_to_one_code(destination: LocalDestination, old: str, new
     ]
 
 
-def test_a_file_stays_with_its_code_if_the_other_code_gets_none(destination: LocalDestination) -> None:
-    """A failure does not take a file over from another code, and neither does a file of another name."""
-    destination.run(ok("BR"), ok("br.gif"))
+def test_a_failure_of_another_code_keeps_the_file(destination: LocalDestination) -> None:
+    """If a file's new code fails, the file stays listed, without the validators of the older URL."""
+    destination.run(ok("BR"))
     manifest = destination.manifest()
     manifest.record(WorkItem("br", f"{ORIGIN}/br", "br.gif"), missing("br"))
     manifest.close()
-    assert {code for code, entry in destination.known_entries().items() if entry.stored} == {"BR", "br.gif"}
+    entry = destination.known_entries()["br"]
+    assert (entry.url, entry.stored) == (
+        f"{ORIGIN}/br",
+        replace(file_of("BR"), etag=None, last_modified=None, version=None),
+    )
+    assert destination.checksums.read_text() == f"{file_of('BR').sha256}  br.gif\n"
+
+
+def test_two_templates_keep_their_records_in_one_destination(destination: LocalDestination) -> None:
+    """Records are found by the file, so a second job with another suffix leaves those of the first as they are."""
+    destination.run(ok("BR"), ok("CN"))
+    manifest = destination.manifest(at=NOON + A_DAY)
+    png = file_of("BR", b"PNG", suffix=".png")
+    manifest.record(work("BR", suffix=".png"), Result(Status.OK, png, "BR", attempts=1))
+    manifest.close()
+    assert changes_of_run(destination, unchanged("BR")) == []
+    reopened = destination.manifest()
+    stored = [entry and entry.stored for entry in map(reopened.find, ["br.gif", "br.png", "cn.gif"])]
+    assert stored == [file_of("BR"), png, file_of("CN")]
+    listed = {line.partition("  ")[2] for line in destination.checksums.read_text().splitlines()}
+    assert listed == {"br.gif", "br.png", "cn.gif"}
+    assert [entry.file for entry in read_entries(destination.own_directory)] == ["cn.gif", "br.png", "br.gif"]
 
 
 def test_a_power_cut_leaves_the_old_manifest_or_the_new_one(
@@ -415,7 +437,7 @@ def test_the_time_of_change_is_that_of_the_bytes(destination: LocalDestination) 
 
 
 def test_a_file_under_a_new_name_is_new(destination: LocalDestination) -> None:
-    """If the template's suffix changes, the same bytes are a new file."""
+    """If the template's suffix changes, the same bytes are a new file, and the older file stays listed."""
     destination.run(ok("BR"))
     manifest = destination.manifest()
     data = file_of("BR", suffix=".png")
@@ -427,7 +449,7 @@ def test_a_file_under_a_new_name_is_new(destination: LocalDestination) -> None:
         "file": "br.png",
         "sha256": data.sha256,
     }
-    assert destination.checksums.read_text() == f"{data.sha256}  br.png\n"
+    assert destination.checksums.read_text() == f"{data.sha256}  br.gif\n{data.sha256}  br.png\n"
 
 
 def test_a_200_with_the_recorded_bytes_is_no_change(destination: LocalDestination) -> None:
@@ -577,11 +599,11 @@ def test_a_killed_run_keeps_its_results(destination: LocalDestination) -> None:
 RECORDER = """
 import sys
 from pathlib import Path
-from job.manifest import Manifest
+from job.manifest import Manifest, ManifestScope
 from job.model import Result, Status, Stored, WorkItem
 
 root = Path(sys.argv[1])
-manifest = Manifest(root / ".flagjob", root / "SHA256SUMS", origin="https://example.org:8443")
+manifest = Manifest(root / ".flagjob", root / "SHA256SUMS", ManifestScope("https://example.org:8443"))
 manifest.open(accept_new_origin=False)
 print("ready", flush=True)
 for number in range(int(sys.stdin.readline())):
@@ -746,7 +768,7 @@ def test_any_text_comes_back_as_it_was(code: str, texts: tuple[str | None, ...],
         manifest.record(item, Result(Status.OK, data, code, reason=reason, attempts=3))
         manifest.record(item, Result(status, data, code, reason=reason, attempts=3))
         expected = Entry(code, item.url, "x.gif", status, data, AT_NOON, AT_NOON, 3, reason)
-        assert (manifest.find(code), destination.entries_of(manifest)) == (expected, [expected])
+        assert (manifest.find("x.gif"), destination.entries_of(manifest)) == (expected, [expected])
         manifest.close()
         assert destination.known_entries() == {code: expected}
 
@@ -761,7 +783,7 @@ def test_long_lines_are_read_in_full(destination: LocalDestination, size: int) -
         "BR": stored,
         "CN": file_of("CN"),
     }
-    entry = destination.manifest().find("BR")
+    entry = destination.manifest().find("br.gif")
     assert entry is not None
     assert entry.stored == stored
 
@@ -789,7 +811,7 @@ def test_close_leaves_no_file_open(destination: LocalDestination) -> None:
     (destination.own_directory / "manifest-1-of-2.jsonl").unlink(missing_ok=True)
     manifest.close()
     list(read_entries(destination.own_directory))
-    forget(destination.own_directory, destination.checksums, ["BR"])
+    forget(destination.own_directory, destination.checksums, ["br.gif"])
     assert open_files(destination.own_directory) == {}
 
 
@@ -802,7 +824,7 @@ def test_a_disk_that_cannot_be_read_is_a_storage_error(destination: LocalDestina
     os.dup2(unreadable, descriptor)
     os.close(unreadable)
     with pytest.raises(StorageError) as caught:
-        manifest.find("BR")
+        manifest.find("br.gif")
     assert str(caught.value) == f"{destination.own_directory}/manifest.jsonl: Bad file descriptor"
     os.close(descriptor)
 
@@ -897,9 +919,9 @@ def test_a_file_without_superseded_lines_is_not_rewritten(destination: LocalDest
 
 
 def numbered_lines(count: int, size: int = 300) -> bytes:
-    """Return the lines of many codes, each at least `size` bytes long."""
-    line = with_field("etag", "x" * size).replace(b'"CN"', b'"%07d"')
-    return b"".join(line % number + b"\n" for number in range(count))
+    """Return the lines of many files, each at least `size` bytes long."""
+    line = with_field("etag", "x" * size).replace(b'"CN"', b'"%07d"').replace(b'"cn.gif"', b'"%07d.gif"')
+    return b"".join(line % (number, number) + b"\n" for number in range(count))
 
 
 def test_a_large_manifest_is_compacted_only_if_it_is_worth_it(destination: LocalDestination) -> None:
@@ -1123,7 +1145,7 @@ def test_two_pods_may_run_the_same_shard(destination: LocalDestination) -> None:
     for number in range(20):
         first.record(work(f"A{number}"), ok(f"A{number}"))
         second.record(work(f"B{number}"), ok(f"B{number}"))
-    assert first.find("B0") == second.find("B0") is not None
+    assert first.find("b0.gif") == second.find("b0.gif") is not None
     first.close()
     second.close()
     expected = {f"{letter}{number}" for letter in "AB" for number in range(20)}
@@ -1220,15 +1242,18 @@ def test_two_appending_processes_tear_no_line(destination: LocalDestination) -> 
     assert (counts["A"], counts["B"], len(destination.known_entries())) == (500, 500, 1000)
 
 
-@pytest.mark.parametrize("there", [b'{"code":"CN",', b"[1]\n", b'"BR"\n', b"\n"])
-def test_a_line_of_another_code_is_not_used(destination: LocalDestination, there: bytes) -> None:
-    """If the line at an indexed offset is not of the code that was asked for, the code has no entry."""
+@pytest.mark.parametrize(
+    ("recorded", "there"),
+    [(b'"file":"br.gif"', b'"file":"cn.gif"'), (b'{"code"', b"[1]\n   "), (b'{"code"', b'"BR"\n  '), (b"{", b"\n")],
+)
+def test_a_line_of_another_file_is_not_used(destination: LocalDestination, recorded: bytes, there: bytes) -> None:
+    """If the line at an indexed offset is not of the file that was asked for, the file has no entry."""
     destination.run(ok("BR"))
     manifest = destination.manifest()
-    with (destination.own_directory / "manifest.jsonl").open("r+b") as file:
-        file.seek(len(HEADER))
-        file.write(there)
-    assert manifest.find("BR") is None
+    path = destination.own_directory / "manifest.jsonl"
+    header, line = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(header + line.replace(recorded, there))
+    assert manifest.find("br.gif") is None
 
 
 def test_any_thread_may_find_while_another_one_records(destination: LocalDestination) -> None:
@@ -1240,7 +1265,7 @@ def test_any_thread_may_find_while_another_one_records(destination: LocalDestina
         number = 0
         while not done.is_set():
             code = f"C{number % 50}"
-            entry = manifest.find(code)
+            entry = manifest.find(f"{code.lower()}.gif")
             if entry is not None and (entry.code, entry.file) != (code, f"{code.lower()}.gif"):
                 wrong.append(entry)
             number += 1
@@ -1267,7 +1292,7 @@ def test_all_manifests_can_be_read_as_one(destination: LocalDestination) -> None
     destination.run(ok("BR"), shard=Shard(0, 2), at=NOON + A_DAY)
     destination.run(ok("CN"), shard=Shard(1, 2))
     with (destination.own_directory / "manifest-1-of-2.jsonl").open("ab") as file:
-        file.write(with_field("attempts", "many").replace(b'"CN"', b'"ZZ"') + b"\n")
+        file.write(with_field("attempts", "many").replace(b'"cn.gif"', b'"zz.gif"') + b"\n")
     before = {name: (destination.root / name).read_bytes() for name in destination.names}
     found = {entry.code: entry.stored for entry in read_entries(destination.own_directory)}
     assert found == {code: file_of(code) for code in ("BR", "CN", "US")}
@@ -1292,12 +1317,12 @@ def test_lines_without_an_entry_are_skipped(destination: LocalDestination) -> No
     )
 
 
-def test_codes_can_be_forgotten(destination: LocalDestination) -> None:
-    """A forgotten code is in no manifest and no list of checksums, and its next file is new."""
+def test_files_can_be_forgotten(destination: LocalDestination) -> None:
+    """A forgotten file is in no manifest and no list of checksums, and is new when it comes again."""
     destination.run(ok("BR"), ok("DE"))
     destination.run(shard=Shard(0, 2))
     destination.run(shard=Shard(1, 2))
-    forget(destination.own_directory, destination.checksums, ["BR", "XX"])
+    forget(destination.own_directory, destination.checksums, ["br.gif", "xx.gif"])
     assert [entry.code for entry in read_entries(destination.own_directory)] == ["DE"]
     assert [destination.known_entries(**options).keys() for options in ({}, {"shard": Shard(0, 2)})] == [{"DE"}, set()]
     checksums = {name: (destination.root / name).read_text()[66:] for name in destination.names if "SUMS" in name}
@@ -1306,12 +1331,30 @@ def test_codes_can_be_forgotten(destination: LocalDestination) -> None:
     assert [line.get("code") for line in destination.lines("manifest-0-of-2.jsonl")] == [None, "BR"]
 
 
-def test_forget_changes_only_manifests_that_have_the_code(destination: LocalDestination) -> None:
+EARLY_FORGOTTEN = b'{"code":"BR","forgotten":true}\n'
+
+
+def test_forgotten_codes_of_early_versions_stay_forgotten(destination: LocalDestination) -> None:
+    """A line that forgets a code without its file takes back the lines of that code which stand before it."""
+    destination.own_directory.mkdir()
+    path = destination.own_directory / "manifest.jsonl"
+    png = valid_lines(ok("BR")).replace(b"br.gif", b"br.png")
+    path.write_bytes(HEADER + GOOD + png + IN_FRONT + EARLY_FORGOTTEN + b"[]\n")
+    assert sorted(destination.known_entries()) == ["US", "ZZ"]
+    path.write_bytes(HEADER + GOOD + EARLY_FORGOTTEN + IN_FRONT + png)
+    assert [entry.file for entry in destination.known_entries().values()] == ["zz.gif", "us.gif", "br.png"]
+    path.write_bytes(HEADER + GOOD + GOOD.replace(b'"BR"', b'"br"') + EARLY_FORGOTTEN)
+    assert sorted(destination.known_entries()) == ["ZZ", "br"]
+    destination.run()
+    assert sorted(line.get("code", "") for line in destination.lines()) == ["", "ZZ", "br"]
+
+
+def test_forget_changes_only_manifests_that_have_the_file(destination: LocalDestination) -> None:
     """The files of another shard keep their inodes."""
     destination.run(ok("BR"), shard=Shard(0, 2))
     destination.run(ok("CN"), shard=Shard(1, 2))
     before = {name: inode(destination.root / name) for name in destination.names if "1-of-2" in name}
-    forget(destination.own_directory, destination.checksums, ["BR"])
+    forget(destination.own_directory, destination.checksums, ["br.gif"])
     assert {name: inode(destination.root / name) for name in destination.names if "1-of-2" in name} == before
     assert len(destination.lines("manifest-1-of-2.jsonl")) == 2
 
@@ -1333,12 +1376,12 @@ def memory_of(act: Callable[[], object]) -> tuple[int, int]:
 
 @pytest.mark.slow
 def test_many_entries_take_little_memory(destination: LocalDestination) -> None:
-    """An entry takes at most 48 bytes of memory, however long its line is, so a million fit into a small pod."""
+    """An entry takes at most 72 bytes of memory, however long its line is, so a million fit into a small pod."""
     destination.own_directory.mkdir()
     (destination.own_directory / "manifest.jsonl").write_bytes(HEADER + numbered_lines(50_000))
     held, peak = memory_of(destination.manifest)
-    assert held < 50_000 * 48
-    assert peak < 50_000 * 80  # while the index grows, the old one and the new one are there
+    assert held < 50_000 * 72
+    assert peak < 50_000 * 110  # while the table grows, the old arrays and the new ones are there
     assert len(destination.entries_of(destination.manifest())) == 50_000
 
 
@@ -1355,7 +1398,7 @@ def test_damage_without_a_line_end_takes_no_memory(destination: LocalDestination
 
 def test_a_query_is_recorded_as_its_digest(tmp_path: Path) -> None:
     """Two signed URLs have different records, and the signature is not written to the disk."""
-    manifest = Manifest(tmp_path / ".flagjob", tmp_path / "SHA256SUMS", origin="https://example.org")
+    manifest = Manifest(tmp_path / ".flagjob", tmp_path / "SHA256SUMS", ManifestScope("https://example.org"))
     one, other = (
         manifest.recorded_url(f"https://example.org/br.gif?sig={secret}") for secret in ("hunter2", "hunter3")
     )

@@ -7,16 +7,17 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import TIMEOUT, Done, environment, flagjob, start_flagjob, wait_for_signal_handlers
-from images import GIF, HTML, numbered_gif
-from inprocess import WatchedLog
+from images import GIF, HTML, PNG, numbered_gif
+from inprocess import WatchedLog, run_here
 from mirror import Mirror, mirror
 from rows import row
-from scripted import Answer, Raw, Step
+from scripted import Answer, Raw, ScriptedServer, Step
 
 from job import maintenance
 from job.cancellation import Cancellation
@@ -88,6 +89,22 @@ def test_a_redirect_costs_no_body_unless_it_leads_elsewhere(tmp_path: Path) -> N
     assert (counts[0]["unchanged"], counts[1]["error"], counts[2]["ok"]) == (1, 1, 1)
     assert (second.summary["bytes"], stale.events_named("result")[0]["reason"]) == (0, "http_304")
     assert published(tmp_path) == {"c0.gif": new}
+
+
+@row(49)
+def test_two_jobs_keep_what_they_know_in_one_destination(tmp_path: Path) -> None:
+    """Each job's second run asks on a condition and changes nothing; checksums and verify know the files of both."""
+    served = Mirror({"br": GIF, "br.png": PNG})
+    with ScriptedServer({"/br.gif": served.answer, "/br.png": served.answer}) as served.server:
+        urls = [served.server.url("/{cc}.gif"), served.server.url("/{cc}.png")]
+        first = [run_here("br", dest=tmp_path, url=url) for url in urls]
+        second = [run_here("br", dest=tmp_path, url=url) for url in urls]
+        assert served.asked(2) == {"conditional": 2, "plain": 0}
+    assert [done.statuses for done in first + second] == [{"BR": "ok"}] * 2 + [{"BR": "unchanged"}] * 2
+    digests = {f"{sha256(data).hexdigest()}  {name}\n" for name, data in (("br.gif", GIF), ("br.png", PNG))}
+    assert set((tmp_path / "SHA256SUMS").read_text().splitlines(keepends=True)) == digests
+    verified = flagjob("verify", cwd=tmp_path, settings={"FLAGJOB_DEST": str(tmp_path)})
+    assert (verified.code, verified.events[-1]["counts"]["whole"]) == (0, 2)
 
 
 CUT = Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + GIF)

@@ -1,4 +1,4 @@
-"""The changes of one run: the record of a code after a result, and changes.jsonl, the list of changed files."""
+"""The changes of one run: the record of a file after a result, and changes.jsonl, the list of changed files."""
 
 import re
 from collections.abc import Callable
@@ -25,10 +25,10 @@ _TAIL_BYTES = 4096
 
 
 class Change(StrEnum):
-    """How a run changed the file of a code."""
+    """How a run changed a file."""
 
     NEW = "new"
-    """The file is here for the first time, under a new name, or again after it was gone."""
+    """The file is here for the first time, or again after it was gone."""
     CHANGED = "changed"
     GONE = "gone"
     """The origin has the file no more. It is reported once, and the file stays."""
@@ -50,32 +50,31 @@ def is_worth_recording(prior: Record | None, result: Result) -> bool:
 
 
 def change_of(prior: Record | None, result: Result) -> Change | None:
-    """Return how a result changes the file of its code; None if that is unknown, or if there is no file.
+    """Return how a result changes its file; None if that is unknown, or if there is no file.
 
-    ================  =============  =============================
+    =============  =============  =============================
     prior file        result         change
-    ================  =============  =============================
+    =============  =============  =============================
     here              not found      gone
     none, or gone     not found      none
     any               no file        none (an error, a cancellation)
     none, or gone     a file         new
-    here, other name  a file         new
     here              same bytes     unchanged
     here              other bytes    changed
-    ================  =============  =============================
+    =============  =============  =============================
     """
     file_here = None if prior is None or prior.gone else prior.entry.stored
     if result.status is Status.NOT_FOUND:
         return Change.GONE if file_here else None
     if result.data is None:
         return None
-    if file_here is None or file_here.path != result.data.path:
+    if file_here is None:
         return Change.NEW
     return Change.UNCHANGED if file_here.sha256 == result.data.sha256 else Change.CHANGED
 
 
 def next_record(prior: Record | None, item: WorkItem, url: str, result: Result, now: str) -> Record:
-    """Return the record of a code after a result.
+    """Return the record of a file after a result.
 
     `url` is the item's URL as it is recorded, `now` the time as `timestamp` returns it. A result without a file keeps
     the older file.
@@ -84,12 +83,12 @@ def next_record(prior: Record | None, item: WorkItem, url: str, result: Result, 
         before = prior.entry
     else:
         before = Entry(item.code, url, item.file, result.status, None, "", None, attempts=0, reason=None)
-    stored = result.data or _older_file(before, url, item.file)
+    stored = result.data or _older_file(before, url)
     has_new_bytes = result.data is not None and (before.stored is None or before.stored.sha256 != result.data.sha256)
     entry = Entry(
         code=item.code,
         url=url,
-        file=stored.path if stored else item.file,
+        file=item.file,
         status=result.status,
         stored=stored,
         checked_at=now if result.status in _ANSWERS else before.checked_at,
@@ -100,15 +99,15 @@ def next_record(prior: Record | None, item: WorkItem, url: str, result: Result, 
     return Record(entry, gone=stored is not None and _is_gone(prior, result.status))
 
 
-def _older_file(before: Entry, url: str, file: str) -> Stored | None:
-    """Return the file that stays, without validators and version if they were recorded for another URL or name."""
-    if before.stored is None or (before.url, before.file) == (url, file):
+def _older_file(before: Entry, url: str) -> Stored | None:
+    """Return the file that stays, without validators and version if they were recorded for another URL."""
+    if before.stored is None or before.url == url:
         return before.stored
     return replace(before.stored, etag=None, last_modified=None, version=None)
 
 
 def _is_gone(prior: Record | None, status: Status) -> bool:
-    """Return whether the origin has the code's file no more; an error leaves that as it was."""
+    """Return whether the origin has the file no more; an error leaves that as it was."""
     if status in _ANSWERS:
         return status is Status.NOT_FOUND
     return prior is not None and prior.gone
@@ -123,7 +122,7 @@ class ChangeLog:
 
     def __init__(self, directory: Path, shard: Shard, now: Callable[[], datetime]) -> None:
         self.counts = dict.fromkeys(Change, 0)
-        """How many codes so far; the unchanged ones are counted only and have no line."""
+        """How many files so far; the unchanged ones are counted only and have no line."""
         self.follows_complete_run = False
         """Whether the run before ended with its summary; False also if there is no file of a run before."""
         self._stem = changes_stem(shard)

@@ -36,11 +36,11 @@ _STATUSES = {status.value: status for status in Status}
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """The content of one line of a manifest: the entry of a code, and a mark that only the manifest uses."""
+    """The content of one line of a manifest: the entry of a file, and a mark that only the manifest uses."""
 
     entry: Entry
     gone: bool = False
-    """The change `gone` has been reported for this code; its file is still at the destination."""
+    """The change `gone` has been reported for this file, which is still at the destination."""
 
 
 def encode_header(origin: str) -> bytes:
@@ -106,22 +106,31 @@ def decode(line: bytes) -> Record | None:
     return Record(entry, gone=fields.get("gone") is True)
 
 
-def decode_code(line: bytes) -> str | None:
-    """Return the code that a line is about, or None if the line is damaged or is about no code."""
+def decode_names(line: bytes) -> tuple[str, str | None] | None:
+    """Return the code and the file that a line is about, or None if the line is damaged or is about no file.
+
+    A line that takes back earlier lines has no file if an early version of flagjob wrote it.
+    """
     if not line.startswith(_CODE_PREFIX):
         return None
     try:
-        code = orjson.loads(line)["code"]
+        fields = orjson.loads(line)
     except orjson.JSONDecodeError:
         return None
-    return code if isinstance(code, str) else None
+    code = fields["code"]
+    file = fields.get("file")
+    if not isinstance(code, str):
+        return None
+    if isinstance(file, str) or is_forgotten(line):
+        return code, file
+    return None
 
 
-def encode_forgotten(code: str) -> bytes:
-    """Return the line that takes back all earlier lines of a code."""
-    return orjson.dumps({"code": code, "forgotten": True})
+def encode_forgotten(code: str, file: str) -> bytes:
+    """Return the line that takes back all earlier lines of a file; the code is the one that had the file last."""
+    return orjson.dumps({"code": code, "file": file, "forgotten": True})
 
 
 def is_forgotten(line: bytes) -> bool:
-    """Return whether a line takes back the earlier lines of its code."""
+    """Return whether a line takes back earlier lines."""
     return line.endswith(_FORGOTTEN_SUFFIX)

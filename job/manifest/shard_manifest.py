@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b
 from pathlib import Path
@@ -9,11 +10,13 @@ from urllib.parse import urlsplit
 
 from job.atomic_write import map_os_errors, replacing, sweep, sync_directory
 from job.errors import Fault, UsageError
+from job.file_table import FileTable
 from job.layout import ALL_CODES, LOCK, Shard, checksums_name, find_manifests, manifest_name
 from job.manifest import records
 from job.manifest.changes import Change, ChangeLog, change_of, is_worth_recording, next_record, timestamp
 from job.manifest.journal import Journal, LineFile, newest_lines, read_first_line
-from job.model import Entry, InvalidItem, Item, Result, WorkItem
+from job.manifest.records import Record
+from job.model import Entry, InvalidItem, Item, Result
 
 _QUERY_DIGEST_BYTES = 12
 DEMO_SERVER = "built-in"
@@ -24,8 +27,19 @@ def _utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@dataclass(frozen=True, slots=True)
+class ManifestScope:
+    """Whose results a manifest holds: those of one origin, in one shard."""
+
+    origin: str
+    """Scheme, host and port, such as `https://example.org:8443`, or DEMO_SERVER."""
+    shard: Shard = ALL_CODES
+    table: FileTable | None = None
+    """The table by which the items of the run are unique; None makes another one."""
+
+
 class Manifest:
-    """The records of a shard's codes, in a file that survives a crash at any byte, and the changes of this run.
+    """The records of a shard's files, in one that survives a crash at any byte, and the changes of this run.
 
     Any thread may call `find`, one thread at a time everything else; there are no locks (see Journal). Every method may
     raise StorageError.
@@ -36,38 +50,35 @@ class Manifest:
     Two processes may run one shard at the same time, as when Kubernetes starts a pod twice. They append to one file and
     each indexes the other's lines as it appends its own. If one of them compacts the file, the other goes on appending
     to the old file, which has no name any more; it notices that in its own `close` and merges its lines into the new
-    file. Lines are lost if it is killed before, or if its `close` falls into the compaction: their codes are requested
-    again by the next run, and their files stay.
+    file. Lines are lost if it is killed before, or if its `close` falls into the compaction: their files are requested
+    again by the next run, and stay until then.
 
-    Memory: 24 to 48 bytes a code, up to 72 for a moment while the index grows.
+    Two jobs with other templates, `{cc}.gif` and `{cc}.png`, may have one destination, one after the other: records are
+    found by the file, so both have theirs.
+
+    Memory: that of its FileTable.
     """
 
     def __init__(
-        self,
-        directory: Path,
-        checksums: Path,
-        *,
-        origin: str,
-        shard: Shard = ALL_CODES,
-        now: Callable[[], datetime] = _utc_now,
+        self, directory: Path, checksums: Path, scope: ManifestScope, now: Callable[[], datetime] = _utc_now
     ) -> None:
-        """Take where the manifest and the checksums lie, the origin of this run, and the shard that it downloads.
+        """Take where the manifest and the checksums lie, and whose results they hold.
 
         `directory` is created if it is missing. `checksums` is the path of a run without shards; a shard adds its own
-        name. `origin` is scheme, host and port, such as `https://example.org:8443`, or DEMO_SERVER.
+        name.
         """
         self.directory = directory
-        self.origin = origin
-        self._path = directory / manifest_name(shard)
-        self._checksums = checksums.with_name(checksums_name(shard))
-        self._shard = shard
+        self.origin = scope.origin
+        self._path = directory / manifest_name(scope.shard)
+        self._checksums = checksums.with_name(checksums_name(scope.shard))
+        self._shard = scope.shard
         self._now = now
-        self._journal = Journal(self._path)
-        self._changes = ChangeLog(directory, shard, now)
+        self._journal = Journal(self._path, scope.table)
+        self._changes = ChangeLog(directory, scope.shard, now)
 
     @property
     def counts(self) -> dict[Change, int]:
-        """The number of codes that are new, changed, gone and unchanged so far."""
+        """The number of files that are new, changed, gone and unchanged so far."""
         return self._changes.counts
 
     def open(self, *, accept_new_origin: bool) -> None:
@@ -84,19 +95,18 @@ class Manifest:
         sweep(self.directory / LOCK)
         if self._shard not in manifests:
             self._adopt([path for shard, path in manifests.items() if shard.count != self._shard.count])
-        self._journal.open(self.origin)
-        if self._journal.origin != self.origin:
+        elif self._has_other_header():
             # The header names the origin before, or is damaged. It is the first line and lines never change, so the
-            # file is replaced by one with a new header. No other thread has this journal yet.
-            self._compact([self._journal])
-            self._journal.close()
-            self._journal = Journal(self._path)
-            self._journal.open(self.origin)
+            # file is replaced by one with a new header. That file has other offsets, so this journal has its own table.
+            with closing(Journal(self._path)) as former:
+                former.open(self.origin)
+                self._compact([former])
+        self._journal.open(self.origin)
         self._changes.open()
 
-    def find(self, code: str) -> Entry | None:
-        """Return the entry of a code; None before `open` and after `close`. Any thread may call it."""
-        record = self._journal.find(code)
+    def find(self, file: str) -> Entry | None:
+        """Return the entry of a file; None before `open` and after `close`. Any thread may call it."""
+        record = self._journal.find(file)
         return record.entry if record else None
 
     def recorded_url(self, url: str) -> str:
@@ -118,12 +128,12 @@ class Manifest:
         Invalid items leave no line, nor does an item without an attempt that adds nothing to its prior record, or that
         was cancelled and has none.
 
-        A failure keeps the older file and its validators. If the URL or the file's name are new, it keeps the file
-        without validators and version, which would vouch for something else.
+        A failure keeps the older file and its validators. If the URL is new, it keeps the file without validators and
+        version, which would vouch for something else.
         """
         if isinstance(item, InvalidItem):
             return
-        prior = self._journal.find(item.code)
+        prior = self._journal.find(item.file)
         if not is_worth_recording(prior, result):
             if result.data is not None:
                 self.counts[Change.UNCHANGED] += 1
@@ -135,9 +145,7 @@ class Manifest:
         # round the manifest would be up to date, and the change would never be reported.
         if change and record.entry.stored:
             self._changes.record(change, item.code, record.entry.stored, prior.entry.stored if prior else None)
-        self._journal.append(records.encode(record))
-        if change is Change.NEW:
-            self._forget_former_codes(item)
+        self._journal.append(item.file, records.encode(record))
 
     def close(self) -> None:
         """Compact the manifest if it is worth it, renew SHA256SUMS if it would differ, and write the summary.
@@ -186,8 +194,13 @@ class Manifest:
                 problem = f"the destination was filled from {origin} ({path.name}); to go on, FLAGJOB_NEW_ORIGIN=accept"
                 raise UsageError(Fault("FLAGJOB_URL", self.origin, problem))
 
+    def _has_other_header(self) -> bool:
+        """Return whether this shard's manifest has a first line that does not name this run's origin."""
+        first_line = read_first_line(self._path)
+        return first_line != b"" and records.decode_origin(first_line) != self.origin
+
     def _adopt(self, others: Iterable[Path]) -> None:
-        """Begin this shard's manifest with its own codes from the manifests of other shard counts.
+        """Begin this shard's manifest with the files of its own codes from the manifests of other shard counts.
 
         The file appears complete or not at all, so a run that is killed meanwhile adopts again.
         """
@@ -199,40 +212,33 @@ class Manifest:
             if journals:
                 self._compact(journals)
 
-    def _forget_former_codes(self, item: WorkItem) -> None:
-        """Forget the code that had this item's file before, under a template that derives codes in another way."""
-        stem = item.file.rpartition(".")[0] or item.file
-        for code in {item.file, stem, item.file.upper(), stem.upper()} - {item.code}:
-            other = self._journal.find(code)
-            if other and other.entry.stored and other.entry.stored.path == item.file:
-                self._journal.append(records.encode_forgotten(code))
-
     def _compact(self, journals: list[Journal]) -> None:
-        """Replace the file, in one step, by one that has a header and the newest line of each code."""
+        """Replace the file, in one step, by one that has a header and the newest line of each file."""
         with replacing(self._path, self.directory / LOCK) as file:
             file.write(records.encode_header(self.origin) + b"\n")
             file.writelines(line + b"\n" for line in newest_lines(journals))
 
 
 def read_entries(directory: Path) -> Iterator[Entry]:
-    """Yield the entry of each code in any manifest of a directory; of several entries the one checked last.
+    """Yield the entry of each file in any manifest of a directory; of several entries the one checked last.
 
-    Writes nothing, so it may be used while a run is under way. Memory: 24 to 48 bytes a code. Raises StorageError.
+    Writes nothing, so it may be used while a run is under way. Memory: a FileTable for each manifest. Raises
+    StorageError.
     """
     with _all_journals(directory) as journals:
         yield from _decoded_entries(newest_lines(list(journals.values())))
 
 
-def forget(directory: Path, checksums: Path, codes: Collection[str]) -> None:
-    """Remove codes from every manifest that has them, and their files from SHA256SUMS; the files themselves stay.
+def forget(directory: Path, checksums: Path, files: Collection[str]) -> None:
+    """Remove files from every manifest that has them, and from SHA256SUMS; the files themselves stay.
 
     `checksums` is the path of a run without shards. Raises StorageError.
     """
     with _all_journals(directory) as journals:
         for shard, journal in journals.items():
-            known_codes = [code for code in codes if journal.find(code)]
-            if known_codes:
-                _append_forgotten(directory / manifest_name(shard), known_codes)
+            known_records = list(filter(None, map(journal.find, files)))
+            if known_records:
+                _append_forgotten(directory / manifest_name(shard), known_records)
                 journal.refresh()
                 shard_checksums = checksums.with_name(checksums_name(shard))
                 _write_checksums(shard_checksums, directory, journal.current_lines())
@@ -250,13 +256,13 @@ def _all_journals(directory: Path) -> Iterator[dict[Shard, Journal]]:
         yield journals
 
 
-def _append_forgotten(path: Path, codes: Iterable[str]) -> None:
-    """Append to a manifest that codes are forgotten. It is a file that grows, so a run may append at the same time."""
+def _append_forgotten(path: Path, forgotten: Iterable[Record]) -> None:
+    """Append to a manifest that records are forgotten. Its file only grows, so a run may append at the same time."""
     file = LineFile(path)
     with closing(file):
         file.open(write=True)
-        for code in codes:
-            file.append(records.encode_forgotten(code))
+        for record in forgotten:
+            file.append(records.encode_forgotten(record.entry.code, record.entry.file))
         file.sync()
 
 
