@@ -55,11 +55,12 @@ class Destination(ABC):
     def open(self, *, accept_new_origin: bool) -> None:
         """Get ready; raise StorageError if it is not writable, UsageError if it was filled from another origin."""
 
-    def count_result(self) -> Callable[[], None] | None:
-        """Count one more result in the manifest, and return the upload that is due, if any.
+    def count_results(self, number: int) -> Callable[[], None] | None:
+        """Count so many more results in the manifest, and return the upload that is due, if any.
 
         The caller runs it, since it may take long. A manifest in a local file has nothing to upload.
         """
+        del number
         return None
 
     @abstractmethod
@@ -196,12 +197,12 @@ class BucketDestination(Destination):
                 # A new origin was accepted. The segments still name the old one, and the next run would refuse them.
                 self._compact()
 
-    def count_result(self) -> Callable[[], None] | None:
-        """Count a result; return the upload of the manifest after 1,000 results or 10 seconds, if none has failed.
+    def count_results(self, number: int) -> Callable[[], None] | None:
+        """Count results; return the upload of the manifest after 1,000 results or 10 seconds, if none has failed.
 
         Otherwise, with a server that does not answer, every further result would wait for one more time-out.
         """
-        self._results += 1
+        self._results += number
         is_due = self._results >= _UPLOAD_RESULTS or self._clock() - self._uploaded_at >= _UPLOAD_SECONDS
         return self._try_upload if is_due and not self._upload_failed else None
 

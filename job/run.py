@@ -177,17 +177,15 @@ class Run:
 
     def _record(self, destination: Destination, results: Sequence[Result]) -> None:
         """Record results in the manifest; a destination that cannot be written ends the run."""
-        for result in results:
-            if self._cancellation.storage_failed and result.reason == Reason.STORAGE and result.error:
-                self._end_for_storage(result.error)
-            self._record_result(destination, result)
-
-    def _record_result(self, destination: Destination, result: Result) -> None:
-        if result.url is None or result.file is None or not self._is_open:
+        if self._cancellation.storage_failed:
+            problems = [result.error for result in results if result.reason == Reason.STORAGE and result.error]
+            if problems:
+                self._end_for_storage(problems[0])
+        if not self._is_open:
             return
         try:
-            destination.manifest.record(WorkItem(result.code, result.url, result.file), result)
-            upload = destination.count_result()
+            destination.manifest.record(results)
+            upload = destination.count_results(len(results))
             if upload:
                 self._run_within_grace(upload)
         except StorageError as error:

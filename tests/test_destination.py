@@ -3,7 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
@@ -54,13 +54,14 @@ def put(destination: Destination, code: str, data: bytes = GIF) -> Stored:
 
 
 def record(destination: Destination, code: str, result: Result) -> None:
-    destination.manifest.record(item(code), result)
+    work = item(code)
+    destination.manifest.record([replace(result, url=work.url, file=work.file)])
     upload_if_due(destination)
 
 
 def upload_if_due(destination: Destination) -> None:
     """Run the upload that is due, if any, as a run does after each result."""
-    due = destination.count_result()
+    due = destination.count_results(1)
     if due:
         due()
 

@@ -29,7 +29,7 @@ from job.layout import ALL_CODES, Shard, manifest_name
 from job.manifest import DEMO_SERVER, Change, Manifest, ManifestScope, forget, read_entries
 from job.manifest.journal import LineFile
 from job.manifest.records import decode_names
-from job.model import Entry, InvalidItem, Result, Status, Stored, WorkItem
+from job.model import Entry, Result, Status, Stored, WorkItem
 
 ORIGIN = "https://example.org:8443"
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -69,6 +69,15 @@ def failed(code: str, attempts: int = 4) -> Result:
     return Result(Status.ERROR, None, code, reason="http_503", attempts=attempts)
 
 
+def ended(item: WorkItem, result: Result) -> Result:
+    """Return a result with the URL and the file of its item, as the downloader does."""
+    return replace(result, url=item.url, file=item.file)
+
+
+def record(manifest: Manifest, item: WorkItem, result: Result) -> None:
+    manifest.record([ended(item, result)])
+
+
 def kill(manifest: Manifest) -> None:
     """End a run as SIGKILL does: its descriptors are closed, and nothing else happens."""
     for part in (manifest._journal, manifest._changes):  # noqa: SLF001  (no run ends itself like that)
@@ -94,7 +103,7 @@ class LocalDestination:
         """Open, record and close, and return the counts."""
         manifest = self.manifest(**options)
         for result in results:
-            manifest.record(work(result.code, manifest.origin), result)
+            record(manifest, work(result.code, manifest.origin), result)
         manifest.close()
         return manifest.counts
 
@@ -102,7 +111,7 @@ class LocalDestination:
         """Open and record, and then end without `close`, as a killed process does."""
         manifest = self.manifest(**options)
         for result in results:
-            manifest.record(work(result.code, manifest.origin), result)
+            record(manifest, work(result.code, manifest.origin), result)
         kill(manifest)
 
     def known_entries(self, **options: Any) -> dict[str, Entry]:
@@ -168,7 +177,7 @@ def test_a_manifest_is_lines_of_json(destination: LocalDestination) -> None:
 def test_what_was_recorded_is_found(destination: LocalDestination) -> None:
     """A recorded code is found at once and by the next run; another code is not."""
     manifest = destination.manifest()
-    manifest.record(work("BR"), ok("BR"))
+    record(manifest, work("BR"), ok("BR"))
     expected = Entry("BR", work("BR").url, "br.gif", Status.OK, file_of("BR"), AT_NOON, AT_NOON, 1, None)
     assert (manifest.find("br.gif"), manifest.find("cn.gif")) == (expected, None)
     manifest.close()
@@ -191,7 +200,7 @@ def test_the_defaults_are_all_codes_and_the_current_time(destination: LocalDesti
     began = datetime.now(UTC).replace(microsecond=0)
     manifest = Manifest(destination.own_directory, destination.checksums, ManifestScope(ORIGIN))
     manifest.open(accept_new_origin=False)
-    manifest.record(work("BR"), ok("BR"))
+    record(manifest, work("BR"), ok("BR"))
     entry = manifest.find("br.gif")
     assert entry is not None
     assert began <= datetime.fromisoformat(entry.checked_at) <= datetime.now(UTC)
@@ -242,7 +251,7 @@ def test_a_cancelled_item_is_recorded_only_after_an_attempt(destination: LocalDe
 def test_invalid_items_are_never_recorded(destination: LocalDestination) -> None:
     """Text that is no valid code gets no entry."""
     manifest = destination.manifest()
-    manifest.record(InvalidItem("../x"), Result(Status.ERROR, None, "../x", reason="invalid_code", attempts=1))
+    manifest.record([Result(Status.ERROR, None, "../x", reason="invalid_code", attempts=1)])
     assert destination.entries_of(manifest) == []
 
 
@@ -278,7 +287,7 @@ def test_validators_are_dropped_for_another_url(destination: LocalDestination, r
     destination.run(ok("BR"))
     manifest = destination.manifest()
     other = work("BR", f"{ORIGIN}/v2")
-    manifest.record(other, result)
+    record(manifest, other, result)
     entry = manifest.find("br.gif")
     unproven = replace(file_of("BR"), etag=None, last_modified=None, version=None)
     assert entry is not None
@@ -288,7 +297,7 @@ def test_validators_are_dropped_for_another_url(destination: LocalDestination, r
 def test_urls_of_the_demo_server_are_recorded_without_its_port(destination: LocalDestination) -> None:
     """Its port is another one in each run, so URLs are recorded and compared without scheme, host and port."""
     manifest = destination.manifest(origin=DEMO_SERVER)
-    manifest.record(work("BR", "http://127.0.0.1:41234"), ok("BR"))
+    record(manifest, work("BR", "http://127.0.0.1:41234"), ok("BR"))
     entry = manifest.find("br.gif")
     assert entry is not None
     assert entry.url == manifest.recorded_url("http://127.0.0.1:9/flags/br.gif") == "/flags/br.gif"
@@ -309,7 +318,7 @@ def test_changes_are_written_as_they_happen(destination: LocalDestination) -> No
     manifest = destination.manifest(at=NOON + A_DAY)
     old, new = (sha256(data).hexdigest() for data in (b"GIF89a", b"GIF89a 2"))
     for result in (ok("BR", b"GIF89a 2"), missing("CN"), unchanged("US"), ok("FR"), missing("ZZ"), failed("DE")):
-        manifest.record(work(result.code), result)
+        record(manifest, work(result.code), result)
     expected: list[dict[str, object]] = [
         {"change": "changed", "code": "BR", "file": "br.gif", "old_sha256": old, "sha256": new},
         {"change": "gone", "code": "CN", "file": "cn.gif", "sha256": old},
@@ -361,7 +370,7 @@ def test_a_file_belongs_to_one_code(destination: LocalDestination, old: str, new
     for code, data in ((old, b"GIF89a"), (new, b"GIF87a")):
         manifest = destination.manifest()
         stored = Stored(file, len(data), sha256(data).hexdigest(), "image/gif")
-        manifest.record(WorkItem(code, f"{ORIGIN}/{code}", file), Result(Status.OK, stored, code, attempts=1))
+        record(manifest, WorkItem(code, f"{ORIGIN}/{code}", file), Result(Status.OK, stored, code, attempts=1))
         manifest.close()
     assert set(destination.known_entries()) == {"US", new}
     digest = sha256(b"GIF87a").hexdigest()
@@ -374,7 +383,7 @@ def test_a_failure_of_another_code_keeps_the_file(destination: LocalDestination)
     """If a file's new code fails, the file stays listed, without the validators of the older URL."""
     destination.run(ok("BR"))
     manifest = destination.manifest()
-    manifest.record(WorkItem("br", f"{ORIGIN}/br", "br.gif"), missing("br"))
+    record(manifest, WorkItem("br", f"{ORIGIN}/br", "br.gif"), missing("br"))
     manifest.close()
     entry = destination.known_entries()["br"]
     assert (entry.url, entry.stored) == (
@@ -389,7 +398,7 @@ def test_two_templates_keep_their_records_in_one_destination(destination: LocalD
     destination.run(ok("BR"), ok("CN"))
     manifest = destination.manifest(at=NOON + A_DAY)
     png = file_of("BR", b"PNG", suffix=".png")
-    manifest.record(work("BR", suffix=".png"), Result(Status.OK, png, "BR", attempts=1))
+    record(manifest, work("BR", suffix=".png"), Result(Status.OK, png, "BR", attempts=1))
     manifest.close()
     assert changes_of_run(destination, unchanged("BR")) == []
     reopened = destination.manifest()
@@ -441,7 +450,7 @@ def test_a_file_under_a_new_name_is_new(destination: LocalDestination) -> None:
     destination.run(ok("BR"))
     manifest = destination.manifest()
     data = file_of("BR", suffix=".png")
-    manifest.record(work("BR", suffix=".png"), Result(Status.OK, data, "BR", attempts=1))
+    record(manifest, work("BR", suffix=".png"), Result(Status.OK, data, "BR", attempts=1))
     manifest.close()
     assert destination.lines("changes.jsonl")[0] == {
         "change": "new",
@@ -543,7 +552,7 @@ def test_the_checksums_catch_up_after_they_could_not_be_written(destination: Loc
     """The summary follows SHA256SUMS, so a run that could not write SHA256SUMS looks like a killed one to the next."""
     destination.run(*map(ok, CODES))
     manifest = destination.manifest()
-    manifest.record(work("BR"), ok("BR"))
+    record(manifest, work("BR"), ok("BR"))
     with files_limited_to(2000), pytest.raises(StorageError):
         manifest.close()
     destination.run(unchanged("BR"))
@@ -583,7 +592,7 @@ def test_entries_survive_a_cut_at_any_byte(destination: LocalDestination) -> Non
         if cut < ends[0]:
             known = []
         assert [entry.code for entry in destination.entries_of(manifest)] == known
-        manifest.record(work("US"), ok("US"))
+        record(manifest, work("US"), ok("US"))
         manifest.close()
         assert list(destination.known_entries()) == [*known, "US"]
         assert destination.lines()[0] == {"flagjob_manifest": 1, "origin": ORIGIN}
@@ -600,7 +609,7 @@ RECORDER = """
 import sys
 from pathlib import Path
 from job.manifest import Manifest, ManifestScope
-from job.model import Result, Status, Stored, WorkItem
+from job.model import Result, Status, Stored
 
 root = Path(sys.argv[1])
 manifest = Manifest(root / ".flagjob", root / "SHA256SUMS", ManifestScope("https://example.org:8443"))
@@ -609,8 +618,8 @@ print("ready", flush=True)
 for number in range(int(sys.stdin.readline())):
     code = f"{sys.argv[2]}{number}"
     stored = Stored(code, 6, f"{number:064x}", None, "x" * number)
-    item = WorkItem(code, "https://example.org:8443/" + code, code)
-    manifest.record(item, Result(Status.OK, stored, code, attempts=1))
+    url = "https://example.org:8443/" + code
+    manifest.record([Result(Status.OK, stored, code, url=url, file=code, attempts=1)])
     print(code, flush=True)
 """
 
@@ -743,7 +752,7 @@ def test_no_bytes_can_break_a_manifest(data: bytes, headed: bool) -> None:  # no
         destination.own_directory.mkdir()
         (destination.own_directory / "manifest.jsonl").write_bytes((HEADER + IN_FRONT if headed else b"") + data)
         manifest = destination.manifest(accept=True)
-        manifest.record(work("FR"), ok("FR"))
+        record(manifest, work("FR"), ok("FR"))
         manifest.close()
         known = destination.known_entries()
         assert known["FR"].stored == file_of("FR")
@@ -765,8 +774,8 @@ def test_any_text_comes_back_as_it_was(code: str, texts: tuple[str | None, ...],
     with TemporaryDirectory() as root:
         destination = LocalDestination(Path(root))
         manifest = destination.manifest()
-        manifest.record(item, Result(Status.OK, data, code, reason=reason, attempts=3))
-        manifest.record(item, Result(status, data, code, reason=reason, attempts=3))
+        record(manifest, item, Result(Status.OK, data, code, reason=reason, attempts=3))
+        record(manifest, item, Result(status, data, code, reason=reason, attempts=3))
         expected = Entry(code, item.url, "x.gif", status, data, AT_NOON, AT_NOON, 3, reason)
         assert (manifest.find("x.gif"), destination.entries_of(manifest)) == (expected, [expected])
         manifest.close()
@@ -859,18 +868,66 @@ def test_a_file_in_the_place_of_the_directory_is_a_storage_error(tmp_path: Path)
 def test_a_full_disk_costs_one_line(destination: LocalDestination) -> None:
     """A result that does not fit is a storage error; the part of its line that did fit damages no other line."""
     manifest = destination.manifest()
-    manifest.record(work("BR"), ok("BR"))
+    record(manifest, work("BR"), ok("BR"))
     with (
         files_limited_to((destination.own_directory / "manifest.jsonl").stat().st_size + 40),
         pytest.raises(StorageError) as caught,
     ):
-        manifest.record(work("CN"), failed("CN"))
+        record(manifest, work("CN"), failed("CN"))
     assert str(caught.value) == f"{destination.own_directory}/manifest.jsonl: File too large"
-    manifest.record(work("US"), ok("US"))
+    record(manifest, work("US"), ok("US"))
     assert [entry.code for entry in destination.entries_of(manifest)] == ["BR", "US"]
     manifest.close()
     assert list(destination.known_entries()) == ["BR", "US"]
     assert len(destination.lines()) == 3
+
+
+def test_a_batch_is_one_write_to_each_file(destination: LocalDestination, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of a batch are written together: first those of the changes, then those of the manifest."""
+    manifest = destination.manifest()
+    before = [open_files(destination.own_directory)[name] for name in ("changes.jsonl", "manifest.jsonl")]
+    writes: list[int] = []
+    write = os.write
+
+    def count_write(descriptor: int, data: bytes) -> int:
+        writes.append(descriptor)
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", count_write)
+    manifest.record([ended(work(code), ok(code)) for code in CODES])
+    manifest.record([ended(work("ZZ"), missing("ZZ")), Result(Status.ERROR, None, "../x", reason="invalid_code")])
+    manifest.record([])
+    assert writes == [*before, before[1]]
+    assert [line["code"] for line in destination.lines()[1:]] == [*CODES, "ZZ"]
+    assert [line["code"] for line in destination.lines("changes.jsonl")] == CODES
+
+
+def test_a_full_disk_in_a_batch_keeps_its_whole_lines(destination: LocalDestination) -> None:
+    """The lines that fit count, the torn one is passed over, and the next batch is indexed rightly."""
+    manifest = destination.manifest()
+    size = len(valid_lines(failed("C0")))
+    room = (destination.own_directory / "manifest.jsonl").stat().st_size + 2 * size + 40
+    with files_limited_to(room), pytest.raises(StorageError):
+        manifest.record([ended(work(code), failed(code)) for code in ("C0", "C1", "C2", "C3")])
+    manifest.record([ended(work(code), ok(code)) for code in ("C1", "C3", "C4")])
+    assert [(entry.code, entry.status) for entry in destination.entries_of(manifest)] == [
+        ("C0", "error"),
+        ("C1", "ok"),
+        ("C3", "ok"),
+        ("C4", "ok"),
+    ]
+    manifest.close()
+    assert sorted(destination.known_entries()) == ["C0", "C1", "C3", "C4"]
+    assert len(destination.lines()) == 5
+
+
+def test_batches_of_two_processes_are_indexed_in_the_order_of_the_file(destination: LocalDestination) -> None:
+    """A batch behind lines of another process is found, and so are those lines."""
+    manifest, other = destination.manifest(), destination.manifest()
+    other.record([ended(work(code), ok(code)) for code in ("BR", "CN")])
+    manifest.record([ended(work(code), failed(code)) for code in ("CN", "US")])
+    found = {entry.code: entry.status for entry in destination.entries_of(manifest)}
+    assert found == {"BR": "ok", "CN": "error", "US": "error"}
 
 
 def test_a_change_that_did_not_reach_the_manifest_is_reported_again(destination: LocalDestination) -> None:
@@ -879,7 +936,7 @@ def test_a_change_that_did_not_reach_the_manifest_is_reported_again(destination:
     manifest = destination.manifest()
     size = (destination.own_directory / "manifest.jsonl").stat().st_size
     with files_limited_to(size), pytest.raises(StorageError):
-        manifest.record(work("BR"), ok("BR"))
+        record(manifest, work("BR"), ok("BR"))
     kill(manifest)
     assert [line["code"] for line in destination.lines("changes.jsonl")] == ["BR"]
     assert changes_of_run(destination, ok("BR")) == ["new"]
@@ -1143,8 +1200,8 @@ def test_two_pods_may_run_the_same_shard(destination: LocalDestination) -> None:
     """Their lines alternate, each whole; each pod finds the other's entries, and none is lost."""
     first, second = destination.manifest(), destination.manifest()
     for number in range(20):
-        first.record(work(f"A{number}"), ok(f"A{number}"))
-        second.record(work(f"B{number}"), ok(f"B{number}"))
+        record(first, work(f"A{number}"), ok(f"A{number}"))
+        record(second, work(f"B{number}"), ok(f"B{number}"))
     assert first.find("b0.gif") == second.find("b0.gif") is not None
     first.close()
     second.close()
@@ -1167,13 +1224,13 @@ def test_the_compaction_of_one_pod_loses_nothing_of_the_other(destination: Local
     """A pod whose file was replaced during the run merges its own lines with the new file's when it closes."""
     destination.run(ok("BR"))
     slow, fast = destination.manifest(), destination.manifest(at=NOON + A_DAY)
-    slow.record(work("CN"), ok("CN"))
-    fast.record(work("BR"), ok("BR", b"GIF89a 2"))
-    fast.record(work("US"), ok("US"))
+    record(slow, work("CN"), ok("CN"))
+    record(fast, work("BR"), ok("BR", b"GIF89a 2"))
+    record(fast, work("US"), ok("US"))
     fast.close()
-    slow.record(work("DE"), ok("DE"))
+    record(slow, work("DE"), ok("DE"))
     third = destination.manifest(at=NOON + 2 * A_DAY)
-    third.record(work("US"), ok("US", b"GIF89a 3"))
+    record(third, work("US"), ok("US", b"GIF89a 3"))
     third.close()
     slow.close()
     found = {code: entry.stored and entry.stored.sha256 for code, entry in destination.known_entries().items()}
@@ -1191,8 +1248,8 @@ def test_compaction_keeps_lines_that_another_pod_appended(destination: LocalDest
     """A compaction keeps the lines of another pod that was killed after it appended them."""
     destination.run(ok("BR"))
     first, second = destination.manifest(), destination.manifest()
-    first.record(work("BR"), unchanged("BR"))
-    second.record(work("CN"), ok("CN"))
+    record(first, work("BR"), unchanged("BR"))
+    record(second, work("CN"), ok("CN"))
     kill(second)
     first.close()
     assert list(destination.known_entries()) == ["BR", "CN"]
@@ -1206,7 +1263,7 @@ def test_the_checksums_include_files_of_another_pod(destination: LocalDestinatio
     other = destination.own_directory / "other"
     other.write_bytes((destination.own_directory / "manifest.jsonl").read_bytes() + IN_FRONT)
     other.replace(destination.own_directory / "manifest.jsonl")
-    manifest.record(work("BR"), unchanged("BR"))
+    record(manifest, work("BR"), unchanged("BR"))
     manifest.close()
     assert "us.gif" in destination.checksums.read_text()
 
@@ -1214,9 +1271,9 @@ def test_the_checksums_include_files_of_another_pod(destination: LocalDestinatio
 def test_a_manifest_removed_during_the_run_is_written_again(destination: LocalDestination) -> None:
     """If the manifest is deleted during a run, it has the run's entries again at the end."""
     manifest = destination.manifest()
-    manifest.record(work("BR"), ok("BR"))
+    record(manifest, work("BR"), ok("BR"))
     (destination.own_directory / "manifest.jsonl").unlink()
-    manifest.record(work("CN"), ok("CN"))
+    record(manifest, work("CN"), ok("CN"))
     manifest.close()
     assert list(destination.known_entries()) == ["BR", "CN"]
 
@@ -1275,7 +1332,7 @@ def test_any_thread_may_find_while_another_one_records(destination: LocalDestina
         thread.start()
     for number in range(300):
         code = f"C{number % 50}"
-        manifest.record(work(code), ok(code, str(number).encode()))
+        record(manifest, work(code), ok(code, str(number).encode()))
     done.set()
     for thread in threads:
         thread.join()

@@ -1,7 +1,7 @@
 """The changes of one run: the record of a file after a result, and changes.jsonl, the list of changed files."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ from job.atomic_write import map_os_errors
 from job.layout import LINES_SUFFIX, Shard, changes_stem
 from job.manifest.journal import LineFile
 from job.manifest.records import Record
-from job.model import Entry, Result, Status, Stored, WorkItem
+from job.model import Entry, Result, Status, Stored
 
 _ANSWERS = {Status.OK, Status.UNCHANGED, Status.NOT_FOUND}
 """The statuses that are the origin's own answer about the file; after an error or a cancellation its state is open."""
@@ -73,22 +73,22 @@ def change_of(prior: Record | None, result: Result) -> Change | None:
     return Change.UNCHANGED if file_here.sha256 == result.data.sha256 else Change.CHANGED
 
 
-def next_record(prior: Record | None, item: WorkItem, url: str, result: Result, now: str) -> Record:
+def next_record(prior: Record | None, result: Result, file: str, url: str, now: str) -> Record:
     """Return the record of a file after a result.
 
-    `url` is the item's URL as it is recorded, `now` the time as `timestamp` returns it. A result without a file keeps
-    the older file.
+    `url` is the item's URL as it is recorded, `now` the time as `timestamp` returns it. A result without data keeps the
+    older data.
     """
     if prior:
         before = prior.entry
     else:
-        before = Entry(item.code, url, item.file, result.status, None, "", None, attempts=0, reason=None)
+        before = Entry(result.code, url, file, result.status, None, "", None, attempts=0, reason=None)
     stored = result.data or _older_file(before, url)
     has_new_bytes = result.data is not None and (before.stored is None or before.stored.sha256 != result.data.sha256)
     entry = Entry(
-        code=item.code,
+        code=result.code,
         url=url,
-        file=item.file,
+        file=file,
         status=result.status,
         stored=stored,
         checked_at=now if result.status in _ANSWERS else before.checked_at,
@@ -111,6 +111,15 @@ def _is_gone(prior: Record | None, status: Status) -> bool:
     if status in _ANSWERS:
         return status is Status.NOT_FOUND
     return prior is not None and prior.gone
+
+
+def encode_change(change: Change, code: str, stored: Stored, prior: Record | None) -> bytes:
+    """Return the line of a change; `stored` is at the destination now, `prior` is the record before."""
+    line = {"change": change, "code": code, "file": stored.path}
+    if change is Change.CHANGED and prior and prior.entry.stored:
+        line["old_sha256"] = prior.entry.stored.sha256
+    line["sha256"] = stored.sha256
+    return orjson.dumps(line)
 
 
 class ChangeLog:
@@ -144,22 +153,15 @@ class ChangeLog:
                 older.unlink(missing_ok=True)
         self._file.open(write=True)
 
-    def record(self, change: Change, code: str, file: Stored, replaced: Stored | None) -> None:
-        """Count a change and append its line; `file` is at the destination now, `replaced` was there before."""
-        self.counts[change] += 1
-        if change is Change.UNCHANGED:
-            return
-        line = {"change": change, "code": code, "file": file.path}
-        if change is Change.CHANGED and replaced:
-            line["old_sha256"] = replaced.sha256
-        line["sha256"] = file.sha256
-        self._file.append(orjson.dumps(line))
+    def append(self, lines: Iterable[bytes]) -> None:
+        """Append the lines of changes, in one write."""
+        self._file.append(lines)
 
     def finish(self) -> None:
         """Append the summary and flush every line to the disk."""
         counts = {change.value: count for change, count in self.counts.items()}
         times = {"started_at": self._started_at, "finished_at": timestamp(self._now())}
-        self._file.append(orjson.dumps({"change": "summary", **counts, **times}))
+        self._file.append([orjson.dumps({"change": "summary", **counts, **times})])
         self._file.sync()
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
 """One manifest file on disk, to which whole lines are appended, and the table of where each file's last line begins."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from job.atomic_write import map_os_errors, storage_error
@@ -30,9 +30,10 @@ class LineFile:
     """A file that only grows, by whole lines. Any thread may call `line_at`, one thread everything else.
 
     Several processes may append at the same time. The file is opened with O_APPEND, so the kernel finds the end of the
-    file and writes there in one step (POSIX, write), and each line is one write: on a local file system the lines of
-    two processes never mix. NFS does not guarantee that (Linux, open(2)), and a full disk writes part of a line; both
-    leave a damaged line, which readers skip. No byte that was written is ever changed, so a reader needs no lock.
+    file and writes there in one step (POSIX, write), and lines are whole in each write: on a local file system the
+    lines of two processes never mix. NFS does not guarantee that (Linux, open(2)), and a full disk writes part of a
+    line; both leave a damaged line, which readers skip. No byte that was written is ever changed, so a reader needs no
+    lock.
 
     Every method may raise StorageError.
     """
@@ -51,7 +52,7 @@ class LineFile:
             if write and size and os.pread(self._descriptor, 1, size - 1) != b"\n":
                 # A crash tore the last line. End it, or the next line would join it and both would be lost. The writer
                 # may as well be alive and in the middle of a write: then this costs an empty line, which readers skip.
-                self.append(b"")
+                self.append([b""])
 
     @property
     def size(self) -> int:
@@ -59,20 +60,20 @@ class LineFile:
         with map_os_errors(self.path):
             return os.fstat(self._descriptor).st_size
 
-    def append(self, line: bytes) -> int:
-        """Append a line, given without its line end, and return the offset where it ends in the file.
+    def append(self, lines: Iterable[bytes]) -> int:
+        """Append lines, given without their line ends, in one write; return the offset where they end in the file.
 
         The bytes are in the kernel when this returns: they survive the end of this process, but not yet a power cut.
         """
-        # After a failed append the file may end in a part of a line: a line end first keeps this line apart from it.
-        data = (b"\n" if self._is_torn else b"") + line + b"\n"
+        # After a failed append the file may end in a part of a line: a line end first keeps these lines apart from it.
+        data = (b"\n" if self._is_torn else b"") + b"\n".join([*lines, b""])
         self._is_torn = True
         with map_os_errors(self.path):
             while data:
                 written = os.write(self._descriptor, data)  # a full disk takes a part, and then refuses the rest
                 data = data[written:]
             self._is_torn = False
-            # O_APPEND has moved this descriptor's position to the end of its own line, which may not be the end of the
+            # O_APPEND has moved this descriptor's position to the end of its own lines, which may not be the end of the
             # file any more: another process may have appended since.
             return os.lseek(self._descriptor, 0, os.SEEK_CUR)
 
@@ -163,7 +164,7 @@ class Journal:
         self._file.open(write=True)
         # Two processes that begin together may both find the file empty: the second header is a line about no file.
         if self._file.size == 0:
-            self._file.append(records.encode_header(origin))
+            self._file.append([records.encode_header(origin)])
         self.refresh()
 
     def refresh(self) -> None:
@@ -187,18 +188,23 @@ class Journal:
         if forgotten_codes:
             self._remove_codes(forgotten_codes)
 
-    def append(self, file: str, line: bytes) -> None:
-        """Append the line of a file and index it, together with the lines that other processes appended before it."""
-        end = self._file.append(line)
-        offset = end - len(line) - 1
-        if offset == self._indexed_bytes:
-            self._table.set_offset(file, offset)
-            self._indexed_bytes = end
-            self._line_count += 1
-        else:
-            # Lines of another process, or the rest of a failed append, lie between the indexed part and this line. They
-            # are indexed in the order of the file, so all processes agree on which line of a file is the last.
+    def append(self, lines: Mapping[str, bytes]) -> None:
+        """Append the lines of some files, and index them with the lines that other processes appended before them.
+
+        If only some of the lines fit on the disk, those are indexed by the next `append` or `refresh`.
+        """
+        end = self._file.append(lines.values())
+        offset = end - sum(map(len, lines.values())) - len(lines)
+        if offset != self._indexed_bytes:
+            # Lines of another process, or the rest of a failed append, lie between the indexed part and these lines.
+            # They are indexed in the order of the file, so all processes agree on which line of a file is the last.
             self.refresh()
+            return
+        for file, line in lines.items():
+            self._table.set_offset(file, offset)
+            offset += len(line) + 1
+        self._indexed_bytes = end
+        self._line_count += len(lines)
 
     def find(self, file: str) -> Record | None:
         """Return the last record of a file, or None, at the cost of one small read. Any thread may call it."""

@@ -1,6 +1,6 @@
 """The manifest of a run's shard, all manifests of a directory read as one, and the SHA256SUMS made from them."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,10 +13,10 @@ from job.errors import Fault, UsageError
 from job.file_table import FileTable
 from job.layout import ALL_CODES, LOCK, Shard, checksums_name, find_manifests, manifest_name
 from job.manifest import records
-from job.manifest.changes import Change, ChangeLog, change_of, is_worth_recording, next_record, timestamp
+from job.manifest.changes import Change, ChangeLog, change_of, encode_change, is_worth_recording, next_record, timestamp
 from job.manifest.journal import Journal, LineFile, newest_lines, read_first_line
 from job.manifest.records import Record
-from job.model import Entry, InvalidItem, Item, Result
+from job.model import Entry, Result
 
 _QUERY_DIGEST_BYTES = 12
 DEMO_SERVER = "built-in"
@@ -122,8 +122,8 @@ class Manifest:
             parts = parts._replace(scheme="", netloc="")
         return parts.geturl()
 
-    def record(self, item: Item, result: Result) -> None:
-        """Record how an item ended.
+    def record(self, results: Sequence[Result]) -> None:
+        """Record how items ended, each of another file, in two writes.
 
         Invalid items leave no line, nor does an item without an attempt that adds nothing to its prior record, or that
         was cancelled and has none.
@@ -131,21 +131,28 @@ class Manifest:
         A failure keeps the older file and its validators. If the URL is new, it keeps the file without validators and
         version, which would vouch for something else.
         """
-        if isinstance(item, InvalidItem):
-            return
-        prior = self._journal.find(item.file)
-        if not is_worth_recording(prior, result):
-            if result.data is not None:
+        now = timestamp(self._now())
+        changes: list[bytes] = []
+        lines: dict[str, bytes] = {}
+        for result in results:
+            if result.file is None or result.url is None:  # an invalid item
+                continue
+            prior = self._journal.find(result.file)
+            if is_worth_recording(prior, result):
+                record = next_record(prior, result, result.file, self.recorded_url(result.url), now)
+                lines[result.file] = records.encode(record)
+                change = self._count_change(prior, result)
+                if change and record.entry.stored:
+                    changes.append(encode_change(change, result.code, record.entry.stored, prior))
+            elif result.data is not None:
                 self.counts[Change.UNCHANGED] += 1
-            return
-        record = next_record(prior, item, self.recorded_url(item.url), result, timestamp(self._now()))
-        change = change_of(prior, result)
-        # The line of the change first, the line of the manifest second. A run that is killed in between leaves a change
-        # that is not in the manifest: the next run finds the same difference and reports it once more. The other way
-        # round the manifest would be up to date, and the change would never be reported.
-        if change and record.entry.stored:
-            self._changes.record(change, item.code, record.entry.stored, prior.entry.stored if prior else None)
-        self._journal.append(item.file, records.encode(record))
+        # The lines of the changes first, those of the manifest second. A run that is killed in between leaves changes
+        # that are not in the manifest: the next run finds the same differences and reports them once more. The other
+        # way round the manifest would be up to date, and the changes would never be reported.
+        if changes:
+            self._changes.append(changes)
+        if lines:
+            self._journal.append(lines)
 
     def close(self) -> None:
         """Compact the manifest if it is worth it, renew SHA256SUMS if it would differ, and write the summary.
@@ -177,6 +184,13 @@ class Manifest:
             # even if it finds nothing new.
             self._changes.finish()
             sync_directory(self.directory)
+
+    def _count_change(self, prior: Record | None, result: Result) -> Change | None:
+        """Count how a result changes its file; return the change if it gets a line."""
+        change = change_of(prior, result)
+        if change:
+            self.counts[change] += 1
+        return change if change is not Change.UNCHANGED else None
 
     @property
     def _may_differ_from_checksums(self) -> bool:
@@ -262,7 +276,7 @@ def _append_forgotten(path: Path, forgotten: Iterable[Record]) -> None:
     with closing(file):
         file.open(write=True)
         for record in forgotten:
-            file.append(records.encode_forgotten(record.entry.code, record.entry.file))
+            file.append([records.encode_forgotten(record.entry.code, record.entry.file)])
         file.sync()
 
 
