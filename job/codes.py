@@ -4,20 +4,16 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import BufferedReader, RawIOBase
-from itertools import filterfalse, islice, product
+from itertools import filterfalse, product
 from select import select
 from string import ascii_letters, ascii_uppercase
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from job.cancellation import Cancellation
 from job.file_table import Claim, FileTable
 from job.layout import is_reserved
 from job.model import InvalidItem, Item, WorkItem
 from job.template import UrlTemplate
-
-if TYPE_CHECKING:
-    from _typeshed import WriteableBuffer
 
 POP20 = tuple(sorted("CN IN US ID BR PK NG BD RU JP MX PH VN ET EG DE IR TR CD FR".split()))
 """The twenty most populous countries of *Fluent Python*."""
@@ -41,9 +37,9 @@ NAMED_SETS: Mapping[str, tuple[str, ...]] = {
 """The sets that a user may name instead of their codes. EVERY is AA to ZZ, most of which name no country."""
 _SPECULATIVE_SETS = frozenset({"EVERY"})
 
-_CHUNK_BYTES = 64 * 1024
-_POLL_SECONDS = 0.1
-"""How soon a reader that waits for standard input notices a signal or the deadline."""
+_CHUNK_BYTES = 16 * 1024
+_WAIT_SECONDS = 0.05
+"""How long a reader waits for standard input before it lets others work, and looks for a signal or the deadline."""
 _TOKEN_MAX_BYTES = 4096
 """No valid code is as long. A longer token is cut here, which leaves it invalid and bounds the memory it takes."""
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -59,9 +55,9 @@ _NO_FILE = "\0"
 """Put before text that gets no file, it makes what no file is called, so that the table knows such text, too."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Token:
-    """Text that should be a code. Immutable."""
+    """Text that should be a code."""
 
     text: str
     speculative: bool = False
@@ -94,30 +90,34 @@ def _expansion(word: str, *, letters: bool) -> tuple[Iterable[str], bool]:
     return (word,), False
 
 
-def read_tokens(stream: BinaryIO, is_interrupted: Callable[[], bool] = lambda: False) -> Iterator[Token]:
-    """Yield the tokens of a file: one or more a line, `#` comments, CRLF and a byte order mark accepted.
+def read_tokens(
+    chunks: Iterable[bytes | None], is_interrupted: Callable[[], bool] = lambda: False
+) -> Iterator[Token | None]:
+    """Yield the tokens of a list: one or more a line, `#` comments, CRLF and a byte order mark accepted.
 
-    Sets and letters are not expanded. Memory does not grow with the file, nor with its longest line. Bytes that are not
-    UTF-8 become backslash escapes, which no code contains. `is_interrupted` is called at the end of the stream: the
-    last token of an interrupted stream may be incomplete, so it is dropped. Raises OSError where the stream does.
+    A chunk that is None, because the list has nothing at the moment, becomes a None among the tokens. Sets and letters
+    are not expanded. Memory does not grow with the list, nor with its longest line. Bytes that are not UTF-8 become
+    backslash escapes, which no code contains. `is_interrupted` is called at the end of the list: the last token of an
+    interrupted one may be incomplete, so it is dropped. Raises OSError where the chunks do.
     """
-    for token in _split(stream, is_interrupted):
-        yield Token(token[:_TOKEN_MAX_BYTES].decode("utf-8", "backslashreplace"))
-
-
-def _split(stream: BinaryIO, is_interrupted: Callable[[], bool]) -> Iterator[bytes]:
-    """Yield the tokens of a stream without its comments; both may extend over several chunks."""
     unfinished = b""
-    for chunk in _chunks(stream):
+    for chunk in _without_byte_order_mark(chunks):
+        if chunk is None:
+            yield None
+            continue
         text = unfinished + chunk
         tokens = _TOKENS.findall(text)
         unfinished = b""
         if tokens and text.endswith(tokens[-1]):
             # No separator follows the last token, so the next chunk may continue it.
             unfinished = _truncate(tokens.pop())
-        yield from filterfalse(_is_comment, tokens)
+        yield from map(_decode, filterfalse(_is_comment, tokens))
     if unfinished and not _is_comment(unfinished) and not is_interrupted():
-        yield unfinished
+        yield _decode(unfinished)
+
+
+def _decode(token: bytes) -> Token:
+    return Token(token[:_TOKEN_MAX_BYTES].decode("utf-8", "backslashreplace"))
 
 
 def _truncate(unfinished: bytes) -> bytes:
@@ -129,78 +129,99 @@ def _is_comment(token: bytes) -> bool:
     return token.startswith(b"#")
 
 
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield a stream by lines, long lines by chunks, without a byte order mark at its start."""
-    # A pipe may deliver the three bytes of the mark one by one, so collect them before comparing.
+def _without_byte_order_mark(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
+    """Yield chunks without a byte order mark before the first one."""
+    source = iter(chunks)
     start = b""
-    while len(start) < len(_BYTE_ORDER_MARK):
-        piece = stream.readline(_CHUNK_BYTES)
-        if not piece:
+    for chunk in source:
+        if chunk is None:
+            yield None
+            continue
+        # A pipe may deliver the three bytes of the mark one by one, so collect what could become one.
+        start += chunk
+        if not _BYTE_ORDER_MARK.startswith(start):
             break
-        start += piece
     yield start.removeprefix(_BYTE_ORDER_MARK)
-    while chunk := stream.readline(_CHUNK_BYTES):
+    yield from source
+
+
+def file_chunks(stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the bytes of a file."""
+    while chunk := stream.read(_CHUNK_BYTES):
         yield chunk
 
 
-class InterruptibleReader(BufferedReader):
-    """A reader of a file descriptor, such as standard input, whose reads end at a signal or at the deadline.
+class PipeReader:
+    """Reads standard input or a named pipe, whose writer may take its time; for one thread.
 
-    Other reasons to end a run do not end the reading: every code of the input still gets its result line.
-    """
-
-    def __init__(self, descriptor: int, cancellation: Cancellation) -> None:
-        self._source = _PolledDescriptor(descriptor, cancellation)
-        super().__init__(self._source, _CHUNK_BYTES)
-
-    def is_interrupted(self) -> bool:
-        """Return whether reading ended before the end of the input."""
-        return self._source.is_interrupted
-
-
-class _PolledDescriptor(RawIOBase):
-    """Reads a descriptor when it has data, and looks at the cancellation while it has none.
-
-    A blocking read could not be ended: the signal handler only sets a flag, and Python resumes the read (PEP 475).
+    A blocking read could not be ended: the signal handler only sets a flag, and Python resumes the read (PEP 475). So
+    the reader waits for data, and only for a moment at a time. Reading ends at a signal or at the deadline. Other
+    reasons to end a run do not end it: every code of the list still gets its result line.
     """
 
     def __init__(self, descriptor: int, cancellation: Cancellation) -> None:
         self._descriptor = descriptor
         self._cancellation = cancellation
-        self.is_interrupted = False
+        self._is_interrupted = False
 
-    def readable(self) -> bool:
-        return True
+    def is_interrupted(self) -> bool:
+        """Return whether reading ended before the end of the list."""
+        return self._is_interrupted
 
-    def readinto(self, buffer: "WriteableBuffer", /) -> int:
+    def chunks(self) -> Iterator[bytes | None]:
+        """Yield the bytes as they come, and a None after each wait, whether bytes came or not.
+
+        So whoever takes them can do something else, at the latest after 0.05 seconds, however slowly they come.
+        """
         while self._cancellation.grace_began is None:
-            if select([self._descriptor], [], [], _POLL_SECONDS)[0]:
-                return os.readv(self._descriptor, [buffer])
-        self.is_interrupted = True
-        return 0
+            must_wait = not self._has_data(0.0)
+            if not must_wait or self._has_data(_WAIT_SECONDS):
+                chunk = os.read(self._descriptor, _CHUNK_BYTES)
+                if not chunk:
+                    break
+                yield chunk
+            if must_wait:
+                yield None
+        # A signal may end the writer, too, so that the end of the list comes together with it.
+        self._is_interrupted = self._cancellation.grace_began is not None
+
+    def _has_data(self, seconds: float) -> bool:
+        """Wait for data, for so long at most; the end of the list counts as data."""
+        return bool(select([self._descriptor], [], [], seconds)[0])
 
 
 def unique_items(
-    tokens: Iterable[Token],
+    tokens: Iterable[Token | None],
     template: UrlTemplate,
     table: FileTable,
     limit: int | None = None,
     is_owned: Callable[[str], bool] | None = None,
-) -> Iterator[Item]:
+) -> Iterator[Item | None]:
     """Yield one item for each distinct code in the order given: of the first `limit` codes, those that `is_owned`.
 
     Codes (`{cc}`, `{CC}`) are compared without case and shown in upper case; IDs (`{id}`) are taken verbatim. Text that
     is neither becomes an InvalidItem, and so does a code whose file is that of a code before it. Memory: that of the
     table, which remembers only the codes of this shard, or with a limit those of all shards.
+
+    A None among the tokens is one among the items, and is not counted.
     """
-    if is_owned is None:  # this run has no shard
-        return islice(_unique_items(tokens, template, table, _is_any), limit)
     if limit is None:
-        # Only the codes of this shard need to be remembered.
-        return _unique_items(tokens, template, table, is_owned)
+        return _unique_items(tokens, template, table, is_owned or _is_any)
     # The limit counts the codes of all shards, so that together they process exactly `limit` codes.
-    first_items = islice(_unique_items(tokens, template, table, _is_any), limit)
-    return (item for item in first_items if is_owned(item.code))
+    first_items = _first_items(_unique_items(tokens, template, table, _is_any), limit)
+    if is_owned is None:  # this run has no shard
+        return first_items
+    return (item for item in first_items if item is None or is_owned(item.code))
+
+
+def _first_items(items: Iterable[Item | None], limit: int) -> Iterator[Item | None]:
+    """Yield the first items, and read nothing after the last one of them."""
+    for item in items:
+        yield item
+        if item is not None:
+            limit -= 1
+            if limit == 0:
+                return
 
 
 def _is_any(_code: str) -> bool:
@@ -208,9 +229,12 @@ def _is_any(_code: str) -> bool:
 
 
 def _unique_items(
-    tokens: Iterable[Token], template: UrlTemplate, table: FileTable, is_owned: Callable[[str], bool]
-) -> Iterator[Item]:
+    tokens: Iterable[Token | None], template: UrlTemplate, table: FileTable, is_owned: Callable[[str], bool]
+) -> Iterator[Item | None]:
     for token in tokens:
+        if token is None:
+            yield None
+            continue
         code = _normalized_code(token.text, template)
         if is_owned(code):
             item = _first_item(code, template, table, token)

@@ -32,7 +32,8 @@ class Inputs:
     """The work of one run. `items` can be iterated once."""
 
     template: UrlTemplate
-    items: Iterator[Item]
+    items: Iterator[Item | None]
+    """The items of the list. A None means that a pipe has nothing at the moment: do what else is due, and ask again."""
     known: int | None
     """The number of items; None for a pipe, and for a file with more items than there are workers."""
     server: Server | None
@@ -63,7 +64,7 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
         items, is_whole_list = _look_ahead(items, settings)
         if not is_whole_list:
             return Inputs(template, items, None, server)
-    known_items = list(items)
+    known_items = _read_all(items)
     if not known_items:  # this shard owns none of the codes, or the run was cancelled before the first one
         return Inputs(template, iter(known_items), 0, server)
     return Inputs(
@@ -71,15 +72,15 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
     )
 
 
-def _check_not_empty(tokens: Iterator[codes.Token], cancellation: Cancellation) -> Iterator[codes.Token]:
+def _check_not_empty(tokens: Iterator[codes.Token | None], cancellation: Cancellation) -> Iterator[codes.Token | None]:
     """Wait for the first token; raise UsageError if there is none, unless the run was cancelled in the meantime."""
-    first = list(islice(tokens, 1))
+    first = list(islice((token for token in tokens if token is not None), 1))
     if not first and not cancellation.reason:
         raise UsageError(Fault("codes", None, "there are none: give codes as arguments, in a variable or a file"))
     return chain(first, tokens)
 
 
-def _look_ahead(items: Iterator[Item], settings: Settings) -> tuple[Iterator[Item], bool]:
+def _look_ahead(items: Iterator[Item | None], settings: Settings) -> tuple[Iterator[Item | None], bool]:
     """Read at most one item more than there are workers; return all items, and whether those that were read are all.
 
     A pipe is not read ahead, because its writer may take its time and the first items should start at once.
@@ -88,6 +89,10 @@ def _look_ahead(items: Iterator[Item], settings: Settings) -> tuple[Iterator[Ite
         return items, False
     head = list(islice(items, settings.workers + 1))
     return chain(head, items), len(head) <= settings.workers
+
+
+def _read_all(items: Iterator[Item | None]) -> list[Item]:
+    return [item for item in items if item is not None]
 
 
 def _shard_filter(settings: Settings) -> Callable[[str], bool] | None:
@@ -107,7 +112,7 @@ def _server_template(server: Server, stack: ExitStack, *, is_needed: bool) -> Ur
 
 def _tokens(
     settings: Settings, cancellation: Cancellation, stack: ExitStack, *, letters: bool
-) -> Iterator[codes.Token]:
+) -> Iterator[codes.Token | None]:
     """Return the tokens of the first source that is set: arguments, FLAGJOB_CODES, FLAGJOB_CODES_FILE, else POP20."""
     if settings.arguments:
         return codes.expand_sets(settings.arguments, letters=letters)
@@ -122,10 +127,10 @@ def _is_file(path: str) -> bool:
     return path != _STANDARD_INPUT and Path(path).is_file()
 
 
-def _file_tokens(path: str, cancellation: Cancellation, stack: ExitStack) -> Iterator[codes.Token]:
+def _file_tokens(path: str, cancellation: Cancellation, stack: ExitStack) -> Iterator[codes.Token | None]:
     """Open a file, standard input or a named pipe, and return its tokens."""
     if _is_file(path):
-        return codes.read_tokens(stack.enter_context(Path(path).open("rb")))
+        return codes.read_tokens(codes.file_chunks(stack.enter_context(Path(path).open("rb"))))
     if path != _STANDARD_INPUT:
         # Opening a named pipe blocks until it has a writer, and nothing could interrupt that. So open it without
         # blocking; the reader waits for data in a way that a signal ends.
@@ -136,5 +141,5 @@ def _file_tokens(path: str, cancellation: Cancellation, stack: ExitStack) -> Ite
         raise UsageError(Fault("-", None, "needs an open standard input"))
     else:
         descriptor = sys.stdin.fileno()
-    reader = stack.enter_context(codes.InterruptibleReader(descriptor, cancellation))
-    return codes.read_tokens(reader, reader.is_interrupted)
+    reader = codes.PipeReader(descriptor, cancellation)
+    return codes.read_tokens(reader.chunks(), reader.is_interrupted)

@@ -114,10 +114,11 @@ class Reporting:
             self.consumers.remove(consumer)
             bar.close()
 
-    def count_selected(self, items: Iterator[Item]) -> Iterator[Item]:
+    def count_selected(self, items: Iterator[Item | None]) -> Iterator[Item | None]:
         """Yield the items, and count each in the metrics."""
         for item in items:
-            self.metrics.selected += 1
+            if item is not None:
+                self.metrics.selected += 1
             yield item
 
     def report_retry(self, code: str, retry: RetryEvent) -> None:

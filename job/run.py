@@ -105,11 +105,11 @@ class Run:
         except StorageError as error:
             self._end_for_storage(str(error))
 
-    def _list_items(self, items: Iterator[Item]) -> int:
+    def _list_items(self, items: Iterator[Item | None]) -> int:
         """Log the settings and what each item would be; send no request."""
         log = self._reporting.log
         log.log_plan("settings", **self._settings.changed)
-        for item in items:
+        for item in (item for item in items if item is not None):
             url = item.url if isinstance(item, WorkItem) else None
             file = item.file if isinstance(item, WorkItem) else None
             log.log_plan("item", code=item.code, url=url, file=file)
@@ -164,7 +164,7 @@ class Run:
         )
         return code
 
-    def _until_unreadable(self, items: Iterator[Item]) -> Iterator[Item]:
+    def _until_unreadable(self, items: Iterator[Item | None]) -> Iterator[Item | None]:
         """Yield the items; a list that cannot be read to its end ends the run, but in good order."""
         try:
             yield from items

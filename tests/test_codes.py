@@ -4,13 +4,14 @@ import os
 import re
 import tracemalloc
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import distribution
 from io import BytesIO
 from itertools import cycle, islice
 from os.path import normpath
 from queue import SimpleQueue
-from threading import Thread
+from threading import Thread, Timer
+from typing import BinaryIO
 
 import pytest
 from hypothesis import example, given, settings
@@ -18,11 +19,11 @@ from hypothesis import strategies as st
 from rows import row
 
 from job.cancellation import Cancellation
-from job.codes import ALL, POP20, InterruptibleReader, Token, expand_sets, read_tokens, unique_items
+from job.codes import ALL, POP20, PipeReader, Token, expand_sets, file_chunks, read_tokens, unique_items
 from job.errors import Reason
 from job.file_table import FileTable
 from job.layout import Shard
-from job.model import InvalidItem, WorkItem
+from job.model import InvalidItem, Item, WorkItem
 from job.template import UrlTemplate
 
 CODES = UrlTemplate.parse("http://h/{cc}.gif")
@@ -31,27 +32,34 @@ BARE_IDS = UrlTemplate.parse("http://h/{id}")
 BOUND = 20
 
 
-class Pieces(BytesIO):
-    """A stream whose readline returns short pieces of a line, as a slow pipe may."""
+def pieces(data: bytes, sizes: Iterable[int]) -> Iterator[bytes]:
+    """Yield data in pieces of these sizes, as a slow pipe may."""
+    stream = BytesIO(data)
+    for size in cycle(sizes):
+        piece = stream.read(size)
+        if not piece:
+            return
+        yield piece
 
-    def __init__(self, data: bytes, sizes: Iterable[int]) -> None:
-        super().__init__(data)
-        self._sizes = cycle(sizes)
 
-    def readline(self, size: int | None = -1, /) -> bytes:
-        return super().readline(min(next(self._sizes), size or 1))
+def texts(chunks: Iterable[bytes | None]) -> list[str]:
+    return [token.text for token in read_tokens(chunks) if token]
 
 
 def words(data: bytes) -> list[str]:
-    return [token.text for token in read_tokens(BytesIO(data))]
+    return texts(file_chunks(BytesIO(data)))
 
 
 def expanded(*given_words: str, letters: bool = True) -> list[str]:
     return [token.text for token in expand_sets(given_words, letters=letters)]
 
 
+def codes_of(items: Iterable[Item | None]) -> list[str]:
+    return [item.code for item in items if item]
+
+
 def selected(*texts: str, template: UrlTemplate = CODES, limit: int | None = None) -> list[str]:
-    return [item.code for item in unique_items(map(Token, texts), template, FileTable(), limit)]
+    return codes_of(unique_items(map(Token, texts), template, FileTable(), limit))
 
 
 def is_valid(text: str, template: UrlTemplate) -> bool:
@@ -192,7 +200,7 @@ def test_a_token_may_extend_over_several_chunks(length: int) -> None:
 def test_bytes_that_arrive_in_pieces_are_the_same_tokens() -> None:
     """A byte order mark, a character, a line end and a comment may each be split between two reads."""
     data = b"\xef\xbb\xbf# c\r\ncn # \xc3\xa9 us\r\n\xc3\xa9 d,e"
-    assert [token.text for token in read_tokens(Pieces(data, [1]))] == words(data) == ["cn", "\u00e9", "d", "e"]
+    assert texts(pieces(data, [1])) == words(data) == ["cn", "\u00e9", "d", "e"]
 
 
 PARTS = st.sampled_from(
@@ -209,7 +217,8 @@ def test_any_bytes_in_any_pieces_are_the_specified_tokens(data: bytes, sizes: li
     """The tokens of a file depend on its bytes alone, not on how they arrive."""
     expected = [token.decode("utf-8", "backslashreplace") for token in specified(data)]
     assert words(data) == expected
-    assert [token.text for token in read_tokens(Pieces(data, sizes))] == expected
+    assert texts(pieces(data, sizes)) == expected
+    assert texts(chunk for piece in pieces(data, sizes) for chunk in (None, piece)) == expected
 
 
 @pytest.mark.parametrize("length", [10_000, 10_000_000])
@@ -217,24 +226,16 @@ def test_a_token_without_an_end_takes_no_memory(length: int) -> None:
     """One bad line of any length is one invalid code, cut to 80 characters, and takes less than a megabyte."""
     stream = BytesIO(b"A" * length + b"\nCN")
     tracemalloc.start()
-    items = list(unique_items(read_tokens(stream), CODES, FileTable()))
+    items = list(unique_items(read_tokens(file_chunks(stream)), CODES, FileTable()))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert [(type(item), item.code) for item in items] == [(InvalidItem, "A" * 80), (WorkItem, "CN")]
+    assert [(type(item), item.code) for item in items if item] == [(InvalidItem, "A" * 80), (WorkItem, "CN")]
     assert peak < 1_000_000
 
 
 def test_tokens_that_differ_after_4_kib_are_equal() -> None:
     """Bytes after the first 4 KiB are ignored, whether the token fits into a chunk or not: it is invalid anyway."""
-    assert (
-        len(
-            {
-                token.text
-                for token in read_tokens(BytesIO(b"%b1 %b2 %b3" % (b"A" * 5000, b"A" * 70_000, b"A" * 140_000)))
-            }
-        )
-        == 1
-    )
+    assert len(set(words(b"%b1 %b2 %b3" % (b"A" * 5000, b"A" * 70_000, b"A" * 140_000)))) == 1
 
 
 def test_a_long_untidy_file_yields_each_code_once() -> None:
@@ -243,8 +244,8 @@ def test_a_long_untidy_file_yields_each_code_once() -> None:
         f"c{number}, C{number} # c{number}x {'-' * (number % 50)}\r\nC{number // 2}\r\n" for number in range(100_000)
     )
     data = "\ufeff# all of them\r\n".encode() + "".join(lines).encode()
-    items = list(unique_items(read_tokens(BytesIO(data)), CODES, FileTable()))
-    assert [item.code for item in items] == [f"C{number}" for number in range(100_000)]
+    items = list(unique_items(read_tokens(file_chunks(BytesIO(data))), CODES, FileTable()))
+    assert codes_of(items) == [f"C{number}" for number in range(100_000)]
     assert {type(item) for item in items} == {WorkItem}
 
 
@@ -451,8 +452,8 @@ def test_every_file_lies_below_the_destination(text: str, template: UrlTemplate)
 @given(text=st.text(st.characters(), max_size=200))
 def test_an_invalid_code_can_be_logged(text: str) -> None:
     """An invalid code is shown in at most 80 characters that UTF-8 can encode, undecodable arguments included."""
-    for item in unique_items([Token(text)], CODES, FileTable()):
-        assert len(item.code.encode().decode()) <= 80
+    for code in codes_of(unique_items([Token(text)], CODES, FileTable())):
+        assert len(code.encode().decode()) <= 80
 
 
 # Order and limit
@@ -467,7 +468,7 @@ def test_items_come_in_the_order_given() -> None:
 def test_the_limit_counts_distinct_codes(limit: int | None, codes: list[str]) -> None:
     """Duplicates do not count, and nothing is read after the limit."""
     source = iter(["cn", "CN", "us", "de"])
-    assert [item.code for item in unique_items(map(Token, source), CODES, FileTable(), limit)] == codes
+    assert codes_of(unique_items(map(Token, source), CODES, FileTable(), limit)) == codes
     assert list(source) == (["de"] if limit == 2 else [])
 
 
@@ -480,56 +481,132 @@ def test_codes_of_every_length_are_distinguished() -> None:
 # Standard input
 
 
-def test_a_pipe_is_read_to_its_end() -> None:
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, BinaryIO]]:
+    """Yield the descriptor of a pipe's reading end, and its writing end."""
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb", buffering=0) as end:
+        yield reader, end
+
+
+Pipe = tuple[int, BinaryIO]
+
+
+def pipe_tokens(descriptor: int, cancellation: Cancellation | None = None) -> Iterator[Token | None]:
+    reader = PipeReader(descriptor, cancellation or Cancellation())
+    return read_tokens(reader.chunks(), reader.is_interrupted)
+
+
+def next_text(tokens: Iterator[Token | None]) -> str:
+    return next(token.text for token in tokens if token)
+
+
+def test_a_pipe_is_read_to_its_end(pipe: Pipe) -> None:
     """Everything that was written to a pipe is read, also the last token without a line end."""
-    reader, writer = os.pipe()
-    with os.fdopen(reader, "rb"), os.fdopen(writer, "wb") as pipe:
-        pipe.write(b"cn us\nde")
-        pipe.close()
-        with InterruptibleReader(reader, Cancellation()) as stream:
-            assert stream.readable()
-            assert [token.text for token in read_tokens(stream)] == ["cn", "us", "de"]
+    reader, end = pipe
+    end.write(b"cn us\nde")
+    end.close()
+    assert list(pipe_tokens(reader)) == [Token("cn"), Token("us"), Token("de")]
 
 
-def test_a_cancellation_ends_the_wait_for_a_silent_pipe() -> None:
-    """A read that waits for the next code ends at a signal, although the pipe stays open."""
-    cancellation, seen = Cancellation(), SimpleQueue[str]()
-    reader, writer = os.pipe()
-    with (
-        os.fdopen(reader, "rb"),
-        os.fdopen(writer, "wb", buffering=0) as pipe,
-        InterruptibleReader(reader, cancellation) as stream,
-    ):
-        thread = Thread(
-            target=lambda: deque(map(seen.put, (token.text for token in read_tokens(stream))), maxlen=0), daemon=True
-        )
-        thread.start()
-        pipe.write(b"cn\n")
-        assert seen.get(timeout=BOUND) == "cn"
-        cancellation.request(Reason.SIGNAL, 15)
-        thread.join(BOUND)
-        assert not thread.is_alive()
+def test_a_silent_pipe_delays_nobody(pipe: Pipe) -> None:
+    """While a pipe has nothing, each request for a token is answered by None, until there is a token."""
+    reader, end = pipe
+    tokens = pipe_tokens(reader)
+    end.write(b"cn us ")
+    assert [next(tokens), next(tokens)] == [Token("cn"), Token("us")]
+    assert [next(tokens), next(tokens), next(tokens)] == [None, None, None]
+    end.write(b"de ")
+    assert next_text(tokens) == "de"
+    end.close()
+    assert set(tokens) <= {None}
+
+
+def test_bytes_that_were_waited_for_are_followed_by_none(pipe: Pipe) -> None:
+    """A writer that is slow, but not slower than the wait, does not keep the reader from other work either."""
+    reader, end = pipe
+    tokens = pipe_tokens(reader)
+    begun = Timer(0.01, end.write, [b"cn us "])
+    begun.start()
+    found = [next_text(tokens), next_text(tokens), next(tokens)]
+    begun.join()
+    assert found == ["cn", "us", None]
+
+
+def test_a_pause_does_not_split_a_token(pipe: Pipe) -> None:
+    """A token, a comment or a byte order mark in the middle of which the writer pauses is read as it was written."""
+    reader, end = pipe
+    tokens = pipe_tokens(reader)
+    for part in (b"\xef\xbb", b"\xbf#no", b" no", b"\ngb-", b"eng"):
+        end.write(part)
+        assert [next(tokens), next(tokens)] == [None, None]
+    end.write(b"\nus")
+    end.close()
+    assert [token.text for token in tokens if token] == ["gb-eng", "us"]
+
+
+def test_a_limit_does_not_count_waits() -> None:
+    """A None among the tokens stays one among the items, with and without a limit or a shard."""
+    tokens = [None, Token("cn"), None, None, Token("us"), None, Token("de")]
+    for is_owned in (None, Shard(0, 1).owns):
+        limited = list(unique_items(tokens, CODES, FileTable(), 2, is_owned))
+        assert [item and item.code for item in limited] == [None, "CN", None, None, "US"]
+        every = list(unique_items(tokens, CODES, FileTable(), None, is_owned))
+        assert [item and item.code for item in every] == [None, "CN", None, None, "US", None, "DE"]
+
+
+def test_a_cancellation_ends_the_wait_for_a_silent_pipe(pipe: Pipe) -> None:
+    """A reader that waits for the next code ends at a signal, although the pipe stays open and a token has begun."""
+    cancellation = Cancellation()
+    seen = SimpleQueue[str]()
+    reader, end = pipe
+    tokens = pipe_tokens(reader, cancellation)
+
+    def read() -> None:
+        for token in filter(None, tokens):
+            seen.put(token.text)
+
+    thread = Thread(target=read, daemon=True)
+    thread.start()
+    end.write(b"cn\nus")
+    assert seen.get(timeout=BOUND) == "cn"
+    cancellation.request(Reason.SIGNAL, 15)
+    thread.join(BOUND)
+    assert not thread.is_alive()
     assert seen.empty()
 
 
-def test_nothing_is_read_after_a_cancellation() -> None:
+def test_an_end_that_comes_with_a_signal_drops_the_last_token(pipe: Pipe) -> None:
+    """A signal that also ends the writer, as Ctrl-C does, leaves a last token that may be incomplete."""
+    cancellation = Cancellation()
+    reader, end = pipe
+    tokens = pipe_tokens(reader, cancellation)
+    end.write(b"cn u")
+    assert next(tokens) == Token("cn")
+
+    def interrupt() -> None:
+        cancellation.request(Reason.SIGNAL, 2)
+        end.close()
+
+    timer = Timer(0.01, interrupt)
+    timer.start()
+    rest = list(tokens)
+    timer.join()
+    assert set(rest) <= {None}
+
+
+def test_nothing_is_read_after_a_cancellation(pipe: Pipe) -> None:
     """A cancelled run reads no more codes, even if the pipe has some."""
     cancellation = Cancellation()
     cancellation.request(Reason.DEADLINE)
-    reader, writer = os.pipe()
-    with (
-        os.fdopen(reader, "rb") as rest,
-        os.fdopen(writer, "wb") as pipe,
-        InterruptibleReader(reader, cancellation) as stream,
-    ):
-        pipe.write(b"cn\n")
-        pipe.close()
-        assert list(read_tokens(stream)) == []
-        assert rest.read() == b"cn\n"
+    reader, end = pipe
+    end.write(b"cn\n")
+    assert list(pipe_tokens(reader, cancellation)) == []
+    assert os.read(reader, 9) == b"cn\n"
 
 
 def sharded(words: Iterable[str], index: int, count: int, limit: int | None = None) -> list[str]:
-    return [item.code for item in unique_items(map(Token, words), CODES, FileTable(), limit, Shard(index, count).owns)]
+    return codes_of(unique_items(map(Token, words), CODES, FileTable(), limit, Shard(index, count).owns))
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 100])
@@ -538,7 +615,7 @@ def test_every_code_is_in_exactly_one_shard(count: int, limit: int | None) -> No
     """For any number of shards, and in any case, each code belongs to exactly one of them."""
     words = [f"c{number}" for number in range(200)] + ["C7", "c?x", "c?x"]
     parts = [sharded(words, index, count, limit) for index in range(count)]
-    whole = [item.code for item in unique_items(map(Token, words), CODES, FileTable(), limit)]
+    whole = codes_of(unique_items(map(Token, words), CODES, FileTable(), limit))
     assert sorted(code for part in parts for code in part) == sorted(whole)
     assert len(whole) == (limit or 201)
 

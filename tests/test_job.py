@@ -373,6 +373,21 @@ def test_standard_input_that_never_ends_does_not_hold_the_run(tmp_path: Path) ->
     assert [line["code"] for line in lines if line["event"] == "result"] == ["BR"]
 
 
+def test_results_come_while_standard_input_is_silent(tmp_path: Path) -> None:
+    """A code that a slow writer has sent has its result line before the next code comes, or the list ends."""
+    with start_flagjob("-", cwd=tmp_path) as process:
+        assert process.stdin
+        assert process.stdout
+        events = map(json.loads, process.stdout)
+        for code in ("BR", "CN"):
+            process.stdin.write(f"{code}\n".encode())
+            process.stdin.flush()
+            result = next(event for event in events if event["event"] == "result")
+            assert (result["code"], result["status"]) == (code, "ok")
+        process.stdin.close()
+        assert process.wait(TIMEOUT) == 0
+
+
 @row(54)
 def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
     """The deadline ends the run with exit code 7; the next run downloads only the rest."""
