@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from job.model import Entry, Refresh, Status, Stored, Validators
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class PriorState:
     """The entry and the file that earlier runs left of an item."""
 

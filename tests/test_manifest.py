@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event, Thread
 from typing import Any
+from urllib.parse import urlsplit
 from zlib import crc32
 
 import pytest
@@ -28,8 +29,10 @@ from job.errors import StorageError, UsageError
 from job.layout import ALL_CODES, Shard, manifest_name
 from job.manifest import DEMO_SERVER, Change, Manifest, ManifestScope, forget, read_entries
 from job.manifest.journal import LineFile
-from job.manifest.records import decode_names
+from job.manifest.records import file_of as file_in
+from job.manifest.records import parse
 from job.model import Entry, Result, Status, Stored, WorkItem
+from job.template import UrlTemplate
 
 ORIGIN = "https://example.org:8443"
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -125,7 +128,8 @@ class LocalDestination:
         """Return the entry that a manifest finds for each file in its lines, in the order of the files' last lines."""
         files: dict[str, None] = {}
         for line in (self.own_directory / manifest_name(shard)).read_bytes().split(b"\n"):
-            _, file = decode_names(line) or ("", None)
+            fields = parse(line)
+            file = file_in(fields) if fields else None
             if file is not None:
                 files.pop(file, None)  # a later line moves it to the end
                 files[file] = None
@@ -1463,3 +1467,21 @@ def test_a_query_is_recorded_as_its_digest(tmp_path: Path) -> None:
     assert "hunter" not in one
     assert one != other
     assert manifest.recorded_url("https://example.org/br.gif") == "https://example.org/br.gif"
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "https://example.org/{cc}.gif",
+        "HTTPS://Example.ORG:8443/{CC}/{cc}.gif",
+        "http://[::1]:80//a/./../{id}",
+        "http://h/a;b=1/{id};c",
+        "http://h/{id}?",
+        "http://h/%7e/{cc}.gif",
+    ],
+)
+def test_other_urls_are_recorded_in_their_normal_form(tmp_path: Path, template: str) -> None:
+    """A URL without a query is recorded as it is put together from its parts: the scheme is in lower case."""
+    manifest = Manifest(tmp_path / ".flagjob", tmp_path / "SHA256SUMS", ManifestScope("https://example.org"))
+    url = UrlTemplate.parse(template).url("b-r")
+    assert manifest.recorded_url(url) == urlsplit(url).geturl()

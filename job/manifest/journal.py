@@ -19,6 +19,9 @@ _LONGEST_LINE_BYTES = 1024 * 1024
 _SMALL_BYTES = 8 * 1024 * 1024
 _LINES_PER_SUPERSEDED = 4
 
+Line = tuple[bytes, records.Fields]
+"""A line without its line end, and what it says."""
+
 
 def read_first_line(path: Path) -> bytes:
     """Return the first line of a file, with its line end if it has one; raise StorageError if it cannot be read."""
@@ -173,18 +176,19 @@ class Journal:
         for offset, line in self._file.lines(self._indexed_bytes):
             self._indexed_bytes = offset + len(line) + 1
             self._line_count += 1
-            names = records.decode_names(line)
-            if names is None:
+            fields = records.parse(line)
+            if fields is None:
                 continue
-            code, file = names
-            if self._only is not None and not self._only.owns(code):
+            if self._only is not None and not self._only.owns(fields["code"]):
                 continue
-            if file is None:
-                forgotten_codes[code] = offset
-            elif records.is_forgotten(line):
+            file = records.file_of(fields)
+            if not records.is_forgotten(fields):
+                if file is not None:
+                    self._table.set_offset(file, offset)
+            elif file is not None:
                 self._table.remove_offset(file)
             else:
-                self._table.set_offset(file, offset)
+                forgotten_codes[fields["code"]] = offset
         if forgotten_codes:
             self._remove_codes(forgotten_codes)
 
@@ -211,18 +215,20 @@ class Journal:
         offset = self._table.offset_of(file)
         if offset is None:
             return None
-        record = records.decode(self._file.line_at(offset))
-        # The manifest may have been damaged since it was indexed, or replaced by one that is not flagjob's.
-        if record is None or record.entry.file != file:
+        fields = records.parse(self._file.line_at(offset))
+        # The manifest may have been damaged since it was indexed: then another line, or none, begins there.
+        if fields is None or records.file_of(fields) != file:
             return None
-        return record
+        return records.record_of(fields)
 
-    def current_lines(self) -> Iterator[bytes]:
-        """Yield the last line of each file, in the order of the manifest, without line ends."""
+    def current_lines(self) -> Iterator[Line]:
+        """Yield the last line of each file, in the order of the manifest."""
         for offset, line in self._file.lines(0):
-            names = records.decode_names(line)
-            if names and names[1] is not None and self._table.offset_of(names[1]) == offset:
-                yield line
+            fields = records.parse(line)
+            if fields is not None:
+                file = records.file_of(fields)
+                if file is not None and self._table.offset_of(file) == offset:
+                    yield line, fields
 
     @property
     def is_replaced(self) -> bool:
@@ -252,28 +258,25 @@ class Journal:
 
         Early versions of flagjob forgot a code, not a file. Only a second reading finds the code's file.
         """
-        for offset, line in self._file.lines(0):
-            names = records.decode_names(line)
-            if names is None:
-                continue
-            code, file = names
-            is_forgotten = offset < forgotten_codes.get(code, 0)
-            if file is not None and is_forgotten and self._table.offset_of(file) == offset:
+        for _, fields in self.current_lines():
+            file = fields["file"]
+            offset = self._table.offset_of(file)
+            if offset is not None and offset < forgotten_codes.get(fields["code"], 0):
                 self._table.remove_offset(file)
 
 
-def newest_lines(journals: Sequence[Journal]) -> Iterator[bytes]:
+def newest_lines(journals: Sequence[Journal]) -> Iterator[Line]:
     """Yield one line for each file in any of the journals: the one checked last, and of equals the first journal's."""
     for position, journal in enumerate(journals):
         earlier = journals[:position]
         later = journals[position + 1 :]
-        for line in journal.current_lines():
-            if len(journals) == 1 or _is_newest(line, earlier, later):
-                yield line
+        for line, fields in journal.current_lines():
+            if len(journals) == 1 or _is_newest(fields, earlier, later):
+                yield line, fields
 
 
-def _is_newest(line: bytes, earlier: Sequence[Journal], later: Sequence[Journal]) -> bool:
-    record = records.decode(line)
+def _is_newest(fields: records.Fields, earlier: Sequence[Journal], later: Sequence[Journal]) -> bool:
+    record = records.record_of(fields)
     if record is None:
         return False
     checked_at = record.entry.checked_at  # ISO 8601 in UTC, so that texts compare as times do

@@ -1,8 +1,9 @@
-"""Records of a manifest as lines of JSON: encode and decode; decoding damaged bytes returns None and raises nothing."""
+"""Records of a manifest as lines of JSON: encode and parse; parsing damaged bytes returns None and raises nothing."""
 
 from dataclasses import dataclass
 from operator import itemgetter
 from types import NoneType
+from typing import Any
 
 import orjson
 
@@ -10,7 +11,9 @@ from job.model import Entry, Status, Stored
 
 _FORMAT_VERSION = 1
 _CODE_PREFIX = b'{"code":'
-_FORGOTTEN_SUFFIX = b'"forgotten":true}'
+Fields = dict[str, Any]
+"""The JSON object of a line. Its code is text; anything may be in its other fields."""
+
 _TEXT = (str,)
 _OPTIONAL_TEXT = (str, NoneType)
 _FIELD_TYPES: dict[str, tuple[type, ...]] = {
@@ -34,7 +37,7 @@ _field_values = itemgetter(*_FIELD_TYPES)
 _STATUSES = {status.value: status for status in Status}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Record:
     """The content of one line of a manifest: the entry of a file, and a mark that only the manifest uses."""
 
@@ -86,12 +89,28 @@ def encode(record: Record) -> bytes:
     )
 
 
-def decode(line: bytes) -> Record | None:
-    """Return the record that a line holds, or None if the line is damaged or is no record."""
+def parse(line: bytes) -> Fields | None:
+    """Return the JSON object of a line that is about a code, or None if it is about none, or is damaged."""
+    if not line.startswith(_CODE_PREFIX):
+        return None
     try:
-        fields = orjson.loads(line)
+        fields: Fields = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return fields if isinstance(fields["code"], str) else None
+
+
+def file_of(fields: Fields) -> str | None:
+    """Return the file that a line is about, or None if it names none."""
+    file = fields.get("file")
+    return file if isinstance(file, str) else None
+
+
+def record_of(fields: Fields) -> Record | None:
+    """Return the record that a line holds, or None if a field is missing or is of another type."""
+    try:
         values = _field_values(fields)
-    except (orjson.JSONDecodeError, KeyError, TypeError):  # no JSON, a field is missing, no object
+    except KeyError:
         return None
     redirected_to = fields.get("redirected_to")
     if not all(map(isinstance, values, _FIELD_TYPES.values())) or not isinstance(redirected_to, _OPTIONAL_TEXT):
@@ -106,31 +125,11 @@ def decode(line: bytes) -> Record | None:
     return Record(entry, gone=fields.get("gone") is True)
 
 
-def decode_names(line: bytes) -> tuple[str, str | None] | None:
-    """Return the code and the file that a line is about, or None if the line is damaged or is about no file.
-
-    A line that takes back earlier lines has no file if an early version of flagjob wrote it.
-    """
-    if not line.startswith(_CODE_PREFIX):
-        return None
-    try:
-        fields = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    code = fields["code"]
-    file = fields.get("file")
-    if not isinstance(code, str):
-        return None
-    if isinstance(file, str) or is_forgotten(line):
-        return code, file
-    return None
-
-
 def encode_forgotten(code: str, file: str) -> bytes:
     """Return the line that takes back all earlier lines of a file; the code is the one that had the file last."""
     return orjson.dumps({"code": code, "file": file, "forgotten": True})
 
 
-def is_forgotten(line: bytes) -> bool:
+def is_forgotten(fields: Fields) -> bool:
     """Return whether a line takes back earlier lines."""
-    return line.endswith(_FORGOTTEN_SUFFIX)
+    return fields.get("forgotten") is True
