@@ -103,7 +103,10 @@ class GreenletExecutor(ThreadPoolExecutor):
 
         future.add_done_callback(note_done)
         self._suspend()
-        return future.result()
+        try:
+            return future.result()
+        finally:
+            del future  # as in `_run_task`
 
     def _current(self) -> Callable[..., object]:
         """Return what resumes the present greenlet; its argument is what `_suspend` returns there."""
@@ -165,6 +168,9 @@ class GreenletExecutor(ThreadPoolExecutor):
         except BaseException as error:  # noqa: BLE001  (whoever asks the future for its result gets it)
             self._running.discard(future)
             future.set_exception(error)
+            # The error's traceback refers to this frame. If that still referred to the future, which has the error,
+            # all that the task held would wait for the garbage collector.
+            del future
         else:
             self._running.discard(future)
             future.set_result(result)

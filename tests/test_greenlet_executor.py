@@ -1,7 +1,9 @@
 """The greenlet executor: futures as of any executor, one thread for all tasks, and no lock held where a task waits."""
 
+import gc
 import sys
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
@@ -39,6 +41,31 @@ def test_a_call_has_its_result_in_its_future(executor: GreenletExecutor) -> None
     assert executor.submit(dict, a=1).result(BOUND) == {"a": 1}
     with pytest.raises(ZeroDivisionError):
         executor.submit(divmod, 7, 0).result(BOUND)
+
+
+class FailureError(Exception):
+    """An exception that can be referred to weakly."""
+
+
+def fail() -> None:
+    """Raise a FailureError."""
+    raise FailureError
+
+
+@pytest.mark.parametrize("aside", [False, True])
+def test_a_failure_is_freed_with_its_future(executor: GreenletExecutor, aside: bool) -> None:  # noqa: FBT001  (a parameter of the test)
+    """An exception, whose traceback refers to all that its task held, does not wait for the garbage collector."""
+    gc.collect()
+    gc.disable()
+    try:
+        future = executor.submit(executor.run_aside, fail) if aside else executor.submit(fail)
+        reference = weakref.ref(future.exception(BOUND) or FailureError())
+        assert type(reference()) is FailureError
+        executor.submit(int).result(BOUND)  # by then the first task's greenlet has returned from it
+        del future
+        assert reference() is None
+    finally:
+        gc.enable()
 
 
 def test_one_thread_runs_all_tasks(executor: GreenletExecutor) -> None:

@@ -9,15 +9,14 @@ import pycurl
 import pytest
 import requests
 from bodies import MemoryBody
+from test_transport import Client, GreenletClient
 
-from job.transport import CurlAdapter, NameResolutionError
+from job.transport import NameResolutionError
 from job.transport.handle import BlockingTransfers, Handle
 from job.transport.transfer import Transfer
 
 MORE_THAN_THERE_IS = 1 << 47
 """Bytes of a stack; no process can reserve so much, so no thread starts."""
-REQUEST = requests.Request("GET", "http://no..name/").prepare()
-"""A request for a name that no resolver accepts."""
 
 
 @contextmanager
@@ -29,13 +28,16 @@ def no_threads() -> Iterator[None]:
         threading.stack_size(usual)
 
 
-def failed_look_up_error() -> Exception:
+@pytest.fixture(params=[Client, GreenletClient])
+def client(request: pytest.FixtureRequest) -> Iterator[Client]:
+    """Yield a client of each kind; its threads have started."""
+    with request.param() as client:
+        yield client
+
+
+def failed_look_up_error(client: Client) -> Exception:
     """Return the exception of a request whose name has no address."""
-    adapter = CurlAdapter(new_body=MemoryBody, max_bytes=1)
-    with pytest.raises(OSError) as caught:
-        adapter.send(REQUEST)
-    adapter.close()
-    return caught.value
+    return client.failure("http://no..name/")
 
 
 def look_up_timeout_error() -> Exception:
@@ -54,17 +56,17 @@ def assert_shortage_of_threads(error: Exception) -> None:
     assert isinstance(error.__cause__, RuntimeError)
 
 
-def test_a_shortage_of_threads_is_an_os_error() -> None:
+def test_a_shortage_of_threads_is_an_os_error(client: Client) -> None:
     """A look-up that fails or times out while no thread can start is an OSError of this machine."""
     with no_threads():
-        failed, late = failed_look_up_error(), look_up_timeout_error()
+        failed, late = failed_look_up_error(client), look_up_timeout_error()
     assert_shortage_of_threads(failed)
     assert_shortage_of_threads(late)
 
 
-def test_with_threads_a_failed_look_up_is_the_networks() -> None:
+def test_with_threads_a_failed_look_up_is_the_networks(client: Client) -> None:
     """With threads available the same look-ups are a NameResolutionError and a ConnectTimeout."""
-    assert type(failed_look_up_error()) is NameResolutionError
+    assert type(failed_look_up_error(client)) is NameResolutionError
     assert type(look_up_timeout_error()) is requests.ConnectTimeout
 
 

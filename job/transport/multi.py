@@ -65,8 +65,8 @@ class MultiTransfers:
 
     def perform(self, curl: pycurl.Curl) -> None:
         """Return when a transfer has ended; others have the thread until then. Raises pycurl.error if it failed."""
+        self._multi.add_handle(curl)  # first: nobody waits for a handle that was not taken
         self._waiting[curl] = self._current()
-        self._multi.add_handle(curl)
         error = self._suspend()
         if error is not None:
             raise error
