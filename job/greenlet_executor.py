@@ -190,9 +190,8 @@ class GreenletExecutor(ThreadPoolExecutor):
         # First the flag, then the deques; other threads first append, then read the flag. So either this thread finds
         # what was appended, or the other one wakes it.
         self._is_asleep = True
-        if self._ready or self._can_start():
-            seconds = 0.0
-        self.transfers.poll(seconds)
+        is_due = bool(self._ready) or self._can_start()
+        self.transfers.poll(0.0 if is_due else seconds)
         self._is_asleep = False
 
     def _wake_if_asleep(self) -> None:
