@@ -55,15 +55,15 @@ def fail() -> None:
 @pytest.mark.parametrize("aside", [False, True])
 def test_a_failure_is_freed_with_its_future(executor: GreenletExecutor, aside: bool) -> None:  # noqa: FBT001  (a parameter of the test)
     """An exception, whose traceback refers to all that its task held, does not wait for the garbage collector."""
+    freed = threading.Event()
     gc.collect()
     gc.disable()
     try:
         future = executor.submit(executor.run_aside, fail) if aside else executor.submit(fail)
-        reference = weakref.ref(future.exception(BOUND) or FailureError())
+        reference = weakref.ref(future.exception(BOUND) or FailureError(), lambda _: freed.set())
         assert type(reference()) is FailureError
-        executor.submit(int).result(BOUND)  # by then the first task's greenlet has returned from it
         del future
-        assert reference() is None
+        assert freed.wait(BOUND)  # as soon as the threads have returned from the task
     finally:
         gc.enable()
 
