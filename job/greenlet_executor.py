@@ -4,6 +4,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
 from functools import partial
 from itertools import count
 from time import monotonic
@@ -21,6 +22,8 @@ T = TypeVar("T")
 _POLL_SECONDS = 0.1
 """How soon the driving thread notices a cancellation while nothing happens."""
 _MAX_STORAGE_THREADS = 32
+_MOMENT_SECONDS = 0.5
+"""How long the driving thread may take to end once all tasks have ended."""
 
 
 class GreenletExecutor(ThreadPoolExecutor):
@@ -55,9 +58,11 @@ class GreenletExecutor(ThreadPoolExecutor):
         self._running: set[Future[Any]] = set()
         self._is_asleep = False
         self._is_shut_down = False
+        self._driver: Future[None] | None = None
 
     def start(self) -> "GreenletExecutor":
-        """Start all threads and return this executor; raise RuntimeError if the system refuses one."""
+        """Start all threads and return this executor; raise RuntimeError or OSError if the system refuses it."""
+        self.transfers.open()
         start_threads(self, self._thread_count)
         self._driver = super().submit(self._drive)
         return self
@@ -78,8 +83,12 @@ class GreenletExecutor(ThreadPoolExecutor):
             for future, _ in list(self._inbox):
                 future.cancel()
         self.transfers.wake()
-        if wait:
+        if wait and self._driver:
             self._driver.result()
+
+    def threads_left(self) -> int:
+        """Return how many threads still run a moment after `shutdown`: one that waits for a silent name server."""
+        return len(wait_for([self._driver] if self._driver else [], _MOMENT_SECONDS).not_done)
 
     def check(self) -> None:
         """Raise Cancelled if the run must end."""

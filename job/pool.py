@@ -21,7 +21,8 @@ _INTERRUPT_SECONDS = 1.0
 
 
 NewExecutor = Callable[[int], Executor]
-"""Takes the number of workers and returns an executor that is ready; raises RuntimeError if a thread is missing."""
+"""Takes the number of workers and returns an executor that is ready; raises RuntimeError if the system refuses a
+thread, and OSError if it refuses anything else."""
 
 
 def ignore(*_: object) -> None:
@@ -77,6 +78,8 @@ class Pool:
     interrupt: Callable[[], None]
     """Breaks off the items that are still running after that time."""
     new_executor: NewExecutor = thread_pool
+    threads_left: Callable[[], int] = lambda: 0
+    """Returns how many threads of the executor have not ended a moment after its last task."""
     max_batch: int = 64
     """The most results that are handed over together."""
     singly: int = 0
@@ -132,7 +135,7 @@ class Pool:
             if executor:
                 yield from self._run(executor, source)
             yield from self._drain()
-            yield from self._batches(self.cancelled(item) for item in source if item is not None)
+            yield from self._cancel_rest(source)
         except BaseException:
             # A task raised, or the consumer closed this generator: nobody takes the other results any more.
             self._abort()
@@ -147,9 +150,12 @@ class Pool:
         try:
             return self.new_executor(self.workers)
         except RuntimeError as error:
-            self.cancellation.request(Reason.STORAGE)
-            self.on_shortage(f"this machine does not allow {self.workers} threads: {error}")
-            return None
+            problem = f"this machine does not allow {self.workers} threads: {error}"
+        except OSError as error:
+            problem = f"this machine does not allow {self.workers} workers: {error.strerror}"
+        self.cancellation.request(Reason.STORAGE)
+        self.on_shortage(problem)
+        return None
 
     def _run(self, executor: Executor, source: Iterator[Item | None]) -> Iterator[list[Result]]:
         """Yield the results of all items as they come, until the source ends or the run is cancelled."""
@@ -257,8 +263,22 @@ class Pool:
             self.interrupt()
         yield from self._batches_within(_INTERRUPT_SECONDS)
         # 4. Abandon what even that does not end, such as a name look-up.
-        yield from self._batches(self._take_result(future) for future in list(self._to_do))
+        rest = iter(list(self._to_do))
+        while batch := [self._take_result(future) for future in islice(rest, self._batch_size)]:
+            yield batch
         self._unseen = 0
+
+    def _cancel_rest(self, source: Iterator[Item | None]) -> Iterator[list[Result]]:
+        """Yield results for the items that were never submitted, in batches that end where the source pauses."""
+        batch: list[Result] = []
+        for item in source:
+            if item is not None:
+                batch.append(self.cancelled(item))
+            if batch and (item is None or len(batch) == self._batch_size):
+                yield batch
+                batch = []
+        if batch:
+            yield batch
 
     def _abort(self) -> None:
         """End the items of the window without their results."""
@@ -274,12 +294,6 @@ class Pool:
             batch = self._next_batch(_POLL_SECONDS)
             if batch:
                 yield batch
-
-    def _batches(self, results: Iterable[Result]) -> Iterator[list[Result]]:
-        """Yield results in batches; the last one may be smaller."""
-        source = iter(results)
-        while batch := list(islice(source, self._batch_size)):
-            yield batch
 
     def _take_result(self, future: "Future[Result]") -> Result:
         """Remove a future from the window and return its result; a future that is not done is abandoned."""

@@ -69,7 +69,7 @@ class Run:
     @property
     def abandoned(self) -> int:
         """Return how many threads were still at work when the run gave them up; joining them could take for ever."""
-        in_pool = self._pool.abandoned if self._pool else 0
+        in_pool = self._pool.abandoned + self._pool.threads_left() if self._pool else 0
         return self._abandoned_calls + in_pool + self._reporting.abandoned
 
     @property
@@ -253,7 +253,8 @@ class _Waits:
     transfers: Transfers
     sleeper: Sleeper
     storage: Publisher
-    new_executor: NewExecutor
+    new_executor: NewExecutor = thread_pool
+    threads_left: Callable[[], int] = lambda: 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +284,7 @@ class _Wiring:
         downloader = self._downloader(destination, client, waits)
         return Pool(
             new_executor=waits.new_executor,
+            threads_left=waits.threads_left,
             task=downloader.download,
             cancelled=downloader.cancelled,
             workers=self._workers,
@@ -300,12 +302,12 @@ class _Wiring:
     def _waits(self, storage: Storage) -> "_Waits":
         """Return how downloads wait with the executor that the settings name."""
         if self.settings.executor is not Executor.GREENLETS:
-            return _Waits(BlockingTransfers(), self.cancellation, storage, thread_pool)
+            return _Waits(BlockingTransfers(), self.cancellation, storage)
         from job.greenlet_executor import GreenletExecutor  # noqa: PLC0415  (other runs start without greenlet)
 
         executor = GreenletExecutor(self._workers, self.cancellation)
         offloaded = OffloadedStorage(storage, executor.run_aside)
-        return _Waits(executor.transfers, executor, offloaded, lambda _: executor.start())
+        return _Waits(executor.transfers, executor, offloaded, lambda _: executor.start(), executor.threads_left)
 
     def _downloader(self, destination: Destination, client: Client, waits: "_Waits") -> Downloader:
         """Return the downloader with its source: Retrying(Throttled(Measured(Validated(client))))."""

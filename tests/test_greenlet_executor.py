@@ -262,3 +262,29 @@ def test_a_lock_that_is_held_would_be_found(monkeypatch: pytest.MonkeyPatch) -> 
     with lock:
         assert WatchedLock.held[this] == before + 1
     assert WatchedLock.held[this] == before
+
+
+def test_a_driving_thread_that_cannot_end_is_counted(
+    cancellation: Cancellation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing connections waits for a name server that is silent: whoever ends the process must know. Simulated."""
+    release = threading.Event()
+
+    def close(_self: MultiTransfers) -> None:
+        release.wait(BOUND)
+
+    monkeypatch.setattr(MultiTransfers, "close", close)  # as long as a look-up takes
+    executor = GreenletExecutor(1, cancellation)
+    assert executor.threads_left() == 0
+    executor.start()
+    assert executor.submit(int).result(BOUND) == 0
+    executor.shutdown(wait=False)
+    assert executor.threads_left() == 1
+    release.set()
+    executor.shutdown()
+    assert executor.threads_left() == 0
+
+
+def test_an_executor_that_was_not_started_can_be_shut_down(cancellation: Cancellation) -> None:
+    """There is nothing to wait for."""
+    GreenletExecutor(1, cancellation).shutdown()

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import resource
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import pycurl
 import pytest
 import requests
 from bodies import MemoryBody
+from limits import limited
 from scripted import Answer, Raw, ScriptedServer
 
 from job.transport import CurlAdapter, MultiTransfers
@@ -25,6 +27,7 @@ class PolledTransfers(MultiTransfers):
     def __init__(self) -> None:
         self._ended: list[pycurl.error | None] = []
         super().__init__(2, current=lambda: self._ended.append, suspend=self._poll_until_ended)
+        self.open()
 
     def _poll_until_ended(self) -> pycurl.error | None:
         while not self._ended:
@@ -146,3 +149,19 @@ def test_no_descriptor_is_left() -> None:
     assert use_and_close() == before + 1
     gc.collect()
     assert open_descriptors() == before
+
+
+@pytest.mark.parametrize("free", range(3))
+def test_a_machine_without_descriptors_is_named(free: int) -> None:
+    """Where one of the three descriptors that polling needs is missing, `open` raises an OSError that says so."""
+    transfers = MultiTransfers(2, current=lambda: [].append, suspend=lambda: None)
+    limit = limited(resource.RLIMIT_NOFILE, _first_free_descriptor() + free)
+    with limit, pytest.raises(OSError, match="Too many open files"):
+        transfers.open()
+    transfers.wake()  # whoever cleans up may call it all the same
+
+
+def _first_free_descriptor() -> int:
+    descriptor = os.dup(0)
+    os.close(descriptor)
+    return descriptor

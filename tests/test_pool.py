@@ -1,8 +1,10 @@
 """The pool: one result for each item, a bounded number in flight, and a prompt end after every cancellation."""
 
+import errno
+import os
 import threading
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -152,11 +154,12 @@ def test_a_source_that_has_nothing_yet_delays_no_result(*, as_submitted: bool) -
 
 
 def test_a_source_that_has_nothing_yet_has_no_result() -> None:
-    """After a cancellation only items are cancelled, not the pauses between them."""
+    """After a cancellation only items are cancelled, not the pauses between them, and no pause delays a result."""
     cancellation = Cancellation()
     cancellation.request(Reason.SIGNAL)
-    results = list(each(make(ok, cancellation=cancellation), [item(0), None, item(1)]))
-    assert [result.code for result in results] == ["C0", "C1"]
+    items = [item(0), None, None, *map(item, range(1, 7))]
+    batches = list(make(ok, cancellation=cancellation, max_batch=4).results(items))
+    assert [[result.code for result in batch] for batch in batches] == [["C0"], ["C1", "C2", "C3", "C4"], ["C5", "C6"]]
 
 
 def test_results_come_as_completed() -> None:
@@ -374,6 +377,20 @@ def test_too_few_threads_cancel_the_run_before_any_task(monkeypatch: pytest.Monk
     assert [(result.status, result.reason) for result in results] == [(Status.CANCELLED, Reason.STORAGE)] * 20
     assert problems == ["this machine does not allow 5 threads: can't start new thread"]
     assert done == []
+
+
+def test_an_executor_that_lacks_descriptors_cancels_the_run() -> None:
+    """What the machine refuses beside threads is named, too, and no item is lost."""
+    cancellation = Cancellation()
+    problems: list[str] = []
+
+    def refuse(_workers: int) -> ThreadPoolExecutor:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    pool = make(ok, cancellation=cancellation, new_executor=refuse, on_shortage=problems.append)
+    results = list(each(pool, map(item, range(3))))
+    assert [(result.status, result.reason) for result in results] == [(Status.CANCELLED, Reason.STORAGE)] * 3
+    assert problems == ["this machine does not allow 3 workers: Too many open files"]
 
 
 def test_a_cancellation_reports_items_in_flight_and_not_started() -> None:

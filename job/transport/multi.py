@@ -1,5 +1,6 @@
 """Transfers on one thread: a CurlMulti over epoll, which performs all of them at the same time."""
 
+import errno
 import os
 import select
 import socket
@@ -45,17 +46,26 @@ class MultiTransfers:
         self._suspend = suspend
         self.is_interrupted = False
         self._waiting: dict[pycurl.Curl, Resume] = {}
-        self._multi = pycurl.CurlMulti()
-        self._multi.setopt(pycurl.M_MAXCONNECTS, connections)
-        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
-        # `CurlMulti.select` cannot wait for descriptors above 1,023, and nothing could wake it.
-        self._epoll = select.epoll()
-        self._wake_descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # Open for as long as anybody can call `wake`: its number must not become another file's.
-        finalize(self, os.close, self._wake_descriptor)
-        self._epoll.register(self._wake_descriptor, select.EPOLLIN)
         self._wanted: set[int] = set()
         """The descriptors that libcurl waits for; epoll also has those of idle connections."""
+        self._connections = connections
+        self._wake_descriptor = -1
+
+    def open(self) -> None:
+        """Get ready; raise OSError if this machine has no descriptors left. Call it before everything else."""
+        # `CurlMulti.select` cannot wait for descriptors above 1,023, and nothing could wake it.
+        self._epoll = select.epoll()
+        descriptor = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # Open for as long as anybody can call `wake`: its number must not become another file's.
+        finalize(self, os.close, descriptor)
+        self._epoll.register(descriptor, select.EPOLLIN)
+        try:
+            self._multi = pycurl.CurlMulti()
+        except pycurl.error as error:  # libcurl wakes itself by a descriptor of its own
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
+        self._multi.setopt(pycurl.M_MAXCONNECTS, self._connections)
+        self._multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
+        self._wake_descriptor = descriptor
 
     def open_socket(self, address: pycurl.CurlSockAddr) -> int:
         """Return a new socket, which belongs to libcurl from now on; raise OSError where the system has none."""
@@ -78,7 +88,8 @@ class MultiTransfers:
 
     def wake(self) -> None:
         """Make `poll` return at once, the present call or the next."""
-        os.eventfd_write(self._wake_descriptor, 1)
+        if self._wake_descriptor >= 0:
+            os.eventfd_write(self._wake_descriptor, 1)
 
     def poll(self, seconds: float) -> None:
         """Wait for the network, for `seconds` at most, and resume the callers whose transfers have ended."""
@@ -94,7 +105,7 @@ class MultiTransfers:
         self._resume_ended()
 
     def close(self) -> None:
-        """Close every connection; nobody may wait for a transfer any more."""
+        """Close every connection; nobody may wait for a transfer any more. Waits for a name server that is silent."""
         self._multi.close()
         self._epoll.close()
 

@@ -17,6 +17,8 @@ from e2e.namespaces import LOOK_UP, namespace
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 WORKERS = 30
 CODES = WORKERS + 1000
+LOOK_UPS = 20
+"""A CurlMulti looks up so many names at once; each thread of its own has a look-up of its own."""
 GONE_WITHIN_SECONDS = 10
 """A third of the time that Kubernetes leaves between SIGTERM and SIGKILL."""
 PID_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
@@ -103,7 +105,7 @@ def test_while_a_name_server_is_silent(tmp_path: Path, under: Sequence[str]) -> 
         machine.drop(*LOOK_UP)
         job = Job(tmp_path, "http://nowhere.example/{cc}.gif")
         with start(tmp_path, job.settings, [*machine.command_prefix, *under]) as running:
-            machine.wait_for_packets(WORKERS)
+            machine.wait_for_packets(LOOK_UPS)
             assert_ends_in_time(running)
 
 

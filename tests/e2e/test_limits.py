@@ -141,7 +141,7 @@ def test_a_directory_of_another_user(tmp_path: Path, dest: Path, origin: Changin
     assert {path.stat().st_uid for path in dest.glob("*.gif")} == {OTHER_UID}
 
 
-@pytest.mark.parametrize("descriptors", [6, 10, 20, 60])
+@pytest.mark.parametrize("descriptors", [6, 10, 20, 35])
 @row(46)
 def test_too_few_descriptors(tmp_path: Path, dest: Path, origin: ChangingOrigin, descriptors: int) -> None:
     """A limit of open files that is too low is exit code 5, without endless retries."""
