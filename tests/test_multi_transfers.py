@@ -154,7 +154,8 @@ def test_no_descriptor_is_left() -> None:
 @pytest.mark.parametrize("free", range(3))
 def test_a_machine_without_descriptors_is_named(free: int) -> None:
     """Where one of the three descriptors that polling needs is missing, `open` raises an OSError that says so."""
-    transfers = MultiTransfers(2, current=lambda: [].append, suspend=lambda: None)
+    ended: list[pycurl.error | None] = []
+    transfers = MultiTransfers(2, current=lambda: ended.append, suspend=lambda: None)
     limit = limited(resource.RLIMIT_NOFILE, _first_free_descriptor() + free)
     with limit, pytest.raises(OSError, match="Too many open files"):
         transfers.open()
