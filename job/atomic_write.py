@@ -31,6 +31,15 @@ def storage_error(path: Path | str, error: OSError) -> StorageError:
     return kind(f"{path}: {error.strerror or error}")
 
 
+def name_error(path: Path | str, error: OSError) -> PathError:
+    """Return the exception for a name that the operating system refuses, whatever the error.
+
+    EACCES, EINVAL or ENOSPC may be about this name, its directory or all of the file system: no table can tell, only an
+    attempt at another name. The storage makes it (`DirectoryStorage.publish`).
+    """
+    return PathError(f"{path}: {error.strerror or error}")
+
+
 def map_os_errors(path: Path | str) -> AbstractContextManager[None]:
     """Raise a StorageError about this path in place of an OSError. Thread-safe.
 

@@ -7,7 +7,7 @@ from io import BytesIO, FileIO
 from pathlib import Path
 from secrets import token_hex
 
-from job.atomic_write import lock, map_os_errors, storage_error, write_all
+from job.atomic_write import lock, map_os_errors, name_error, storage_error, write_all
 
 _HEAD_BYTES = 512
 _IN_MEMORY_BYTES = 64 * 1024
@@ -90,8 +90,8 @@ class Body:
 
         Its bytes are durable then, its name only after the storage has synced the directory.
 
-        An older file or a symbolic link at `final` is replaced. Raises StorageError if a step fails; `final` is then
-        what it was before.
+        An older file or a symbolic link at `final` is replaced. Raises StorageError if a step fails, and PathError if
+        it is the rename; `final` is then what it was before.
         """
         # Seven system calls for a small body, each of which gives the interpreter lock away: open, flock, write,
         # fsync, fstat, close, rename.
@@ -108,7 +108,7 @@ class Body:
         try:
             os.rename(self._temporary, final)  # noqa: PTH104  (on strings: the hot path)
         except OSError as error:
-            raise storage_error(final, error) from error
+            raise name_error(final, error) from error
         # The temporary file has its final name now, so `close` has nothing to remove.
         self._on_disk = False
         return version

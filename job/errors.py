@@ -156,7 +156,7 @@ class StorageError(FlagjobError):
 
 
 class PathError(StorageError):
-    """Something is in the way of one file only: a directory of its name, or a file where its directory should be."""
+    """One file cannot be stored: its name is refused, its directory is not writable, or a directory has its name."""
 
 
 class LogError(FlagjobError):

@@ -3,13 +3,15 @@
 `.flagjob`, flagjob's own directory, is at the same place in a directory, in each generation and in a bucket:
 
     br.gif, 7/66/42.png              the files of the items
+    .flagjob-probe                   a file that is there for a moment, to prove that the destination is writable
     SHA256SUMS                       checksums; with shards SHA256SUMS-3-of-8
     .flagjob/manifest.jsonl          manifest; with shards manifest-3-of-8.jsonl; in a bucket manifest/3-of-8/SEGMENT
     .flagjob/manifest-*.tmp          temporary files of manifest and checksums, guarded by manifest.lock
     .flagjob/changes.jsonl           changes of the last run, with shards changes-3-of-8.jsonl; those of earlier runs
                                      beside it, by time; in a bucket changes/changes-TIME.jsonl
     .flagjob/before                  in a generation: the generation from which it was made
-    .flagjob/tmp/                    temporary files of bodies, and the probe; in a bucket .flagjob/probe-*
+    .flagjob/tmp/                    temporary files of bodies
+    .flagjob/probe-*                 in a bucket: the probe
     .flagjob/sums/SHA256SUMS         in a bucket: which version of the checksums flagjob has uploaded
     generations/                     with FLAGJOB_PUBLISH=set: the generations by their time; .new-* are not published
     current                          the symbolic link to the generation that readers see
@@ -28,8 +30,11 @@ OWN_DIRECTORY = ".flagjob"
 """The directory of flagjob's own files, below the destination; no item's file can lie there."""
 TEMPORARY_DIRECTORY = f"{OWN_DIRECTORY}/tmp"  # noqa: S108  (below the destination)
 """The directory of temporary files, below the destination and so on its file system: a rename there is atomic."""
-PROBE_PREFIX = "probe-"
-"""Prefix of the file or object that a run writes at its start, to prove that the destination is writable."""
+PROBE = f"{OWN_DIRECTORY}-probe"
+"""The file that proves that a directory is writable. It lies beside the files, where a name may be refused although one
+in the own directory is not; its name is always the same, so that a run removes what a killed one has left."""
+PROBE_PREFIX = f"{OWN_DIRECTORY}/probe-"
+"""Prefix of the object that proves that a bucket is writable."""
 LINES_SUFFIX = ".jsonl"
 """Suffix of files of JSON objects, one a line."""
 _MANIFEST_STEM = "manifest"

@@ -1,4 +1,4 @@
-"""The fsync and rename calls of a run, in order: they decide what a power cut takes back."""
+"""The calls of a run to the disk: those that decide what a power cut takes back, in order, and some made to fail."""
 
 import os
 from pathlib import Path
@@ -33,3 +33,24 @@ def disk_calls(patch: pytest.MonkeyPatch, root: Path) -> list[str]:
     patch.setattr(os, "replace", replace)
     patch.setattr(os, "rename", rename)
     return calls
+
+
+def refuse_names(patch: pytest.MonkeyPatch, directory: Path, number: int) -> None:
+    """Make every mkdir and rename fail from now on that would give a name to `directory`, or to what is below it."""
+
+    def refuse_below(path: Any) -> None:
+        if Path(path) == directory or directory in Path(path).parents:
+            raise OSError(number, os.strerror(number))
+
+    def mkdir(path: Any, *more: Any, **named: Any) -> None:
+        refuse_below(path)
+        real_mkdir(path, *more, **named)
+
+    def rename(source: Any, target: Any, **named: Any) -> None:
+        refuse_below(target)
+        real_rename(source, target, **named)
+
+    real_mkdir = os.mkdir
+    real_rename = os.rename
+    patch.setattr(os, "mkdir", mkdir)
+    patch.setattr(os, "rename", rename)

@@ -9,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from hashlib import sha256
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event
 
 import pytest
-from disk_calls import disk_calls
+from disk_calls import disk_calls, refuse_names
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from images import GIF, numbered_gif
 from limits import files_limited_to
 from rows import row
@@ -289,6 +292,30 @@ def test_a_name_too_long_for_the_disk_concerns_only_its_file(storage: DirectoryS
     with pytest.raises(PathError, match="File name too long"):
         put(storage, "x" * 300, GIF)
     assert list(files_below(root)) == []
+
+
+@row(57)
+@settings(deadline=None)
+@given(number=st.sampled_from(sorted(errno.errorcode)), call=st.sampled_from(["mkdir", "rename"]), is_one=st.booleans())
+@example(number=errno.ENOSPC, call="rename", is_one=True)  # a directory of ext4 that can get no more names
+@example(number=errno.EXDEV, call="rename", is_one=True)  # a directory with another project quota, or a mount point
+@example(number=errno.EROFS, call="mkdir", is_one=True)  # a directory that is mounted read-only
+def test_an_error_concerns_one_file_or_all(number: int, call: str, *, is_one: bool) -> None:
+    """Whatever the error: a file whose name is refused is a PathError if other names are taken, else a StorageError."""
+    with TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        root = Path(temporary)
+        storage = DirectoryStorage(root)
+        storage.open()
+        if call == "rename":
+            (root / "7").mkdir()
+        refuse_names(patch, root / "7" if is_one else root, number)
+        with pytest.raises(StorageError) as caught:
+            put(storage, "7/66.gif", GIF)
+        assert isinstance(caught.value, PathError) is is_one
+        assert str(caught.value) == f"{root}/7/66.gif: {os.strerror(number)}"
+        if is_one:
+            put(storage, "cn.gif", GIF)
+        assert list(files_below(root)) == ["cn.gif"] * is_one
 
 
 def test_a_destination_that_cannot_exist_is_one_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The catalogue of faults, rows 41 to 46: what disks and local limits can do to a run."""
 
+import errno
 import os
 import resource
 import subprocess
@@ -8,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from disk_calls import refuse_names
 from images import GIF, numbered_gif
 from inprocess import WatchedLog, files_in, run, run_here
 from limits import limited
@@ -102,6 +104,45 @@ def test_a_link_is_replaced_and_a_directory_is_one_items_error(tmp_path: Path) -
     assert (done.code, done.events_named("storage_error")) == (directory.exit_code, [])
     assert files_in(dest) == {"cn.gif": GIF, "us.gif": GIF}
     assert ((dest / "cn.gif").is_symlink(), (tmp_path / "mine").read_bytes()) == (False, OLD)
+
+
+@row(57)
+def test_a_directory_that_refuses_files_is_one_items_error(tmp_path: Path) -> None:
+    """A directory on another file system takes no file by a rename; the items of other directories succeed."""
+    line = line_of("one name or one directory")
+    (tmp_path / "7").symlink_to("/proc/self")
+    with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in ("7/66", "7/67/1", "8/1")}) as server:
+        done = run_here("7/66", "7/67/1", "8/1", "cn", dest=tmp_path, url=server.url("/{id}.gif"))
+    results = {result["code"]: [result["status"], result["reason"]] for result in done.events_named("result")}
+    assert results == {
+        "7/66": line.words,
+        "7/67/1": line.words,
+        "8/1": ["ok", None],
+        "cn": ["not_found", "http_404"],
+    }
+    assert (done.code, done.events_named("storage_error")) == (line.exit_code, [])
+
+
+@row(42, 57)
+def test_a_destination_that_takes_no_names_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every name is refused the run ends: before a request if that is so at the start, else at the first file."""
+    with ScriptedServer({"/cn.gif": Answer(body=GIF)}) as server, monkeypatch.context() as patch:
+        url = server.url("/{cc}.gif")
+        run_here("cn", dest=tmp_path, url=url)
+        (tmp_path / "cn.gif").unlink()
+        requests = len(server.requests)
+        refuse_names(patch, tmp_path, errno.EACCES)
+        before = run_here("cn", dest=tmp_path, url=url)
+        assert len(server.requests) == requests
+        patch.undo()
+
+        def refuse(text: bytes) -> None:
+            if b'"run_started"' in text:
+                refuse_names(patch, tmp_path, errno.EACCES)
+
+        during = run(["cn"], Cancellation(), WatchedLog(refuse), dest=str(tmp_path), url=url)
+    assert [before.code, during.code] == [line_of("the destination cannot be written").exit_code] * 2
+    assert during.events_named("storage_error")[0]["problem"].endswith("cn.gif: Permission denied")
 
 
 @row(45)

@@ -12,14 +12,13 @@ from threading import Lock
 
 from job.atomic_write import map_os_errors
 from job.body import Body, temporary_stem
-from job.errors import Fault, UsageError
+from job.errors import Fault, PathError, StorageError, UsageError
 from job.layout import OWN_DIRECTORY, PROBE_PREFIX, BucketLocation
 from job.model import Stored
 from job.storage.bucket_client import DEFAULT_TIMEOUTS, BucketClient, BucketTimeouts
 
 _CREDENTIAL_PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_BEARER_TOKEN", "az": "AZURE_"}
 """Prefixes of the variables whose values are sent as they are; Google's others name files, or contain JSON."""
-_PROBE = f"{OWN_DIRECTORY}/{PROBE_PREFIX}"
 _SHELVES = 1024
 """An insertion moves what follows it on its shelf: 4 kB with a million objects."""
 
@@ -65,17 +64,21 @@ class BucketStorage:
         with map_os_errors(self._scratch):
             self._scratch.mkdir(parents=True, exist_ok=True)
         self._client = BucketClient(self._location, self._timeouts, self._ca_bundle)
-        probe = f"{_PROBE}{token_hex(8)}"
-        self._client.put(probe, b"flagjob\n")
-        probes = {probe}
+        probes = {self._put_probe()}
         for found in self._client.list_objects():
-            if found.path.startswith(_PROBE):
+            if found.path.startswith(PROBE_PREFIX):
                 # The probe of a run that was killed here, or of another one that starts now. That run has put its
                 # probe, which is all that it wanted to know, and deleting it twice is no error.
                 probes.add(found.path)
             else:
                 self._listing.add(found.path, found.size, found.etag)
         self._client.delete(sorted(probes))
+
+    def _put_probe(self) -> str:
+        """Put an object that the caller deletes, and return its path; raise StorageError if that fails."""
+        probe = f"{PROBE_PREFIX}{token_hex(8)}"
+        self._client.put(probe, b"flagjob\n")
+        return probe
 
     @property
     def state(self) -> "StateObjects":
@@ -90,14 +93,26 @@ class BucketStorage:
         """Put a body into the bucket and return the object's ETag: it appears whole, or, with StorageError, not at all.
 
         The object is durable then; an older object of that name is replaced. All of the body is in memory meanwhile.
-        After an error whose response was lost the new object may be there nonetheless, whole.
+        After an error whose response was lost the new object may be there nonetheless, whole. It is a PathError where
+        the bucket refuses only this object.
         """
         body.rewind()
         with map_os_errors(self._scratch):
             data = body.read()
-        etag = self._client.put(file, data, media_type, body.sha256)
+        try:
+            etag = self._client.put(file, data, media_type, body.sha256)
+        except PathError as error:
+            self._raise_for_all(error)
+            raise
         self._listing.add(file, body.size, etag)
         return etag
+
+    def _raise_for_all(self, error: PathError) -> None:
+        """Raise the error of one object as a StorageError if the bucket refuses a probe, too: then it refuses all."""
+        try:
+            self._client.delete([self._put_probe()])
+        except StorageError as cause:
+            raise StorageError(str(error)) from cause
 
     def is_intact(self, stored: Stored) -> bool:
         """Return whether an object is as it was published, by size and ETag.

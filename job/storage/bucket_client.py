@@ -55,7 +55,7 @@ class BucketClient:
     """A prefix in a bucket of S3, Google Cloud Storage or Azure Blob Storage.
 
     Thread-safe: threads share the connections, and obstore releases the interpreter lock while it waits.
-    Every method raises PathError for an error that concerns one object only, and StorageError for any other.
+    Every method raises PathError for an error that may concern one object only, and StorageError for any other.
     """
 
     def __init__(self, location: BucketLocation, timeouts: BucketTimeouts, ca_bundle: Path | None) -> None:
@@ -126,6 +126,9 @@ def _opaque_tag(etag: str | None) -> str:
 
 _ONE_OBJECT_CODES = {"KeyTooLong", "KeyTooLongError", "EntityTooLarge", "InvalidResourceName", "RequestBodyTooLarge"}
 """Error codes of S3, Google Cloud Storage and Azure Blob Storage that concern one object."""
+_REFUSED = {400, 403, 405, 409, 412, 423}
+"""Statuses of a request that the server does not carry out. It may be this object's: a policy on a prefix, an object
+that is locked or immutable."""
 _STATUS = re.compile(r"status code: (\d{3}[^:\n]*)")
 _CODE = re.compile(r"<Code>([A-Za-z0-9.]{1,60})</Code>")
 _DEBUG_CAUSES = [
@@ -144,8 +147,8 @@ _SECRET = re.compile(r'(?<=[?"])[^\s"]+')
 def map_client_errors(subject: str, participle: str) -> AbstractContextManager[None]:
     """Raise "SUBJECT: cannot be PARTICIPLE: CAUSE" in place of an exception of obstore.
 
-    It is a PathError where only one object is concerned, else a StorageError. An exception that is not obstore's, an
-    interrupt or a bug of ours, passes.
+    It is a PathError where perhaps only one object is concerned, else a StorageError. An exception that is not
+    obstore's, an interrupt or a bug of ours, passes.
     """
     from obstore.exceptions import (  # noqa: PLC0415  (imported late, see the module's docstring)
         AlreadyExistsError,
@@ -160,6 +163,9 @@ def map_client_errors(subject: str, participle: str) -> AbstractContextManager[N
     def storage_error(error: BaseException) -> StorageError:
         code = _CODE.search(str(error))
         if code and code[1] in _ONE_OBJECT_CODES:
+            return path_error(error)
+        status = _STATUS.search(str(error))
+        if status and int(status[1][:3]) in _REFUSED:
             return path_error(error)
         return StorageError(f"{subject}: cannot be {participle}: {error_cause(str(error))}")
 

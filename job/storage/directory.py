@@ -7,14 +7,13 @@ import time
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
-from secrets import token_hex
 from stat import S_ISREG
 from threading import Lock
 
-from job.atomic_write import lock, map_os_errors, sync_directory
+from job.atomic_write import lock, map_os_errors, name_error, sync_directory
 from job.body import Body, temporary_stem
-from job.errors import StorageError
-from job.layout import OWN_DIRECTORY, PROBE_PREFIX, TEMPORARY_DIRECTORY
+from job.errors import PathError, StorageError
+from job.layout import OWN_DIRECTORY, PROBE, TEMPORARY_DIRECTORY
 from job.model import Stored
 
 _MAX_UNSYNCED_DIRECTORIES = 1000
@@ -63,13 +62,16 @@ class DirectoryStorage:
         if free < self._required_free_bytes:
             numbers = f"{free} bytes are free, {self._required_free_bytes} may be needed"
             raise StorageError(f"{self.root}: {numbers} (FLAGJOB_WORKERS x FLAGJOB_MAX_BYTES)")
-        # The probe lies among the temporary files, where a later run sweeps it if this one is killed here.
-        probe = f"{TEMPORARY_DIRECTORY}/{PROBE_PREFIX}{token_hex(8)}"
+        self._prove_writable()
+
+    def _prove_writable(self) -> None:
+        """Publish a file beside the others and remove it; raise StorageError if that fails."""
+        probe = self.root / PROBE
         with closing(self.new_body()) as body:
             body.write(b"flagjob\n")
-            self.publish(body, probe, None)
-        with map_os_errors(self.root):
-            (self.root / probe).unlink()
+            body.commit(str(probe))
+        with map_os_errors(probe):
+            probe.unlink(missing_ok=True)  # another thread, or another run, may have removed it
 
     def _sweep(self) -> None:
         """Remove the temporary files of killed runs.
@@ -92,22 +94,40 @@ class DirectoryStorage:
     def publish(self, body: Body, file: str, media_type: str | None) -> str:
         """Store a body under its name and return the version: the file appears whole or, with StorageError, not at all.
 
-        An older file, or a symbolic link, of that name is replaced; the link's target is left alone.
+        An older file, or a symbolic link, of that name is replaced; the link's target is left alone. It is a PathError
+        where only this name, or its directory, is refused.
         The media type is not stored: web servers derive it from the suffix.
         """
         del media_type
         final = self._prefix + file
         directory = file.rpartition("/")[0]
-        # Read without the lock: if `sync` empties the set in between, the directory is there all the same.
-        if directory not in self._unsynced:
-            with map_os_errors(final):
-                (self.root / directory).mkdir(parents=True, exist_ok=True)
-        version = body.commit(final)
+        try:
+            # Read without the lock: if `sync` empties the set in between, the directory is there all the same.
+            if directory not in self._unsynced:
+                self._make_directory(directory, final)
+            version = body.commit(final)
+        except PathError as error:
+            self._raise_for_all(error)
+            raise
         # Read again, as `sync` may have taken the set away before the file got its name. A set that is taken away
         # after this look is synced after the rename, so it needs no lock either.
         if directory not in self._unsynced:
             self._remember_unsynced(directory)
         return version
+
+    def _make_directory(self, directory: str, final: str) -> None:
+        """Make the directory of a file; raise PathError, about the file, if that is refused."""
+        try:
+            (self.root / directory).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise name_error(final, error) from error
+
+    def _raise_for_all(self, error: PathError) -> None:
+        """Raise the error of one name as a StorageError if the probe's name is refused, too: then every name is."""
+        try:
+            self._prove_writable()
+        except StorageError as cause:
+            raise StorageError(str(error)) from cause
 
     def _remember_unsynced(self, directory: str) -> None:
         """Add a directory to those that `sync` must make durable; sync them if they are too many."""
