@@ -22,6 +22,10 @@ _ONE_PATH_ONLY = {
     errno.EBUSY,  # the path is a mount point
 }
 """Errors that concern one path; any other means that the destination as a whole cannot be written."""
+_CANNOT_SYNC = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+"""Errors of fsync that say that the file system has none; those that say that bytes are lost, EIO say, are not here."""
+_CANNOT_SYNC_DIRECTORY = {*_CANNOT_SYNC, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
+"""The same for a directory, which can be open only to be read: some file systems, and FUSE servers, refuse that."""
 _TEMPORARY_SUFFIX = ".tmp"
 
 
@@ -49,14 +53,30 @@ def map_os_errors(path: Path | str) -> AbstractContextManager[None]:
     return map_exceptions(translators)
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable; raise StorageError if that fails."""
-    with map_os_errors(path):
+def sync_file(descriptor: int) -> bool:
+    """Make the bytes of an open file durable; return False where the file system cannot do that. Raises OSError."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
+        return False
+    return True
+
+
+def sync_directory(path: Path) -> bool:
+    """Make the names in a directory durable; return False where that cannot be done, raise StorageError if it fails."""
+    try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC_DIRECTORY:
+            raise storage_error(path, error) from error
+        return False
+    return True
 
 
 def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
@@ -102,7 +122,7 @@ def replacing(final: Path, lock_file: Path) -> Iterator[BinaryIO]:
                 yield file
                 # The bytes before the name: a power cut after the rename must find all of them.
                 file.flush()
-                os.fsync(file.fileno())
+                sync_file(file.fileno())
             temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)

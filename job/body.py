@@ -7,7 +7,7 @@ from io import BytesIO, FileIO
 from pathlib import Path
 from secrets import token_hex
 
-from job.atomic_write import lock, map_os_errors, name_error, storage_error, write_all
+from job.atomic_write import lock, map_os_errors, name_error, storage_error, sync_file, write_all
 
 _HEAD_BYTES = 512
 _IN_MEMORY_BYTES = 64 * 1024
@@ -55,6 +55,8 @@ class Body:
         """The temporary file, while it is open."""
         self._on_disk = False
         """Whether there is a temporary file, open or not."""
+        self.is_durable = False
+        """Whether the body is committed and on the disk: not where the file system cannot flush files."""
 
     @property
     def sha256(self) -> str:
@@ -88,7 +90,8 @@ class Body:
     def commit(self, final: str) -> str:
         """Make the body the file `final`, and return its version, the mtime in nanoseconds.
 
-        Its bytes are durable then, its name only after the storage has synced the directory.
+        Its bytes are durable then, if the file system can do that (`is_durable`), its name only after the storage has
+        synced the directory.
 
         An older file or a symbolic link at `final` is replaced. Raises StorageError if a step fails, and PathError if
         it is the rename; `final` is then what it was before.
@@ -98,7 +101,7 @@ class Body:
         try:
             if not self._on_disk:
                 self._write_temporary()
-            os.fsync(self._descriptor)
+            self.is_durable = sync_file(self._descriptor)
             version = str(os.fstat(self._descriptor).st_mtime_ns)
             # This releases the lock. Until the rename, a moment later, the file looks like one of a dead run, and
             # only its age keeps another run from removing it (storage.directory.SWEEP_AGE_SECONDS).

@@ -30,6 +30,7 @@ _RESULT_LEVELS = {
 _UNCUT_EVENTS = {
     "usage_error",
     "storage_error",
+    "destination_limited",
     "host_paused",
     "origin_down",
     "uniform_refusal",

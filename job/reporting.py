@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from threading import Lock
 from typing import BinaryIO
 
 from job import __version__, progress
@@ -42,8 +43,8 @@ class Reporting:
     `consumers` take each batch of results in order: metrics, log, progress bar. A consumer of metrics or progress bar
     that fails is logged once and changes nothing else. The log is not protected: LogError ends the run.
 
-    Workers may call `report_retry`, `report_bug`, the events of `throttle_events` and the methods of `metrics` and
-    `log`, which are thread-safe. Only the main thread may call everything else.
+    Workers may call `report_retry`, `report_bug`, `report_limitation`, the events of `throttle_events` and the methods
+    of `metrics` and `log`, which are thread-safe. Only the main thread may call everything else.
     """
 
     def __init__(self, settings: Settings, cancellation: Cancellation, stdout: BinaryIO, *, terminal: bool) -> None:
@@ -68,6 +69,9 @@ class Reporting:
             secrets=settings.secrets,
             fields={"run_id": token_hex(8), "shard": settings.shard_index, "shards": settings.shard_count},
         )
+        self._limitations: set[str] = set()
+        # Keeps two workers that find the same at the same time from both saying it.
+        self._limitations_lock = Lock()
         self.metrics = Metrics(__version__, os.environ.get("SOURCE_REVISION", "unknown"), settings.shard_count)
         self.consumers: list[Consumer] = [self._protected("metrics", self.metrics.count_results), self._log_results]
 
@@ -129,6 +133,14 @@ class Reporting:
     def report_bug(self, code: str, error: Exception) -> None:
         """Log an exception that the program did not expect."""
         self.log.log_bug(error, code=code)
+
+    def report_limitation(self, problem: str) -> None:
+        """Log what the destination cannot do, and the run therefore passes over: once, however often it is told."""
+        with self._limitations_lock:
+            is_new = problem not in self._limitations
+            self._limitations.add(problem)
+        if is_new:
+            self.log.warning("destination_limited", dest=self._settings.dest, problem=problem)
 
     def throttle_events(self, host: str) -> ThrottleEvents:
         """Return callbacks that log the throttle's events; a host that is given up ends the run.

@@ -119,6 +119,7 @@ class Run:
     def _open(self, destination: Destination) -> None:
         """Make the destination ready; where that fails, or takes longer than the run, every item is cancelled."""
         accept_new_origin = self._settings.new_origin is NewOrigin.ACCEPT
+        destination.storage.on_limitation = self._reporting.report_limitation
         try:
             self._cancellation.run_interruptible(lambda: destination.open(accept_new_origin=accept_new_origin))
         except StorageError as error:

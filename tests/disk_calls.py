@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from stat import S_ISDIR
 from typing import Any
 
 import pytest
@@ -54,3 +55,15 @@ def refuse_names(patch: pytest.MonkeyPatch, directory: Path, number: int) -> Non
     real_rename = os.rename
     patch.setattr(os, "mkdir", mkdir)
     patch.setattr(os, "rename", rename)
+
+
+def refuse_fsync(patch: pytest.MonkeyPatch, number: int, *, directories: bool) -> None:
+    """Make every fsync of a directory, or else of a file, fail from now on."""
+
+    def fsync(descriptor: int) -> None:
+        if S_ISDIR(os.fstat(descriptor).st_mode) is directories:
+            raise OSError(number, os.strerror(number))
+        real_fsync(descriptor)
+
+    real_fsync = os.fsync
+    patch.setattr(os, "fsync", fsync)

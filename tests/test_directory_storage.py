@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from threading import Event
 
 import pytest
-from disk_calls import disk_calls, refuse_names
+from disk_calls import disk_calls, refuse_fsync, refuse_names
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from images import GIF, numbered_gif
@@ -316,6 +316,58 @@ def test_an_error_concerns_one_file_or_all(number: int, call: str, *, is_one: bo
         if is_one:
             put(storage, "cn.gif", GIF)
         assert list(files_below(root)) == ["cn.gif"] * is_one
+
+
+UNABLE = {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}
+"""What fsync says where there is none."""
+UNABLE_FOR_DIRECTORIES = {*UNABLE, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR}
+
+
+@row(58)
+@settings(deadline=None)
+@given(number=st.sampled_from(sorted(errno.errorcode)), directories=st.booleans())
+@example(number=errno.EIO, directories=True)
+@example(number=errno.ENOSPC, directories=False)
+@example(number=errno.EBADF, directories=False)
+@example(number=errno.EBADF, directories=True)
+def test_an_fsync_that_does_not_exist_is_no_error(number: int, *, directories: bool) -> None:
+    """What a file system cannot do is told and passed over; bytes or names that are lost are a StorageError."""
+    said: list[str] = []
+    is_unable = number in (UNABLE_FOR_DIRECTORIES if directories else UNABLE)
+    with TemporaryDirectory() as temporary, pytest.MonkeyPatch.context() as patch:
+        refuse_fsync(patch, number, directories=directories)
+        storage = DirectoryStorage(Path(temporary))
+        storage.on_limitation = said.append
+        if is_unable:
+            storage.open()
+            put(storage, "7/66.gif", GIF)
+            storage.sync()
+        else:
+            with pytest.raises(StorageError, match=os.strerror(number)):
+                storage.open()
+        assert list(files_below(Path(temporary))) == ["7/66.gif"] * is_unable
+    assert [problem.partition(":")[0] for problem in dict.fromkeys(said)] == [
+        f"it cannot flush {'directories' if directories else 'files'} to the disk"
+    ] * is_unable
+
+
+@row(58)
+@pytest.mark.parametrize("free", [0, None])
+def test_a_figure_of_zero_is_no_figure(root: Path, monkeypatch: pytest.MonkeyPatch, free: int | None) -> None:
+    """Where the file system reports 0 bytes free, or nothing, a run begins. (`statvfs` is made to say that.)."""
+
+    def statvfs(_: object) -> os.statvfs_result:
+        if free is None:
+            raise OSError(errno.ENOSYS, "Function not implemented")
+        return os.statvfs_result((4096, 4096, free, free, free, 0, 0, 0, 0, 255))
+
+    monkeypatch.setattr(os, "statvfs", statvfs)
+    said: list[str] = []
+    storage = DirectoryStorage(root, required_free_bytes=1 << 60)
+    storage.on_limitation = said.append
+    storage.open()
+    put(storage, "br.gif", GIF)
+    assert said == ["it does not say how many bytes are free: a run may begin that does not fit"]
 
 
 def test_a_destination_that_cannot_exist_is_one_error(tmp_path: Path) -> None:

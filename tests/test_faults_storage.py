@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from disk_calls import refuse_names
+from disk_calls import refuse_fsync, refuse_names
 from images import GIF, numbered_gif
 from inprocess import WatchedLog, files_in, run, run_here
 from limits import limited
@@ -121,6 +121,24 @@ def test_a_directory_that_refuses_files_is_one_items_error(tmp_path: Path) -> No
         "cn": ["not_found", "http_404"],
     }
     assert (done.code, done.events_named("storage_error")) == (line.exit_code, [])
+
+
+@row(58)
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF])
+@pytest.mark.parametrize("publish", ["each", "set"])
+def test_a_file_system_that_cannot_flush_directories_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, publish: str
+) -> None:
+    """The files, or the set, are published, and one warning says what a power cut may take back."""
+    line = line_of("the file system cannot flush")
+    refuse_fsync(monkeypatch, number, directories=True)
+    with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in ("7/66", "8/1")}) as server:
+        done = run_here("7/66", "8/1", dest=tmp_path, url=server.url("/{id}.gif"), publish=publish)
+    assert [result["status"] for result in done.events_named("result")] == line.words * 2
+    assert (done.code, done.summary["published"], done.events_named("storage_error")) == (line.exit_code, True, [])
+    (said,) = done.events_named("destination_limited")
+    assert (said["level"], said["dest"]) == ("warning", str(tmp_path))
+    assert said["problem"].startswith("it cannot flush directories to the disk")
 
 
 @row(42, 57)

@@ -20,6 +20,7 @@ class Disk:
 
     def __init__(self, *, may_block_long: bool = False) -> None:
         self.may_block_long = may_block_long
+        self.on_limitation: Callable[[str], None] = self.calls_nobody
         self.now = 0.0
         self.seconds = 0.0
         self.calls: list[str] = []
@@ -36,6 +37,10 @@ class Disk:
             return work()
         finally:
             self.is_aside = False
+
+    def calls_nobody(self, problem: str) -> None:
+        """Never called."""
+        raise NotImplementedError(problem)
 
     def open(self) -> None:
         """Never called."""

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from job.atomic_write import map_os_errors, storage_error
+from job.atomic_write import map_os_errors, storage_error, sync_file
 from job.file_table import FileTable
 from job.layout import Shard
 from job.manifest import records
@@ -116,9 +116,9 @@ class LineFile:
             return not os.path.samestat(current, os.fstat(self._descriptor))
 
     def sync(self) -> None:
-        """Flush every byte to the disk."""
+        """Flush every byte to the disk, where the file system can do that; the storage says where it cannot."""
         with map_os_errors(self.path):
-            os.fsync(self._descriptor)
+            sync_file(self._descriptor)
 
     def close(self) -> None:
         """Close the file; does nothing if it is not open."""

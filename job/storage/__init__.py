@@ -1,5 +1,6 @@
 """Storage of accepted files, each whole or not at all: in a directory, in generations of one, or in a bucket."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from job.body import Body
@@ -40,6 +41,8 @@ class Storage(Publisher, Protocol):
 
     may_block_long: bool
     """Calls may wait for a network: never make them on a thread that others wait for. Known after `open`."""
+    on_limitation: Callable[[str], None]
+    """Called, by any thread and perhaps often, with what the destination cannot do and the run passes over."""
 
     def open(self) -> None:
         """Prove that the destination is writable."""

@@ -3,7 +3,7 @@
 import os
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -55,6 +55,8 @@ class BucketStorage:
         self._timeouts = timeouts
         self._ca_bundle = ca_bundle
         self._listing = ObjectListing()
+        self.on_limitation: Callable[[str], None] = lambda _: None
+        """Called, by any thread and perhaps often, with what the bucket does in its own way."""
 
     def open(self) -> None:
         """Prove with an object that the bucket is writable, and list it; raise StorageError if one of them fails.

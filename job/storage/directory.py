@@ -9,12 +9,16 @@ from itertools import count
 from pathlib import Path
 from stat import S_ISREG
 from threading import Lock
+from typing import TYPE_CHECKING
 
 from job.atomic_write import lock, map_os_errors, name_error, sync_directory
 from job.body import Body, temporary_stem
 from job.errors import PathError, StorageError
 from job.layout import OWN_DIRECTORY, PROBE, TEMPORARY_DIRECTORY
 from job.model import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _MAX_UNSYNCED_DIRECTORIES = 1000
 _MOUNTINFO = Path("/proc/self/mountinfo")
@@ -24,6 +28,9 @@ _MOUNT = re.compile(rb"^(?:[^ \n]+ ){4}([^ \n]+) .*? - ([^ \n]+) ", re.MULTILINE
 """A line of mountinfo, see proc(5): `36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda1 rw`."""
 _OCTAL_ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 """A blank, a line break or a backslash in a mount point."""
+_CANNOT_SYNC_FILES = "it cannot flush files to the disk: a power cut may take back what a run has written"
+_CANNOT_SYNC_DIRECTORIES = "it cannot flush directories to the disk: a power cut may take back the names of files"
+_NO_FREE_FIGURE = "it does not say how many bytes are free: a run may begin that does not fit"
 SWEEP_AGE_SECONDS = 60
 """A temporary file or link that is younger is never swept: it is unlocked for a moment after it was made and before
 it is renamed, and then looks like one of a dead run."""
@@ -40,6 +47,8 @@ class DirectoryStorage:
         """The directory of the manifest and the changes."""
         self.may_block_long = False
         """Whether the directory is on a network file system, as `open` has found."""
+        self.on_limitation: Callable[[str], None] = lambda _: None
+        """Called, by any thread and perhaps often, with what the file system cannot do."""
         self._required_free_bytes = required_free_bytes
         self._temporary = root / TEMPORARY_DIRECTORY
         self._temporary_stem = temporary_stem(self._temporary)
@@ -58,20 +67,40 @@ class DirectoryStorage:
             self._temporary.mkdir(parents=True, exist_ok=True)
             self.may_block_long = is_network_file_system(self.root)
             self._sweep()
+        self._check_free_bytes()
+        if not self._prove_writable():
+            self.on_limitation(_CANNOT_SYNC_FILES)
+        self._sync_directory(self.root)
+
+    def _check_free_bytes(self) -> None:
+        """Raise StorageError if there is less free space than the run may need.
+
+        FUSE servers may report none, or no figure at all, although there is room. If a disk with 0 bytes is really full
+        the next step, the probe, shows that.
+        """
+        free = 0
+        with suppress(OSError):
             free = shutil.disk_usage(self._temporary).free
-        if free < self._required_free_bytes:
+        if free == 0:
+            self.on_limitation(_NO_FREE_FIGURE)
+        elif free < self._required_free_bytes:
             numbers = f"{free} bytes are free, {self._required_free_bytes} may be needed"
             raise StorageError(f"{self.root}: {numbers} (FLAGJOB_WORKERS x FLAGJOB_MAX_BYTES)")
-        self._prove_writable()
 
-    def _prove_writable(self) -> None:
-        """Publish a file beside the others and remove it; raise StorageError if that fails."""
+    def _prove_writable(self) -> bool:
+        """Publish a file beside the others and remove it; return whether it was durable. Raises StorageError."""
         probe = self.root / PROBE
         with closing(self.new_body()) as body:
             body.write(b"flagjob\n")
             body.commit(str(probe))
         with map_os_errors(probe):
             probe.unlink(missing_ok=True)  # another thread, or another run, may have removed it
+        return body.is_durable
+
+    def _sync_directory(self, directory: Path) -> None:
+        """Make the names in a directory durable, or say that this cannot be done; raise StorageError if it fails."""
+        if not sync_directory(directory):
+            self.on_limitation(_CANNOT_SYNC_DIRECTORIES)
 
     def _sweep(self) -> None:
         """Remove the temporary files of killed runs.
@@ -160,7 +189,7 @@ class DirectoryStorage:
             directories.update(directory.parents)
         for directory in directories:
             if directory.is_relative_to(self.root):
-                sync_directory(directory)
+                self._sync_directory(directory)
 
 
 def is_network_file_system(directory: Path, mounts: Path = _MOUNTINFO) -> bool:

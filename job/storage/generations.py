@@ -141,7 +141,7 @@ class GenerationStorage(DirectoryStorage):
             # The files are durable since `publish`. Now their names, in every directory, before the generation gets
             # its own: a power cut must not leave a published generation without some of its files.
             for directory, _, _ in os.walk(self.root):
-                sync_directory(Path(directory))
+                self._sync_directory(Path(directory))
             # The lock is on the directory itself, whatever its name, so it survives the rename.
             self.root.rename(self._final)
             # The link must not be durable before its target.
