@@ -34,10 +34,11 @@ class Body:
     bucket, an object. `close` removes the temporary file, unless it was committed. `commit` does, in this order:
 
     1. write a small body, until then in memory, to the temporary file, which is locked;
-    2. fsync the file, so that a power cut after step 5 finds all of its bytes;
-    3. stat it by its descriptor, for the modification time that is its version;
-    4. close it, which shows write errors of a network file system while the old file is still there;
-    5. rename it: readers see the old file or the whole new one, never a part.
+    2. fsync the file, so that a power cut after step 4 finds all of its bytes;
+    3. close it, which shows write errors of a network file system while the old file is still there;
+    4. rename it: readers see the old file or the whole new one, never a part;
+    5. stat it by its final name, for the modification time that is its version: a FUSE mount, WebDAV or SMB server may
+       set another time when the file is closed, or when it is renamed.
 
     The name itself is durable when the storage has synced the directory. Belongs to one thread at a time.
     """
@@ -88,7 +89,7 @@ class Body:
         self._file.seek(0)
 
     def commit(self, final: str) -> str:
-        """Make the body the file `final`, and return its version, the mtime in nanoseconds.
+        """Make the body the file `final`, and return its version: the mtime in nanoseconds, or "" if it has none.
 
         Its bytes are durable then, if the file system can do that (`is_durable`), its name only after the storage has
         synced the directory.
@@ -97,12 +98,11 @@ class Body:
         it is the rename; `final` is then what it was before.
         """
         # Seven system calls for a small body, each of which gives the interpreter lock away: open, flock, write,
-        # fsync, fstat, close, rename.
+        # fsync, close, rename, lstat.
         try:
             if not self._on_disk:
                 self._write_temporary()
             self.is_durable = sync_file(self._descriptor)
-            version = str(os.fstat(self._descriptor).st_mtime_ns)
             # This releases the lock. Until the rename, a moment later, the file looks like one of a dead run, and
             # only its age keeps another run from removing it (storage.directory.SWEEP_AGE_SECONDS).
             self._close_temporary()
@@ -114,7 +114,7 @@ class Body:
             raise name_error(final, error) from error
         # The temporary file has its final name now, so `close` has nothing to remove.
         self._on_disk = False
-        return version
+        return self._version_at(final)
 
     def close(self) -> None:
         """Discard the body, unless it was committed; may be called again."""
@@ -125,6 +125,18 @@ class Body:
                 self._close_temporary()
             with suppress(OSError):
                 Path(self._temporary).unlink()
+
+    def _version_at(self, final: str) -> str:
+        """Return the version of the file that has just got its name.
+
+        Another process may have replaced it since: a file of another size is not this one, and has no version here.
+        Nor has one that cannot be found any more. It is published all the same, and the next run compares its digest.
+        """
+        try:
+            found = os.lstat(final)
+        except OSError:
+            return ""
+        return str(found.st_mtime_ns) if found.st_size == self.size else ""
 
     def _roll_over(self) -> None:
         """Move the body from memory to the temporary file, which stays open, and locked, until it is closed."""

@@ -303,10 +303,15 @@ class BucketDestination(Destination):
                 # The sum of the lines' digests does not depend on their order, which is that of the results.
                 fingerprint = f"{sum(int.from_bytes(sha256(line).digest()) for line in file):x}"
                 record = f"{CHECKSUM_VERSIONS_DIRECTORY}/{path.name}"
-                recorded, _, version = b"".join(state.read(record)).decode().partition(" ")
-                uploaded = Stored(path.name, file.tell(), "", None, version=version)
-                if recorded != fingerprint or not self.storage.is_intact(uploaded):
+                recorded = b"".join(state.read(record)).decode()
+                former, version, digest = f"{recorded}  ".split(" ")[:3]
+                uploaded = Stored(path.name, file.tell(), digest, None, version=version)
+                if former == fingerprint and self.storage.is_intact(uploaded):
+                    continue
+                verified = self.storage.verified_version(uploaded) if former == fingerprint else None
+                if verified is None:
                     file.seek(0)
                     shutil.copyfileobj(file, body)
-                    version = self.storage.publish(body, path.name, "text/plain")
-                    state.write(record, f"{fingerprint} {version}".encode())
+                    verified = self.storage.publish(body, path.name, "text/plain")
+                    digest = body.sha256
+                state.write(record, f"{fingerprint} {verified} {digest}".encode())

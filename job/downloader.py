@@ -105,7 +105,12 @@ class Downloader:
             return None
         if self.expected_digests.get(item.file, stored.sha256) != stored.sha256:
             return None
-        return stored if self.storage.is_intact(stored) else None
+        if self.storage.is_intact(stored):
+            return stored
+        # The file is gone, or another one, or its destination sets times or ETags its own way. In the last case the
+        # new version is recorded with this item's result, so that the bytes are compared once and not in every run.
+        version = self.storage.verified_version(stored)
+        return None if version is None else replace(stored, version=version)
 
     def _publish(self, item: WorkItem, reply: Reply, intact: Stored | None) -> _Ending:
         """Publish a body; leave a file that has the same bytes already as it is, inode and mtime too."""

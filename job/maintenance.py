@@ -16,7 +16,7 @@ from job.layout import CHECKSUMS, MANIFEST_FILES, OWN_DIRECTORY, is_bucket
 from job.log import RunLog
 from job.model import Entry, Status, Stored
 from job.settings import Publish, Settings
-from job.storage import Generations
+from job.storage import Generations, is_same_time
 
 
 class Finding(StrEnum):
@@ -184,7 +184,7 @@ def _verify_bytes(path: Path, stored: Stored) -> bool:
     """
     with map_os_errors(path), path.open("rb") as file:
         is_whole = file_digest(file, "sha256").hexdigest() == stored.sha256
-        if not is_whole and str(os.fstat(file.fileno()).st_mtime_ns) == stored.version:
+        if not is_whole and is_same_time(stored.version, os.fstat(file.fileno()).st_mtime_ns):
             os.utime(path)
     return is_whole
 

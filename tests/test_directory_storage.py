@@ -7,10 +7,12 @@ import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
+from typing import Any
 
 import pytest
 from disk_calls import disk_calls, refuse_fsync, refuse_names
@@ -24,7 +26,7 @@ from job.body import Body
 from job.errors import PathError, StorageError
 from job.model import Stored
 from job.storage import DirectoryStorage, GenerationStorage
-from job.storage.directory import is_network_file_system
+from job.storage.directory import is_network_file_system, is_same_time
 
 LARGE = numbered_gif(1, 300_000)
 
@@ -216,7 +218,7 @@ def test_a_file_system_without_locks_is_no_error(
 
 
 @pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
-@pytest.mark.parametrize("step", ["fsync", "fstat", "close", "rename"])
+@pytest.mark.parametrize("step", ["fsync", "close", "rename"])
 def test_a_step_that_fails_costs_no_old_file(
     storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, step: str
 ) -> None:
@@ -527,6 +529,95 @@ def test_a_changed_file_is_not_intact(storage: DirectoryStorage, root: Path, cha
     elif change == "a directory":
         path.mkdir()
     assert not storage.is_intact(known)
+
+
+@row(59)
+@pytest.mark.parametrize("step", ["close", "rename"])
+@pytest.mark.parametrize("data", [GIF, LARGE], ids=["in memory", "on disk"])
+def test_the_time_is_read_after_the_last_step(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch, data: bytes, step: str
+) -> None:
+    """A file whose destination sets another time when it is closed or renamed is intact. (Both are made to do so.)."""
+    call: Callable[..., object] = getattr(os, step)
+
+    def set_another_time(*values: Any) -> None:
+        path = values[1] if step == "rename" else Path(f"/proc/self/fd/{values[0]}").readlink()
+        call(*values)
+        os.utime(path, (7, 7))
+
+    with monkeypatch.context() as patch, closing(storage.new_body()) as body:
+        body.write(data)
+        patch.setattr(os, step, set_another_time)
+        version = storage.publish(body, "br.gif", None)
+    assert version == "7000000000"
+    assert storage.is_intact(Stored("br.gif", len(data), "", None, version=version))
+
+
+@row(59)
+@pytest.mark.parametrize("then", ["gone", "longer"])
+def test_a_file_that_is_replaced_at_once_has_no_version(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """What another process did to the name since the rename is not taken for this run's file."""
+    rename = os.rename
+
+    def rename_and_replace(source: str, target: str) -> None:
+        rename(source, target)
+        Path(target).unlink()
+        if then == "longer":
+            Path(target).write_bytes(LARGE)
+
+    monkeypatch.setattr(os, "rename", rename_and_replace)
+    known = publish_gif(storage)
+    assert (known.version, storage.is_intact(known), storage.verified_version(known)) == ("", False, None)
+
+
+@row(59)
+@given(
+    recorded=st.integers(10**18, 2 * 10**18),
+    unit=st.sampled_from([100, 10**3, 10**6, 10**9, 2 * 10**9]),
+    other=st.integers(-3 * 10**9, 3 * 10**9),
+)
+def test_a_coarser_clock_is_tolerated(recorded: int, unit: int, other: int) -> None:
+    """A time that was cut to a unit that clocks have is the same time; no other is, nor does a damaged record fit."""
+    found = recorded - recorded % unit
+    assert is_same_time(str(recorded), found)
+    cut = {recorded - recorded % each for each in (1, 100, 10**3, 10**6, 10**9, 2 * 10**9)}
+    assert is_same_time(str(recorded), recorded + other) is (recorded + other in cut)
+    assert not any(is_same_time(version, found) for version in (None, "", "-", "0x", "W/1", "²"))
+
+
+@row(59)
+@pytest.mark.parametrize(
+    "change", ["another time", "other bytes", "longer", "unreadable", "a link", "gone", "no version"]
+)
+def test_the_same_bytes_at_another_time_are_verified(
+    storage: DirectoryStorage, root: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The digest decides, where the size fits; what is remembered is the time that the file has now."""
+    said: list[str] = []
+    storage.on_limitation = said.append
+    known = publish_gif(storage)
+    path = root / "br.gif"
+    path.write_bytes({"other bytes": GIF[:-1] + b"x", "longer": GIF + b"x"}.get(change, GIF))
+    os.utime(path, (7, 7))
+    if change == "a link":
+        path.rename(root / "elsewhere")
+        path.symlink_to("elsewhere")
+    elif change == "gone":
+        path.unlink()
+    elif change == "no version":
+        known = replace(known, version=None)
+    elif change == "unreadable":
+        monkeypatch.setattr(Path, "open", refuse_open)
+    is_same = change == "another time"
+    assert not storage.is_intact(known)
+    assert storage.verified_version(known) == ("7000000000" if is_same else None)
+    assert len(said) == is_same
+
+
+def refuse_open(*_: object) -> None:
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 def age(path: Path) -> None:

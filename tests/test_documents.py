@@ -395,7 +395,8 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
         flagjob("--workers=0", cwd=cwd),
         flagjob("--dest=file", cwd=cwd),
     ]
-    others += kept(cwd) + troubled(cwd)
+    (cwd / "builtin" / "br.gif").touch()
+    others += [flagjob("BR", "--dest=builtin", cwd=cwd), *kept(cwd), *troubled(cwd)]
     with start_flagjob("serve", "--port", "0", cwd=cwd) as process:
         assert process.stdout
         first = process.stdout.readline()

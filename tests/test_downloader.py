@@ -68,6 +68,7 @@ class Script:
     redirected_to: str | None = None
     entry: Entry | None = None
     version: str = "v1"
+    verified: str | None = None
     validators_sent: list[Validators | None] = field(default_factory=list)
     publish_error: Exception | None = None
     on_get: Callable[[], None] = lambda: None
@@ -94,6 +95,10 @@ class Script:
 
     def is_intact(self, stored: Stored) -> bool:
         return stored.version == self.version
+
+    def verified_version(self, stored: Stored) -> str | None:
+        assert stored == STORED
+        return self.verified
 
     def find(self, code: str) -> Entry | None:
         assert code
@@ -536,6 +541,14 @@ def test_validators_are_only_sent_for_the_same_url_and_an_intact_file(script: Sc
     """No validators are sent if the URL, the name or the file changed, or none are recorded."""
     download_with(script)(BR)
     assert script.validators_sent == [None]
+
+
+def test_a_new_version_of_the_same_bytes_is_remembered() -> None:
+    """A file with other times and the same bytes is requested conditionally, and its new version is recorded."""
+    script = Script([NotModified()], entry=KNOWN, version="v2", verified="v2")
+    result = download_with(script)(BR)
+    assert script.validators_sent == [VALIDATORS]
+    assert (result.status, result.data) == (Status.UNCHANGED, replace(STORED, version="v2"))
 
 
 def test_the_same_bytes_again_are_unchanged() -> None:

@@ -9,10 +9,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from command import Done
 from disk_calls import refuse_fsync, refuse_names
 from images import GIF, numbered_gif
 from inprocess import WatchedLog, files_in, run, run_here
 from limits import limited
+from mirror import mirror
 from rows import line_of, row
 from scripted import Answer, Raw, Request, ScriptedServer, Step
 
@@ -139,6 +141,32 @@ def test_a_file_system_that_cannot_flush_directories_is_told_once(
     (said,) = done.events_named("destination_limited")
     assert (said["level"], said["dest"]) == ("warning", str(tmp_path))
     assert said["problem"].startswith("it cannot flush directories to the disk")
+
+
+@row(59)
+@pytest.mark.parametrize("refresh", ["conditional", "missing"])
+@pytest.mark.parametrize("publish", ["each", "set"])
+def test_times_of_the_destinations_own_are_compared_once(tmp_path: Path, refresh: str, publish: str) -> None:
+    """After a restore with other times nothing is downloaded again: digests are compared and told in one run only."""
+    line = line_of("the destination sets times or ETags")
+    codes = ["br", "cn", "us"]
+    with mirror({code: numbered_gif(number) for number, code in enumerate(codes)}) as origin:
+
+        def again() -> Done:
+            return run_here(*codes, dest=tmp_path, url=origin.url, publish=publish, refresh=refresh)
+
+        again()
+        published = tmp_path / "current" if publish == "set" else tmp_path
+        for number, code in enumerate(codes):
+            os.utime(published / f"{code}.gif", (number, number))
+        before = {path.stat().st_ino for path in published.glob("*.gif")}
+        first = again()
+        second = again()
+        assert origin.asked(since=3)["plain"] == 0
+    assert [result["status"] for result in first.events_named("result")] == ["unchanged"] * 3
+    assert (first.code, second.code) == (line.exit_code, line.exit_code)
+    assert [len(done.events_named("destination_limited")) for done in (first, second)] == [1, 0]
+    assert {path.stat().st_ino for path in published.glob("*.gif")} == before
 
 
 @row(42, 57)

@@ -62,6 +62,11 @@ class Disk:
         self.calls.append("aside" if self.is_aside else "in place")
         return stored.path == "a.gif"
 
+    def verified_version(self, stored: Stored) -> str | None:
+        """Return the path for a version."""
+        self.calls.append("aside" if self.is_aside else "in place")
+        return stored.path
+
 
 def publish(storage: OffloadedStorage, disk: Disk, times: int, seconds: float) -> list[str]:
     """Publish so many files, each in so many seconds; return where that was done."""
@@ -109,6 +114,15 @@ def test_a_network_never_blocks_the_thread(monkeypatch: pytest.MonkeyPatch) -> N
     assert (storage.is_intact(STORED), disk.calls) == (True, ["aside"])
     storage, disk = make(monkeypatch)
     assert (storage.is_intact(STORED), disk.calls) == (True, ["in place"])
+
+
+@pytest.mark.parametrize("may_block_long", [True, False])
+def test_files_are_never_hashed_in_place(monkeypatch: pytest.MonkeyPatch, *, may_block_long: bool) -> None:
+    """A file whose version is not the recorded one is read aside, on a fast local disk, too."""
+    storage, disk = make(monkeypatch, may_block_long=may_block_long)
+    publish(storage, disk, 33, 0.0005)
+    disk.calls.clear()
+    assert (storage.verified_version(STORED), disk.calls) == ("a.gif", ["aside"])
 
 
 def test_a_failure_reaches_the_task(monkeypatch: pytest.MonkeyPatch) -> None:

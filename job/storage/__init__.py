@@ -6,7 +6,7 @@ from typing import Protocol
 from job.body import Body
 from job.model import Stored
 from job.storage.bucket import BucketStorage
-from job.storage.directory import DirectoryStorage
+from job.storage.directory import DirectoryStorage, is_same_time
 from job.storage.generations import Generations, GenerationStorage
 from job.storage.offloaded import OffloadedStorage
 
@@ -18,6 +18,7 @@ __all__ = [
     "OffloadedStorage",
     "Publisher",
     "Storage",
+    "is_same_time",
 ]
 
 
@@ -29,7 +30,14 @@ class Publisher(Protocol):
         ...
 
     def is_intact(self, stored: Stored) -> bool:
-        """Return whether a file is still as it was published."""
+        """Return whether a file is still as it was published, by its size and version."""
+        ...
+
+    def verified_version(self, stored: Stored) -> str | None:
+        """Return the present version of a file that is not intact by its version, if its bytes are; else None.
+
+        Reads all of the file, if there is one of this size.
+        """
         ...
 
 

@@ -19,6 +19,7 @@ from job.storage.bucket_client import DEFAULT_TIMEOUTS, BucketClient, BucketTime
 
 _CREDENTIAL_PREFIXES = {"s3": "AWS_", "gs": "GOOGLE_BEARER_TOKEN", "az": "AZURE_"}
 """Prefixes of the variables whose values are sent as they are; Google's others name files, or contain JSON."""
+_OTHER_ETAGS = "its listing has other ETags than were recorded, for the same bytes: their digests were compared"
 _SHELVES = 1024
 """An insertion moves what follows it on its shelf: 4 kB with a million objects."""
 
@@ -55,32 +56,40 @@ class BucketStorage:
         self._timeouts = timeouts
         self._ca_bundle = ca_bundle
         self._listing = ObjectListing()
+        self._listed_etags: dict[str, str] = {}
+        """The ETag of each path, if the store lists others than it gives when an object is put."""
         self.on_limitation: Callable[[str], None] = lambda _: None
         """Called, by any thread and perhaps often, with what the bucket does in its own way."""
 
     def open(self) -> None:
         """Prove with an object that the bucket is writable, and list it; raise StorageError if one of them fails.
 
-        Listing takes a request for every 1,000 objects below the prefix, and 8 bytes of memory for each of them.
+        Listing takes a request for every 1,000 objects below the prefix, and 8 bytes of memory for each of them. A
+        store whose listing shows another ETag than the put of the probe gave is listed twice, and takes the memory of
+        all paths and ETags.
         """
         with map_os_errors(self._scratch):
             self._scratch.mkdir(parents=True, exist_ok=True)
         self._client = BucketClient(self._location, self._timeouts, self._ca_bundle)
-        probes = {self._put_probe()}
+        probe, etag = self._put_probe()
+        probes = {probe}
+        lists_other_etags = False
         for found in self._client.list_objects():
             if found.path.startswith(PROBE_PREFIX):
                 # The probe of a run that was killed here, or of another one that starts now. That run has put its
                 # probe, which is all that it wanted to know, and deleting it twice is no error.
                 probes.add(found.path)
+                lists_other_etags |= found.path == probe and found.etag != etag
             else:
                 self._listing.add(found.path, found.size, found.etag)
         self._client.delete(sorted(probes))
+        if lists_other_etags:
+            self._listed_etags = {found.path: found.etag for found in self._client.list_objects()}
 
-    def _put_probe(self) -> str:
-        """Put an object that the caller deletes, and return its path; raise StorageError if that fails."""
+    def _put_probe(self) -> tuple[str, str]:
+        """Put an object that the caller deletes; return its path and its ETag. Raises StorageError if that fails."""
         probe = f"{PROBE_PREFIX}{token_hex(8)}"
-        self._client.put(probe, b"flagjob\n")
-        return probe
+        return probe, self._client.put(probe, b"flagjob\n")
 
     @property
     def state(self) -> "StateObjects":
@@ -112,7 +121,8 @@ class BucketStorage:
     def _raise_for_all(self, error: PathError) -> None:
         """Raise the error of one object as a StorageError if the bucket refuses a probe, too: then it refuses all."""
         try:
-            self._client.delete([self._put_probe()])
+            probe, _ = self._put_probe()
+            self._client.delete([probe])
         except StorageError as cause:
             raise StorageError(str(error)) from cause
 
@@ -126,6 +136,23 @@ class BucketStorage:
         if stored.version is None:
             return False
         return self._listing.contains(stored.path, stored.bytes, stored.version)
+
+    def verified_version(self, stored: Stored) -> str | None:
+        """Return the ETag that the listing has of an object with another one than was recorded, but the same bytes.
+
+        So has an object that was copied or encrypted anew, and each in a store whose listing shows other ETags. One
+        request reads the object; None if it has other bytes, or is not there, or nothing vouches for it.
+        """
+        if stored.version is None:
+            return None
+        try:
+            etag, digest = self._client.digest(stored.path, stored.bytes)
+        except PathError:
+            return None
+        if not digest or digest != stored.sha256:
+            return None
+        self.on_limitation(_OTHER_ETAGS)
+        return self._listed_etags.get(stored.path, etag)
 
 
 class ObjectListing:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,6 +105,17 @@ class BucketClient:
         with map_client_errors(f"{self._url}/{key}", "read"), suppress(FileNotFoundError):
             for chunk in self._store.get(key).stream(_CHUNK_BYTES):
                 yield bytes(chunk)
+
+    def digest(self, key: str, size: int) -> tuple[str, str]:
+        """Return the ETag and the sha256 of an object; both are empty if there is none of this size."""
+        with map_client_errors(f"{self._url}/{key}", "read"), suppress(FileNotFoundError):
+            response = self._store.get(key)
+            if response.meta["size"] == size:
+                hashed = sha256()
+                for chunk in response.stream(_CHUNK_BYTES):
+                    hashed.update(chunk)
+                return _opaque_tag(response.meta["e_tag"]), hashed.hexdigest()
+        return "", ""
 
     def delete(self, keys: Sequence[str]) -> None:
         """Delete objects, many by one request where the cloud can; a missing object is no error."""

@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 from contextlib import closing, suppress
+from hashlib import file_digest
 from itertools import count
 from pathlib import Path
 from stat import S_ISREG
@@ -31,6 +32,10 @@ _OCTAL_ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 _CANNOT_SYNC_FILES = "it cannot flush files to the disk: a power cut may take back what a run has written"
 _CANNOT_SYNC_DIRECTORIES = "it cannot flush directories to the disk: a power cut may take back the names of files"
 _NO_FREE_FIGURE = "it does not say how many bytes are free: a run may begin that does not fit"
+_OTHER_TIMES = "files have other times than were recorded, but the same bytes: their digests were compared"
+_CLOCK_UNITS = (100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
+"""Units, in nanoseconds, of the clocks to which a time may be cut: SMB and NTFS, most archives, some servers, WebDAV
+and tar, FAT."""
 SWEEP_AGE_SECONDS = 60
 """A temporary file or link that is younger is never swept: it is unlocked for a moment after it was made and before
 it is renamed, and then looks like one of a dead run."""
@@ -168,11 +173,36 @@ class DirectoryStorage:
 
     def is_intact(self, stored: Stored) -> bool:
         """Return whether a file is still as it was published, by size and mtime; `verify` compares digests."""
+        found = self._find(stored)
+        return found is not None and is_same_time(stored.version, found.st_mtime_ns)
+
+    def verified_version(self, stored: Stored) -> str | None:
+        """Return the version of a file that has another time than was recorded, but the same bytes; else None.
+
+        So does a file of a destination that sets times its own way, or of a restored copy. Without a version a file is
+        of another URL, and nothing vouches for it.
+        """
+        # The time before the bytes: if the file is replaced in between, the next run finds that it has another one.
+        found = self._find(stored)
+        if found is None or stored.version is None:
+            return None
+        try:
+            with Path(self._prefix + stored.path).open("rb") as file:
+                has_same_bytes = file_digest(file, "sha256").hexdigest() == stored.sha256
+        except OSError:
+            return None
+        if not has_same_bytes:
+            return None
+        self.on_limitation(_OTHER_TIMES)
+        return str(found.st_mtime_ns)
+
+    def _find(self, stored: Stored) -> os.stat_result | None:
+        """Return what is known of a file, or None if there is none, or one of another size, or no regular one."""
         try:
             found = os.lstat(self._prefix + stored.path)
         except OSError:
-            return False
-        return S_ISREG(found.st_mode) and found.st_size == stored.bytes and str(found.st_mtime_ns) == stored.version
+            return None
+        return found if S_ISREG(found.st_mode) and found.st_size == stored.bytes else None
 
     def sync(self) -> None:
         """Make the names of published files durable; raise StorageError if that fails.
@@ -190,6 +220,16 @@ class DirectoryStorage:
         for directory in directories:
             if directory.is_relative_to(self.root):
                 self._sync_directory(directory)
+
+
+def is_same_time(version: str | None, mtime_ns: int) -> bool:
+    """Return whether a file has the mtime of its version, or that time as a coarser clock has it, which cuts it."""
+    if version == str(mtime_ns):
+        return True
+    if not version or not version.isdecimal():
+        return False
+    recorded = int(version)
+    return any(mtime_ns == recorded - recorded % unit for unit in _CLOCK_UNITS)
 
 
 def is_network_file_system(directory: Path, mounts: Path = _MOUNTINFO) -> bool:

@@ -59,6 +59,10 @@ class OffloadedStorage:
             return self._run_aside(partial(self._storage.is_intact, stored))
         return self._storage.is_intact(stored)
 
+    def verified_version(self, stored: Stored) -> str | None:
+        """Return the present version of a file, if its bytes are those that were published; never read in place."""
+        return self._run_aside(partial(self._storage.verified_version, stored))
+
     def _leave_if_slow(self, seconds: float) -> None:
         if seconds > _SLOW_SECONDS:
             self._is_in_place = False
