@@ -162,14 +162,16 @@ def _read_reply(response: CurlResponse, redirected_to: str | None) -> Reply:
         etag=fields.get("etag"),
         last_modified=fields.get("last-modified"),
         redirected_to=redirected_to,
+        retry_after=fields.get("retry-after"),
     )
 
 
 def _http_error(response: CurlResponse) -> HttpError:
     status = response.status_code
-    kind = NotFoundError if status in _GONE else HttpError
-    wait = retry_after_seconds(response.fields.get("retry-after"), datetime.now(UTC))
-    return kind(status, f"HTTP error {status} - {response.reason[:_MAX_PHRASE_CHARACTERS]}", wait)
+    message = f"HTTP error {status} - {response.reason[:_MAX_PHRASE_CHARACTERS]}"
+    if status in _GONE:  # whatever a Retry-After says: that there is no such file is an answer
+        return NotFoundError(status, message)
+    return HttpError(status, message, retry_after_seconds(response.fields.get("retry-after"), datetime.now(UTC)))
 
 
 def _conditional_lines(validators: Validators | None, redirected_to: str | None) -> list[bytes]:

@@ -76,8 +76,10 @@ _RETRYABLE_REASONS = {
     Reason.BAD_CONTENT,
     Reason.CHECKSUM,
 }
-_RETRYABLE_STATUSES = {408, 425, 429, 500, 502, 503, 504, *range(520, 600)}
-"""What passes by waiting (curl retries much the same list; certificates do not heal)."""
+_RETRYABLE_STATUSES = {202, 408, 420, 421, 423, 425, 429, 499, 500, 502, 503, 504, 507, 509, 511, *range(520, 600)}
+"""What passes by waiting: not made yet (202), rate limits under other numbers (420, 509), a connection for another host
+(421), a lock (423), a proxy that gave its own request up (499), no room (507), a captive portal (511); certificates do
+not heal."""
 _OUTCOMES = {
     Reason.TIMEOUT: Outcome.TIMEOUT,
     Reason.CONNECTION: Outcome.CONNECTION,
@@ -102,6 +104,8 @@ class Failure:
     """From the closed list; None where the answer's HTTP status is the reason."""
     http_status: int | None = None
     """The status of the last answer; None where no answer came."""
+    is_deferred: bool = False
+    """The answer's Retry-After asked to come back later: whatever the status is, it is not the last word."""
 
     @property
     def reason(self) -> str:
@@ -112,7 +116,7 @@ class Failure:
     def retryable(self) -> bool:
         """Return whether another attempt, now or in a later run, may succeed."""
         if self.kind is None:
-            return self.http_status in _RETRYABLE_STATUSES
+            return self.is_deferred or self.http_status in _RETRYABLE_STATUSES
         return self.kind in _RETRYABLE_REASONS
 
     @property
@@ -193,7 +197,7 @@ class HttpError(AttemptError):
     """An answer came back, with a status that is not the file."""
 
     def __init__(self, http_status: int, message: str, retry_after: float | None = None) -> None:
-        super().__init__(Failure(None, http_status), message)
+        super().__init__(Failure(None, http_status, is_deferred=bool(retry_after)), message)
         self.retry_after = retry_after
 
 

@@ -72,6 +72,8 @@ class Reply:
     last_modified: str | None = None
     redirected_to: str | None = None
     """Digest of the URL that answered, if redirects led to another URL than the requested one."""
+    retry_after: str | None = None
+    """As it came: it counts only if the body is not the file, such as a page that says that it is being made."""
     media_type: str | None = None
     """The type that validation found the body to be."""
 

@@ -72,7 +72,7 @@ def test_each_reason_has_its_retryability_and_outcome(reason: Reason) -> None:
 
 def test_retryable_statuses() -> None:
     """Only the statuses of a busy or broken origin are retryable."""
-    expected = [408, 425, 429, 500, 502, 503, 504, *range(520, 600)]
+    expected = [202, 408, 420, 421, 423, 425, 429, 499, 500, 502, 503, 504, 507, 509, 511, *range(520, 600)]
     assert [status for status in STATUSES if Failure(None, status).retryable] == expected
 
 

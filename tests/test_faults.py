@@ -28,6 +28,7 @@ CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 ZIPPED = gzip.compress(bytes(10_000_000), mtime=0)
 OLD = numbered_gif(1)
 MAX_BYTES = 20_000
+NOT_NOW = ("202", "420", "421", "423", "499", "507", "509", "511")
 
 
 def answer_with_length(text: str) -> Step:
@@ -86,7 +87,6 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(30), "a negative length", answer_with_length("-35")),
     (row(30), "a length in words", answer_with_length("thirty-five")),
     (row(30), "a length of five thousand digits", answer_with_length("0" * 5000 + "35")),
-    (row(30), "no HTTP at all", Raw(b"SSH-2.0-OpenSSH_9.2\r\n")),
     (row(31), "a gzip bomb", answer_with_encoding(ZIPPED)),
     (row(32), "gzip that is cut", answer_with_encoding(ZIPPED[:5000])),
     (row(32), "gzip without its trailer", answer_with_encoding(ZIPPED[:-8])),
@@ -105,6 +105,12 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     *((row(20), fault, Answer(int(fault), body=GIF)) for fault in ("408", "425", "500", "502", "504", "520", "599")),
     *((row(20), f"{status} without Retry-After", Answer(status, body=GIF)) for status in (429, 503)),
     *((row(23), fault, Answer(int(fault), body=GIF)) for fault in ("206", "600", "999")),
+    *((row(61), fault, Answer(int(fault), body=GIF)) for fault in NOT_NOW),
+    (row(61), "a Retry-After of more", Answer(403, {"Retry-After": "3600"})),
+    (row(61), "garbage instead of", Raw(b"\x15\x03\x01\x00\x02\x02\x50")),
+    (row(61), "a status line that is garbage", Raw(b"HTTP/1.1 \x00\xff\r\n\r\n" + GIF)),
+    (row(61), "garbage among the headers", Raw(OK + b"ETag: \x00\xff\r\n\r\n" + GIF)),
+    (row(61), "a header without a colon", Raw(OK + b"garbage\r\n\r\n" + GIF)),
 ]
 
 
@@ -357,6 +363,35 @@ def test_a_retry_after_is_obeyed(tmp_path: Path) -> None:
     with ScriptedServer({"/cn.gif": busy, "/br.gif": busy_until}) as server:
         done = run_here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1")
     assert (outcome(done, "CN"), outcome(done, "BR"), done.code) == (line.words, line.words, line.exit_code)
+    assert asked_at[1] - asked_at[0] >= 1
+
+
+@row(61)
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [
+        ("a Retry-After with 403", Answer(403, {"Retry-After": "1"})),
+        ("a Retry-After with 403", Answer(522, {"Retry-After": "1"})),
+        ("a Retry-After with any other", Answer(400, {"Retry-After": "1"})),
+        ("a Retry-After with any other", Answer(202, {"Retry-After": "1"})),
+        ("a Retry-After with a page", Answer(200, {"Retry-After": "1"}, HTML)),
+    ],
+)
+def test_a_retry_after_is_obeyed_wherever_it_stands(tmp_path: Path, fault: str, answer: Step) -> None:
+    """An item waits for the Retry-After of any answer; all items wait, for free, where it is the origin's word."""
+    line = line_of(fault)
+    asked_at: list[float] = []
+
+    def answer_later(_: object) -> Step:
+        asked_at.append(time.monotonic())
+        return answer if len(asked_at) == 1 else Answer(body=GIF)
+
+    with ScriptedServer({"/cn.gif": answer_later}) as server:
+        done = run_here(
+            "cn", dest=tmp_path, url=server.url("/{cc}.gif"), max_attempts="1" if line.again == "free" else "2"
+        )
+    assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 2, line.exit_code)
+    assert len(done.events_named("host_paused")) == (1 if line.again == "free" else 0)
     assert asked_at[1] - asked_at[0] >= 1
 
 

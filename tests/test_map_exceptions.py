@@ -3,6 +3,7 @@
 import errno
 import string
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
@@ -18,10 +19,10 @@ from rows import row
 from scripted import Raw, ScriptedServer
 from test_client import every_exception_of_requests
 
-from job import validation
+from job import redirects, validation
 from job.atomic_write import map_os_errors
 from job.client import Client, ClientConfig
-from job.errors import AttemptError, LogError, PathError, Reason, StorageError
+from job.errors import AttemptError, Failure, HttpError, LogError, NotFoundError, PathError, Reason, StorageError
 from job.log import RunLog
 from job.model import FileType, Reply
 from job.transport import CurlAdapter, CurlResponse, exception_for
@@ -80,7 +81,7 @@ EXPECTED_REASONS = {
 """The reason for each exception of requests and of our transport; every other one is `protocol`."""
 LIBCURL_ERRORS = {
     Reason.CONNECTION: "AGAIN CHUNK_FAILED COULDNT_CONNECT FAILED_INIT GOT_NOTHING HTTP2 INTERFACE_FAILED"
-    " NO_CONNECTION_AVAILABLE OUT_OF_MEMORY RECV_ERROR SEND_ERROR",
+    " NO_CONNECTION_AVAILABLE OUT_OF_MEMORY RECV_ERROR SEND_ERROR UNSUPPORTED_PROTOCOL",
     Reason.DNS: "COULDNT_RESOLVE_HOST",
     Reason.PROXY: "COULDNT_RESOLVE_PROXY",
     Reason.TIMEOUT: "OPERATION_TIMEDOUT",
@@ -216,6 +217,42 @@ def test_no_answer_is_a_bug(capfd: pytest.CaptureFixture[str]) -> None:
     client.close()
     assert capfd.readouterr() == ("", "")
     assert {reason for reason in seen if reason not in set(Reason) and not reason.startswith("http_")} == {"image/gif"}
+
+
+NO_RETRY_AFTER = ["", "abc", "3.5", "-1", "0", "Sun, 06 Nov 1994 08:49:37 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"]
+"""Values of a Retry-After that ask for no wait: nonsense, and what is over."""
+
+
+def as_dates(seconds: int) -> list[str]:
+    """Return a time to come in the three forms that HTTP has for dates (RFC 9110, 5.6.7)."""
+    date = datetime.now(UTC) + timedelta(seconds=seconds)
+    return [date.strftime(form) for form in ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%c")]
+
+
+@row(61)
+@given(
+    st.integers(100, 999).filter(lambda status: status not in {200, *redirects.STATUSES}),
+    st.sampled_from(NO_RETRY_AFTER).map(lambda text: (0, text))
+    | st.integers(2, 10_000_000).flatmap(
+        lambda seconds: st.sampled_from([f"{seconds}", f" {seconds} ", *as_dates(seconds)]).map(
+            lambda text: (seconds, text)
+        )
+    ),
+)
+def test_a_retry_after_puts_any_failure_off(status: int, retry_after: tuple[int, str]) -> None:
+    """Any status but those of a missing file is retryable with a Retry-After that asks to wait, and has its seconds."""
+    seconds, text = retry_after
+
+    def answer() -> CurlResponse:
+        return CurlResponse(status, "", ["Retry-After"], {"retry-after": text})
+
+    with pytest.raises(HttpError) as caught:
+        Client(StubAdapter(answer), CONFIG).get("http://localhost/")
+    is_missing = isinstance(caught.value, NotFoundError)
+    is_deferred = seconds > 0 and not is_missing
+    assert is_missing == (status in {404, 410})
+    assert (caught.value.retry_after or 0) == pytest.approx(seconds if is_deferred else 0, abs=2)
+    assert caught.value.failure.retryable == (is_deferred or Failure(None, status).retryable)
 
 
 @limits(deadline=None)

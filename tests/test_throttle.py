@@ -146,7 +146,7 @@ def test_an_exception_of_sleep_ends_the_wait() -> None:
         acquire(throttle, raise_interrupted)
 
 
-@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("status", [403, 420, 429, 503, 509, 520, 527])
 def test_a_retry_after_pauses_all_requests(status: int) -> None:
     """One answer with `Retry-After: 7` makes the next request wait 7 s, and the failure is ignored."""
     harness = Harness()

@@ -551,11 +551,11 @@ FAULTS: dict[str, tuple[Step, type[Exception]]] = {
     "two lengths": (Raw(OK + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nabc"), rx.InvalidHeader),
     "negative length": (Raw(OK + b"Content-Length: -2\r\n\r\nabc"), rx.InvalidHeader),
     "length in words": (Raw(OK + b"Content-Length: two\r\n\r\nabc"), rx.InvalidHeader),
-    "header without a colon": (Raw(OK + b"garbage\r\n\r\nabc"), rx.InvalidHeader),
+    "header without a colon": (Raw(OK + b"garbage\r\n\r\nabc"), rx.ConnectionError),
     "header of 120 kB": (Raw(OK + b"X: " + b"a" * 120_000 + b"\r\n\r\nabc"), rx.InvalidHeader),
     "6,000 headers": (Raw(OK + b"X: a\r\n" * 6_000 + b"\r\nabc"), rx.InvalidHeader),
-    "status in words": (Raw(b"HTTP/1.1 fine\r\n\r\nabc"), rx.InvalidHeader),
-    "not HTTP": (Raw(b"SSH-2.0-OpenSSH_9.2\r\n"), rx.InvalidHeader),
+    "status in words": (Raw(b"HTTP/1.1 fine\r\n\r\nabc"), rx.ConnectionError),
+    "not HTTP": (Raw(b"SSH-2.0-OpenSSH_9.2\r\n"), rx.ConnectionError),
     "blank in a transfer coding": (Raw(OK + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n"), rx.ContentDecodingError),
     "transfer coding unasked": (Raw(OK + b"Transfer-Encoding: gzip\r\n\r\nabc"), rx.ContentDecodingError),
 }
@@ -1220,7 +1220,7 @@ def test_another_thread_may_perform_the_transfers() -> None:
 # The mapping of libcurl's errors
 
 MAPPING: dict[str, type[Exception]] = {
-    "E_UNSUPPORTED_PROTOCOL": rx.InvalidHeader,
+    "E_UNSUPPORTED_PROTOCOL": rx.ConnectionError,
     "E_URL_MALFORMAT": rx.InvalidURL,
     "E_COULDNT_RESOLVE_PROXY": rx.ProxyError,
     "E_COULDNT_RESOLVE_HOST": NameResolutionError,

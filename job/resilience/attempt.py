@@ -1,12 +1,13 @@
 """One attempt: the innermost wrappers, which validate the answer and measure the time and outcome of each attempt."""
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from time import monotonic
 
 from job import validation
-from job.client import Client
-from job.errors import AttemptError, FlagjobError, Outcome
+from job.client import Client, retry_after_seconds
+from job.errors import AttemptError, ContentError, FlagjobError, Outcome
 from job.model import FileType, NotModified, Reply
 from job.resilience.types import ItemRequest, Source
 
@@ -31,6 +32,10 @@ class Validated:
         try:
             digest = self._expected_digests.get(request.item.file)
             reply.media_type = validation.validate(reply, self._accepted, digest)
+        except ContentError as error:
+            error.retry_after = retry_after_seconds(reply.retry_after, datetime.now(UTC))
+            reply.body.close()
+            raise
         except BaseException:
             reply.body.close()
             raise

@@ -29,8 +29,9 @@ _LONGEST_WAIT_SECONDS = 1.0
 """After so long at most an attempt asks again: the pause that it waits for may have ended early."""
 _SHORT_PAUSE_SECONDS = 0.5
 """The pause after a 429 without a Retry-After."""
-_PAUSING_STATUSES = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
-"""The statuses whose Retry-After is meant for all requests (RFC 6585, 4; RFC 9110, 15.6.4)."""
+_PAUSING_STATUSES = {403, 420, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 509, *range(520, 528)}
+"""The statuses whose Retry-After is meant for all requests (RFC 6585, 4; RFC 9110, 15.6.4): 403 is GitHub's rate limit,
+420 and 509 are those of others, and 520 to 527 are a CDN's words about its whole origin."""
 _Notify = Callable[[], None]
 """Calls the callback of an event; only once the lock is free."""
 

@@ -86,13 +86,13 @@ class TooLargeError(rx.RequestException):
 _CODES: dict[type[rx.RequestException], set[int]] = {
     rx.InvalidURL: {pycurl.E_URL_MALFORMAT, pycurl.E_BAD_FUNCTION_ARGUMENT, pycurl.E_LOGIN_DENIED},
     rx.InvalidHeader: {
-        pycurl.E_UNSUPPORTED_PROTOCOL,  # the URL's scheme was checked before, so it is the answer that is not HTTP/1
         pycurl.E_FTP_WEIRD_SERVER_REPLY,  # CURLE_WEIRD_SERVER_REPLY: not for FTP only
         _TOO_LARGE,
     },
     rx.ProxyError: {pycurl.E_COULDNT_RESOLVE_PROXY, _PROXY},
     NameResolutionError: {pycurl.E_COULDNT_RESOLVE_HOST},
     rx.ConnectionError: {
+        pycurl.E_UNSUPPORTED_PROTOCOL,  # the URL's scheme was checked before, so it is the answer that is not HTTP/1
         pycurl.E_FAILED_INIT,
         pycurl.E_COULDNT_CONNECT,
         pycurl.E_HTTP2,
@@ -286,6 +286,8 @@ class Handle:
                 return rx.ConnectionError
             if code in _PROXY_FAILED and self._route and self._route[2]:
                 return rx.ProxyError
+        if code == pycurl.E_FTP_WEIRD_SERVER_REPLY and b"Content-Length" not in self._curl.errstr_raw():
+            return rx.ConnectionError  # garbage in the headers; a wrong length is the origin's own lasting mistake
         return exception_for(code)
 
     def _is_cut(self) -> bool:
