@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 _OK = HTTPStatus.OK.value
 _NOT_MODIFIED = HTTPStatus.NOT_MODIFIED.value
-_GONE = {404, 410}
+_NO_FILE = {204, 404, 410}
+"""Statuses that say that there is no file; 204 is an empty tile's, say. None of them has a body of one."""
 _MAX_LENGTH_DIGITS = 20
 """Digits of a Content-Length that are read: more are no file's, and Python refuses to read very many."""
 _MAX_PHRASE_CHARACTERS = 100
@@ -169,7 +170,7 @@ def _read_reply(response: CurlResponse, redirected_to: str | None) -> Reply:
 def _http_error(response: CurlResponse) -> HttpError:
     status = response.status_code
     message = f"HTTP error {status} - {response.reason[:_MAX_PHRASE_CHARACTERS]}"
-    if status in _GONE:  # whatever a Retry-After says: that there is no such file is an answer
+    if status in _NO_FILE:  # whatever a Retry-After says: that there is no such file is an answer
         return NotFoundError(status, message)
     return HttpError(status, message, retry_after_seconds(response.fields.get("retry-after"), datetime.now(UTC)))
 

@@ -11,7 +11,7 @@ The tree:
     └── AttemptError               one attempt failed, as its Failure says
         ├── NetworkError           no usable answer: timeout, connection, dns, tls, proxy, protocol
         ├── HttpError              an answer that is not the file: http_NNN
-        │   └── NotFoundError      404 and 410
+        │   └── NotFoundError      204, 404 and 410
         ├── RedirectError          redirect_refused, too_many_redirects
         └── ContentError           a body that is not the file: truncated, empty, too_large, ...
 """
@@ -90,6 +90,7 @@ _OUTCOMES = {
     Reason.TOO_MANY_REDIRECTS: Outcome.REDIRECT,
 }
 _STATUS_OUTCOMES: dict[int, Outcome] = {
+    HTTPStatus.NO_CONTENT: Outcome.OK,
     HTTPStatus.NOT_MODIFIED: Outcome.NOT_MODIFIED,
     HTTPStatus.TOO_MANY_REQUESTS: Outcome.TOO_MANY_REQUESTS,
 }
@@ -202,7 +203,7 @@ class HttpError(AttemptError):
 
 
 class NotFoundError(HttpError):
-    """404 or 410: the origin says that there is no such file."""
+    """204, 404 or 410: the origin says that there is no such file."""
 
 
 class RedirectError(AttemptError):

@@ -107,7 +107,7 @@ def _is_permanent_failure(result: Result) -> bool:
 
 
 def _is_same_failure(first: Result, other: Result) -> bool:
-    """Compare two failures; 404 and 410 are the same, because both have the status not_found."""
+    """Compare two failures; 204, 404 and 410 are the same, because all have the status not_found."""
     if first.status is Status.NOT_FOUND:
         return other.status is Status.NOT_FOUND
     return first.reason == other.reason

@@ -146,9 +146,9 @@ def test_only_200_becomes_a_reply(new_client: Make, status: int) -> None:
     assert str(caught.value).startswith(f"HTTP error {status} - ")
 
 
-@pytest.mark.parametrize("status", [404, 410])
-def test_404_and_410_are_not_found(new_client: Make, status: int) -> None:
-    """404 and 410 are a NotFoundError."""
+@pytest.mark.parametrize("status", [204, 404, 410])
+def test_a_missing_file_is_not_found(new_client: Make, status: int) -> None:
+    """204, 404 and 410 are a NotFoundError."""
     with ScriptedServer({"/zz.gif": Answer(status)}) as server, pytest.raises(NotFoundError) as caught:
         new_client().get(server.url("/zz.gif"))
     assert caught.value.failure.http_status == status

@@ -269,7 +269,7 @@ def deserved(reason: str) -> str:
     """Return the exit codes of a run with one good item and one that ended with this reason."""
     totals = Totals()
     totals.add(Result(Status.OK, None, "BR", http_status=200, answered=True, attempts=1))
-    status = {"http_404": Status.NOT_FOUND, "http_410": Status.NOT_FOUND}.get(reason, Status.ERROR)
+    status = Status.NOT_FOUND if reason in {"http_204", "http_404", "http_410"} else Status.ERROR
     totals.add(Result(status, None, "CN", reason=reason, retryable=failure_of(reason).retryable, attempts=1))
     codes = []
     for signal in (2, 15) if reason == Reason.SIGNAL else (None,):

@@ -63,7 +63,6 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(12), "no length, and cut within", Raw(OK + b"\r\n" + GIF[:5])),
     (row(21), "Retry-After of more than 60 s", Answer(503, {"Retry-After": "61"})),
     (row(23), "304", Answer(304)),
-    (row(23), "204", Answer(204)),
     (row(23), "interim answers (1xx)", Drip(drop=b"HTTP/1.1 100 Continue\r\n\r\n", interval=0.001)),
     (row(23), "more interim answers", Raw(b"HTTP/1.1 100 Continue\r\n\r\n" * 15_000 + Answer(body=GIF).wire())),
     (row(23), "an interim answer and", Raw(b"HTTP/1.1 103 Early Hints\r\n\r\n")),
@@ -110,6 +109,7 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(61), "garbage instead of", Raw(b"\x15\x03\x01\x00\x02\x02\x50")),
     (row(61), "a status line that is garbage", Raw(b"HTTP/1.1 \x00\xff\r\n\r\n" + GIF)),
     (row(61), "garbage among the headers", Raw(OK + b"ETag: \x00\xff\r\n\r\n" + GIF)),
+    (row(62), "204", Answer(204)),
     (row(61), "a header without a colon", Raw(OK + b"garbage\r\n\r\n" + GIF)),
 ]
 
@@ -393,6 +393,22 @@ def test_a_retry_after_is_obeyed_wherever_it_stands(tmp_path: Path, fault: str, 
     assert (outcome(done, "CN"), attempts(done), done.code) == (line.words, 2, line.exit_code)
     assert len(done.events_named("host_paused")) == (1 if line.again == "free" else 0)
     assert asked_at[1] - asked_at[0] >= 1
+
+
+@row(62)
+def test_an_empty_tile_is_within_the_budget_of_missing_files(tmp_path: Path) -> None:
+    """A 204 is a missing file within its budget, behind a redirect and after a condition, too; the old file stays."""
+    empty = Answer(204, {"Retry-After": "1"})
+    script = {"/cn.gif": [Answer(headers={"ETag": '"1"'}, body=GIF), empty], "/br.gif": redirect_to("/empty")}
+    with ScriptedServer({**script, "/empty": empty}) as server:
+        runs = [run_here("cn", "br", dest=tmp_path, url=server.url("/{cc}.gif"), max_not_found="2") for _ in range(2)]
+        conditions = [request.headers.get("if-none-match") for request in server.requests]
+    assert [condition for condition in conditions if condition] == ['"1"']
+    assert [(outcome(done, "CN"), outcome(done, "BR"), done.code) for done in runs] == [
+        (["ok"], ["not_found", "http_204"], 0),
+        (["not_found", "http_204"], ["not_found", "http_204"], 0),
+    ]
+    assert files_in(tmp_path) == {"cn.gif": GIF}
 
 
 @row(21)

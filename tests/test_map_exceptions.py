@@ -250,7 +250,7 @@ def test_a_retry_after_puts_any_failure_off(status: int, retry_after: tuple[int,
         Client(StubAdapter(answer), CONFIG).get("http://localhost/")
     is_missing = isinstance(caught.value, NotFoundError)
     is_deferred = seconds > 0 and not is_missing
-    assert is_missing == (status in {404, 410})
+    assert is_missing == (status in {204, 404, 410})
     assert (caught.value.retry_after or 0) == pytest.approx(seconds if is_deferred else 0, abs=2)
     assert caught.value.failure.retryable == (is_deferred or Failure(None, status).retryable)
 
