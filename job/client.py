@@ -157,7 +157,7 @@ def _read_reply(response: CurlResponse, redirected_to: str | None) -> Reply:
     fields = response.fields
     return Reply(
         cast("Body", response.raw),
-        content_length=_content_length(fields.get("content-length")),
+        content_length=_announced_bytes(fields),
         content_type=fields.get("content-type"),
         content_encoding=fields.get("content-encoding"),
         etag=fields.get("etag"),
@@ -188,6 +188,13 @@ def _conditional_lines(validators: Validators | None, redirected_to: str | None)
     if validators.last_modified:
         lines.append(header_line("If-Modified-Since", validators.last_modified))
     return lines
+
+
+def _announced_bytes(fields: Mapping[str, str]) -> int | None:
+    """Return the length of a body by its headers: chunks say themselves where they end (RFC 9112, 6.3)."""
+    if "chunked" in fields.get("transfer-encoding", "").lower():
+        return None
+    return _content_length(fields.get("content-length"))
 
 
 def _content_length(value: str | None) -> int | None:

@@ -25,6 +25,8 @@ from job.settings import load, parse_arguments
 
 OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+CHUNKS = b"Transfer-Encoding: Chunked\r\n\r\n23\r\n" + GIF + b"\r\n0\r\n\r\n"
+"""The end of a header block, and a whole body in one chunk."""
 ZIPPED = gzip.compress(bytes(10_000_000), mtime=0)
 OLD = numbered_gif(1)
 MAX_BYTES = 20_000
@@ -110,6 +112,10 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(61), "a status line that is garbage", Raw(b"HTTP/1.1 \x00\xff\r\n\r\n" + GIF)),
     (row(61), "garbage among the headers", Raw(OK + b"ETag: \x00\xff\r\n\r\n" + GIF)),
     (row(62), "204", Answer(204)),
+    (row(63), "chunks, and beside them", Raw(OK + b"Content-Length: 99\r\n" + CHUNKS)),
+    (row(63), "chunks, and a Content-Length over", Raw(OK + b"Content-Length: %d\r\n" % (10 * MAX_BYTES) + CHUNKS)),
+    (row(63), "chunks that are cut, and", Raw(OK + b"Content-Length: 35\r\n" + CHUNKS[:-5])),
+    (row(63), "a Transfer-Encoding of", Raw(OK + b"Transfer-Encoding: identity\r\nContent-Length: 36\r\n\r\n" + GIF)),
     (row(61), "a header without a colon", Raw(OK + b"garbage\r\n\r\n" + GIF)),
 ]
 

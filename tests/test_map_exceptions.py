@@ -281,6 +281,23 @@ def test_a_content_length_is_a_number_or_none(value: str) -> None:
         assert (reply.content_length or 0) >= 10**19
 
 
+@row(63)
+@given(st.integers(0, 10_000), st.sampled_from([*"cC"]), st.booleans())
+def test_chunks_win_over_any_length(length: int, first_letter: str, length_first: bool) -> None:  # noqa: FBT001  (drawn)
+    """Whatever length stands before or after a chunked transfer coding, it is none."""
+    headers = [("content-length", f"{length}"), ("transfer-encoding", f"{first_letter}hunked")]
+    fields = dict(headers if length_first else headers[::-1])
+
+    def answer() -> CurlResponse:
+        response = CurlResponse(200, "OK", list(fields), fields)
+        response.raw = MemoryBody(GIF)
+        return response
+
+    reply = Client(StubAdapter(answer), CONFIG).get("http://localhost/")
+    assert isinstance(reply, Reply)
+    assert validation.validate(reply, (FileType.GIF,)) == "image/gif"
+
+
 token = st.text(string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~", min_size=1, max_size=10)
 field = st.text(st.characters(max_codepoint=255, exclude_characters="\r\n\x00"), max_size=20)
 
