@@ -29,6 +29,7 @@ from job.transport import (
     CurlAdapter,
     CurlRequest,
     CurlResponse,
+    DamagedError,
     NameResolutionError,
     TooLargeError,
     header_line,
@@ -159,7 +160,8 @@ def _read_reply(response: CurlResponse, redirected_to: str | None) -> Reply:
         cast("Body", response.raw),
         content_length=_announced_bytes(fields),
         content_type=fields.get("content-type"),
-        content_encoding=fields.get("content-encoding"),
+        kept_coding=response.kept_coding,
+        encoded_bytes=response.encoded_bytes,
         etag=fields.get("etag"),
         last_modified=fields.get("last-modified"),
         redirected_to=redirected_to,
@@ -235,12 +237,13 @@ _REASONS: dict[type[requests.RequestException], Reason] = {
     requests.exceptions.SSLError: Reason.TLS,
     requests.exceptions.Timeout: Reason.TIMEOUT,
     requests.exceptions.ChunkedEncodingError: Reason.TRUNCATED,
+    DamagedError: Reason.BAD_CONTENT,
     requests.exceptions.ContentDecodingError: Reason.UNEXPECTED_ENCODING,
     requests.exceptions.ConnectionError: Reason.CONNECTION,
     requests.exceptions.RequestException: Reason.PROTOCOL,
 }
 """The reason for each exception of requests and of the transport; the first class that matches decides."""
-_CONTENT_REASONS = {Reason.TRUNCATED, Reason.UNEXPECTED_ENCODING}
+_CONTENT_REASONS = {Reason.TRUNCATED, Reason.UNEXPECTED_ENCODING, Reason.BAD_CONTENT}
 
 
 def _map_error(error: OSError) -> AttemptError | StorageError:

@@ -26,6 +26,7 @@ class FileType(StrEnum):
     JPEG = "jpeg"
     WEBP = "webp"
     SVG = "svg"
+    GZIP = "gzip"
     ANY = "any"
 
 
@@ -67,7 +68,10 @@ class Reply:
     content_length: int | None = None
     """Bytes, as announced."""
     content_type: str | None = None
-    content_encoding: str | None = None
+    kept_coding: str | None = None
+    """The content coding that was left on the body: the file itself must be in it."""
+    encoded_bytes: int | None = None
+    """How many bytes came, where the body was decoded."""
     etag: str | None = None
     last_modified: str | None = None
     redirected_to: str | None = None
@@ -76,6 +80,11 @@ class Reply:
     """As it came: it counts only if the body is not the file, such as a page that says that it is being made."""
     media_type: str | None = None
     """The type that validation found the body to be."""
+
+    @property
+    def received_bytes(self) -> int:
+        """Return how many bytes came."""
+        return self.body.size if self.encoded_bytes is None else self.encoded_bytes
 
 
 @dataclass(slots=True)

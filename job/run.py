@@ -26,7 +26,7 @@ from job.file_table import FileTable
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
-from job.model import Item, Result, Summary, WorkItem
+from job.model import FileType, Item, Result, Summary, WorkItem
 from job.pool import NewExecutor, Pool, ignore, thread_pool
 from job.reporting import Consumer, Reporting
 from job.resilience import (
@@ -278,7 +278,10 @@ class _Wiring:
         is_debug = settings.verbose or settings.log_level is LogLevel.DEBUG
         waits = self._waits(destination.storage)
         adapter = CurlAdapter(
-            new_body=destination.storage.new_body, max_bytes=settings.max_bytes, transfers=waits.transfers
+            new_body=destination.storage.new_body,
+            max_bytes=settings.max_bytes,
+            keeps_gzip=validation.keeps_gzip(self._accepted_types, self.inputs.template.suffix),
+            transfers=waits.transfers,
         )
         client = Client(adapter, self._client_config())
         stack.callback(client.close)
@@ -300,6 +303,10 @@ class _Wiring:
             on_done=log.log_done if is_debug else ignore,
         )
 
+    @property
+    def _accepted_types(self) -> tuple[FileType, ...]:
+        return self.settings.accept or validation.accepted_types(self.inputs.template.suffix)
+
     def _waits(self, storage: Storage) -> "_Waits":
         """Return how downloads wait with the executor that the settings name."""
         if self.settings.executor is not Executor.GREENLETS:
@@ -316,8 +323,7 @@ class _Wiring:
         reporting = self.reporting
         throttle = Throttle(self._throttle_limits(), reporting.throttle_events(self.inputs.template.origin))
         policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
-        accepted = settings.accept or validation.accepted_types(self.inputs.template.suffix)
-        validated = Validated(client, accepted, settings.expected_digests)
+        validated = Validated(client, self._accepted_types, settings.expected_digests)
         measured = Measured(validated, reporting.metrics.count_attempt)
         throttled = Throttled(
             measured,

@@ -13,6 +13,7 @@ _MEDIA_TYPES = {
     FileType.JPEG: "image/jpeg",
     FileType.WEBP: "image/webp",
     FileType.SVG: "image/svg+xml",
+    FileType.GZIP: "application/gzip",
 }
 _SUFFIXES = {
     ".gif": FileType.GIF,
@@ -21,26 +22,37 @@ _SUFFIXES = {
     ".jpeg": FileType.JPEG,
     ".webp": FileType.WEBP,
     ".svg": FileType.SVG,
+    ".gz": FileType.GZIP,
+    ".tgz": FileType.GZIP,
+    ".svgz": FileType.GZIP,
 }
+_PICTURES = (FileType.GIF, FileType.PNG, FileType.JPEG, FileType.WEBP)
 _RECORDABLE_CONTENT_TYPE = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 """A Content-Type field that may go into manifest, log and bucket: printable ASCII, at most 255 characters."""
 _SVG_ROOT = "http://www.w3.org/2000/svg svg"
-_SHOWN_MAX = 40
 
 
 def accepted_types(suffix: str) -> tuple[FileType, ...]:
-    """Return the types that files with this suffix may have: the type it names, else every type with magic bytes.
+    """Return the types that files with this suffix may have: the type it names, else every picture with magic bytes.
 
-    SVG is accepted only by its suffix or on request: it is text, and browsers run the scripts in it.
+    SVG is accepted only by its suffix or on request: it is text, and browsers run the scripts in it. So is gzip.
     """
     file_type = _SUFFIXES.get(suffix.lower())
-    if file_type:
-        return (file_type,)
-    return tuple(kind for kind in _MEDIA_TYPES if kind is not FileType.SVG)
+    return (file_type,) if file_type else _PICTURES
+
+
+def keeps_gzip(accepted: tuple[FileType, ...], suffix: str) -> bool:
+    """Return whether a body that comes as gzip is the file itself, which is gzip already at the origin."""
+    if FileType.ANY in accepted:
+        return FileType.GZIP in accepted_types(suffix)
+    return FileType.GZIP in accepted
 
 
 def detect_type(head: bytes) -> FileType | None:
-    """Return the type by its magic bytes: GIF89a section 17, PNG 5.2, JPEG's SOI marker, WebP's RIFF header."""
+    """Return the type by its magic bytes.
+
+    These are of GIF89a section 17, PNG 5.2, JPEG's SOI marker, WebP's RIFF header, and RFC 1952, 2.3.1.
+    """
     if head[:6] in {b"GIF87a", b"GIF89a"}:
         return FileType.GIF
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -49,6 +61,8 @@ def detect_type(head: bytes) -> FileType | None:
         return FileType.JPEG
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return FileType.WEBP
+    if head.startswith(b"\x1f\x8b\x08"):
+        return FileType.GZIP
     return None
 
 
@@ -59,15 +73,13 @@ def validate(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = 
     the Content-Type field, or None if the field cannot be recorded.
     """
     body = reply.body
-    # Encoding: first, because length and type of an encoded body are not those of the file.
-    encoding = (reply.content_encoding or "").strip().lower()
-    if encoding not in {"", "identity"}:
-        raise ContentError(Reason.UNEXPECTED_ENCODING, f"the body came encoded as {encoding[:_SHOWN_MAX]!r}, unasked")
-    # Length
+    # Length, and encoding: the transport has decoded the body, unless the file itself is in the coding.
     if body.size == 0:
         raise ContentError(Reason.EMPTY, "the body is empty")
-    if reply.content_length not in {None, body.size}:
-        raise ContentError(Reason.TRUNCATED, f"{body.size} of {reply.content_length} bytes came")
+    if reply.kept_coding and detect_type(body.head) is not FileType.GZIP:
+        raise ContentError(Reason.UNEXPECTED_ENCODING, f"the body came as {reply.kept_coding}, which it is not")
+    if reply.content_length not in {None, reply.received_bytes}:
+        raise ContentError(Reason.TRUNCATED, f"{reply.received_bytes} of {reply.content_length} bytes came")
     # Digest
     if digest is not None:
         _check_digest(body, digest)

@@ -4,6 +4,7 @@ import gzip
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,8 @@ OK = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
 CHUNKS = b"Transfer-Encoding: Chunked\r\n\r\n23\r\n" + GIF + b"\r\n0\r\n\r\n"
 """The end of a header block, and a whole body in one chunk."""
-ZIPPED = gzip.compress(bytes(10_000_000), mtime=0)
+BOMB = gzip.compress(bytes(10_000_000), mtime=0)
+ZIPPED = gzip.compress(GIF, mtime=0)
 OLD = numbered_gif(1)
 MAX_BYTES = 20_000
 NOT_NOW = ("202", "420", "421", "423", "499", "507", "509", "511")
@@ -38,9 +40,9 @@ def answer_with_length(text: str) -> Step:
     return Raw(OK + f"Content-Length: {text}\r\n\r\n".encode() + GIF)
 
 
-def answer_with_encoding(body: bytes) -> Step:
-    """Return an answer whose headers say that its body is gzip."""
-    return Answer(headers={"Content-Encoding": "gzip", "Content-Type": "image/gif"}, body=body)
+def answer_with_encoding(body: bytes, coding: str = "gzip") -> Step:
+    """Return an answer whose headers say that its body is in a coding."""
+    return Answer(headers={"Content-Encoding": coding, "Content-Type": "image/gif"}, body=body)
 
 
 def redirect_to(location: str) -> Step:
@@ -88,11 +90,11 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(30), "a negative length", answer_with_length("-35")),
     (row(30), "a length in words", answer_with_length("thirty-five")),
     (row(30), "a length of five thousand digits", answer_with_length("0" * 5000 + "35")),
-    (row(31), "a gzip bomb", answer_with_encoding(ZIPPED)),
-    (row(32), "gzip that is cut", answer_with_encoding(ZIPPED[:5000])),
+    (row(31), "a gzip bomb", answer_with_encoding(BOMB)),
+    (row(32), "gzip that is cut", answer_with_encoding(ZIPPED[:30])),
     (row(32), "gzip without its trailer", answer_with_encoding(ZIPPED[:-8])),
-    (row(32), "gzip that is none", answer_with_encoding(GIF)),
-    (row(32), "gzip whose header", Raw(OK + b"Content-Encoding : gzip\r\n\r\n" + GIF)),
+    (row(32), "gzip that is none:", answer_with_encoding(GIF)),
+    (row(32), "gzip that is none, and", Raw(OK + b"Content-Encoding : gzip\r\n\r\n" + GIF)),
     (row(32), "chunks whose header", Raw(OK + b"Transfer-Encoding : chunked\r\n\r\n23\r\n" + GIF + b"\r\n0\r\n\r\n")),
     (row(32), "a transfer coding, unasked", Raw(OK + b"Transfer-Encoding: gzip\r\n\r\n" + GIF)),
     (row(32), "a transfer coding whose name", Raw(OK + b"Transfer-Encoding: \x800\r\n\r\n" + GIF)),
@@ -116,6 +118,25 @@ CASES: list[tuple[pytest.MarkDecorator, str, Step]] = [
     (row(63), "chunks, and a Content-Length over", Raw(OK + b"Content-Length: %d\r\n" % (10 * MAX_BYTES) + CHUNKS)),
     (row(63), "chunks that are cut, and", Raw(OK + b"Content-Length: 35\r\n" + CHUNKS[:-5])),
     (row(63), "a Transfer-Encoding of", Raw(OK + b"Transfer-Encoding: identity\r\nContent-Length: 36\r\n\r\n" + GIF)),
+    (row(64), "gzip, unasked", answer_with_encoding(ZIPPED)),
+    (row(64), "gzip in several", answer_with_encoding(gzip.compress(GIF[:9]) + gzip.compress(GIF[9:]) + bytes(9))),
+    (row(64), "gzip in gzip", answer_with_encoding(gzip.compress(ZIPPED), "gzip, x-gzip")),
+    (row(64), "deflate, with", answer_with_encoding(zlib.compress(GIF), "deflate")),
+    (row(64), "deflate alone", answer_with_encoding(zlib.compress(GIF, wbits=-15), "Deflate")),
+    (row(64), "a coding that is none", answer_with_encoding(GIF, "identity, aws-chunked,none,binary,8BIT,UTF-8,")),
+    (row(64), "brotli", answer_with_encoding(GIF, "br")),
+    (row(64), "zstd", answer_with_encoding(GIF, "gzip, zstd")),
+    (row(64), "compress", answer_with_encoding(GIF, "compress")),
+    (row(64), "a coding that nobody", answer_with_encoding(GIF, "base64")),
+    (row(64), "gzip whose trailer", answer_with_encoding(ZIPPED[:-8] + bytes(8))),
+    (row(64), "gzip that is damaged", answer_with_encoding(ZIPPED[:12] + bytes(9) + ZIPPED[21:])),
+    (row(64), "gzip with garbage", answer_with_encoding(ZIPPED + b"garbage")),
+    (row(64), "gzip of nothing", answer_with_encoding(gzip.compress(b""))),
+    (
+        row(64),
+        "gzip with the Content-Length",
+        Raw(OK + b"Content-Encoding: gzip\r\nContent-Length: 99\r\n\r\n" + ZIPPED),
+    ),
     (row(61), "a header without a colon", Raw(OK + b"garbage\r\n\r\n" + GIF)),
 ]
 
@@ -415,6 +436,32 @@ def test_an_empty_tile_is_within_the_budget_of_missing_files(tmp_path: Path) -> 
         (["not_found", "http_204"], ["not_found", "http_204"], 0),
     ]
     assert files_in(tmp_path) == {"cn.gif": GIF}
+
+
+@row(64)
+@pytest.mark.parametrize(("suffix", "accept"), [(".gz", ""), (".tgz", "any"), ("", "gzip"), ("", "gif,gzip")])
+def test_a_file_that_is_gzip_itself_stays_packed(tmp_path: Path, suffix: str, accept: str) -> None:
+    """Where gzip is an accepted type such a body is the file, whatever the header calls it; another body is refused."""
+    line = line_of("gzip where the file is gzip")
+    script = {f"/cn{suffix}": answer_with_encoding(ZIPPED, "x-gzip"), f"/br{suffix}": answer_with_encoding(GIF)}
+    settings = {"accept": accept} if accept else {}
+    with ScriptedServer(script) as server:
+        done = run_here("cn", "br", dest=tmp_path, url=server.url("/{cc}" + suffix), max_errors="1", **settings)
+    assert (outcome(done, "CN"), done.code) == (line.words, line.exit_code)
+    assert outcome(done, "BR") == ["error", "unexpected_encoding"]
+    assert files_in(tmp_path) == {f"cn{suffix}": ZIPPED}
+
+
+@row(64)
+def test_received_bytes_are_counted_as_they_came(tmp_path: Path) -> None:
+    """The summary and the metrics have the bytes that came, the result those of the file."""
+    textfile = tmp_path / "flagjob.prom"
+    with ScriptedServer({"/cn.gif": answer_with_encoding(ZIPPED)}) as server:
+        done = run_here("cn", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), metrics_file=str(textfile))
+    (result,) = done.events_named("result")
+    assert (result["data"]["bytes"], result["data"]["sha256"]) == (len(GIF), sha256(GIF).hexdigest())
+    assert done.summary["bytes"] == len(ZIPPED) != len(GIF)
+    assert f"flagjob_received_bytes_total {len(ZIPPED)}.0" in textfile.read_text()
 
 
 @row(21)

@@ -70,6 +70,7 @@ EXPECTED_REASONS = {
     "ConnectTimeout": Reason.TIMEOUT,
     "ConnectionError": Reason.CONNECTION,
     "ContentDecodingError": Reason.UNEXPECTED_ENCODING,
+    "DamagedError": Reason.BAD_CONTENT,
     "NameResolutionError": Reason.DNS,
     "ProxyError": Reason.PROXY,
     "ReadTimeout": Reason.TIMEOUT,

@@ -10,7 +10,7 @@ from job.model import Budget, FileType, Status, Summary
 def test_the_names_of_statuses_and_file_types() -> None:
     """The statuses and file types have exactly these names in logs, metrics and settings."""
     assert list(Status) == ["ok", "unchanged", "not_found", "error", "cancelled"]
-    assert list(FileType) == ["gif", "png", "jpeg", "webp", "svg", "any"]
+    assert list(FileType) == ["gif", "png", "jpeg", "webp", "svg", "gzip", "any"]
 
 
 def test_the_default_budget_allows_no_failure() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gzip
 import hashlib
 import pickle
 import resource
@@ -338,11 +339,19 @@ def test_long_headers_are_accepted(client: Client) -> None:
 
 
 @row(31)
-def test_no_content_encoding_is_decoded(client: Client) -> None:
-    """A body with `Content-Encoding: gzip` is returned as it was sent, valid gzip or not."""
-    with ScriptedServer({"/cn": Answer(headers={"Content-Encoding": "gzip"}, body=b"\x1f\x8b cut")}) as server:
-        response = client.get(server.url("/cn"))
-    assert response.raw.read() == b"\x1f\x8b cut"
+def test_a_bomb_ends_at_the_cap(new_client: type[Client]) -> None:
+    """A body that expands without end is decoded up to the cap and no further; its body is closed."""
+    made, new_body = recorded_bodies()
+    bomb = Answer(headers={"Content-Encoding": "gzip, gzip"}, body=gzip.compress(gzip.compress(HUGE)))
+    with new_client(new_body) as client, ScriptedServer({"/cn": bomb}) as server:
+        error = client.failure(server.url("/cn"))
+    assert (type(error), [(body.size <= 1 << 20, body.closed) for body in made]) == (TooLargeError, [(True, True)])
+
+
+def test_the_body_of_an_error_is_not_decoded(client: Client) -> None:
+    """The coding of an answer without a file does not matter."""
+    with ScriptedServer({"/cn": Answer(503, {"Content-Encoding": "br"}, b"sorry")}) as server:
+        assert client.get(server.url("/cn")).status_code == 503
 
 
 def test_trailers_are_ignored() -> None:

@@ -28,7 +28,7 @@ class Validated:
         reply = self._client.get(request.item.url, request.validators)
         if isinstance(reply, NotModified):
             return reply
-        request.received_bytes = reply.body.size
+        request.received_bytes = reply.received_bytes
         try:
             digest = self._expected_digests.get(request.item.file)
             reply.media_type = validation.validate(reply, self._accepted, digest)

@@ -27,7 +27,8 @@ class CircuitBreaker:
     """Opens when as many attempts in a row found no origin as there are workers. Not thread-safe: the throttle's lock.
 
     An *answer* is any HTTP answer but those below. A *failure* is no answer at all, a 5xx, or a Retry-After that is too
-    long. A *throttling* answer is a 429, or a 503 with a Retry-After that is worth waiting for.
+    long. A *throttling* answer is a 429, or a 503 (or 403, 420, 509, 520 to 527) with a Retry-After that is worth
+    waiting for.
 
     | state     | answer                      | failure                             | throttling                       |
     |-----------|-----------------------------|-------------------------------------|----------------------------------|

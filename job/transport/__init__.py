@@ -5,14 +5,13 @@ from job.transport.handle import (
     SHORTAGES,
     BlockingTransfers,
     NameResolutionError,
-    TooLargeError,
     Transfers,
     certificate_paths,
     exception_for,
     proxy_for,
 )
 from job.transport.multi import MultiTransfers
-from job.transport.transfer import CurlResponse
+from job.transport.transfer import CurlResponse, DamagedError, TooLargeError
 
 __all__ = [
     "SHORTAGES",
@@ -20,6 +19,7 @@ __all__ = [
     "CurlAdapter",
     "CurlRequest",
     "CurlResponse",
+    "DamagedError",
     "MultiTransfers",
     "NameResolutionError",
     "TooLargeError",

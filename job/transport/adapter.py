@@ -54,17 +54,27 @@ class CurlAdapter(BaseAdapter):
     `new_body` makes the body of a 200, which is written to as it arrives; `raw` of the response is that body, rewound,
     and closing it is the caller's. A body is closed when its transfer fails. Bodies of other answers are dropped: those
     are their status and headers, however their bodies end. Memory per transfer does not depend on what is sent.
-    `max_bytes` caps a body. `transfers` performs the transfers: None means in the thread that calls, which blocks.
+    `max_bytes` caps a body, as it comes and decoded. The content codings gzip and deflate are taken off, and others
+    refused; `keeps_gzip` leaves gzip on, for files that are gzip themselves, which servers may call a coding.
+    `transfers` performs the transfers: None means in the thread that calls, which blocks.
 
     All methods may be called from any number of threads, and no lock is held while a transfer is under way. A transfer
     takes an idle handle, or makes one, and gives it back at its end: there are as many handles, and about as many
     connections, as there were transfers at the same time.
     """
 
-    def __init__(self, *, new_body: Callable[[], Body], max_bytes: int, transfers: Transfers | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        new_body: Callable[[], Body],
+        max_bytes: int,
+        keeps_gzip: bool = False,
+        transfers: Transfers | None = None,
+    ) -> None:
         super().__init__()
         self._new_body = new_body
         self._max_bytes = max_bytes
+        self._keeps_gzip = keeps_gzip
         self._transfers = BlockingTransfers() if transfers is None else transfers
         self._idle: deque[Handle] = deque()
         """Handles without a transfer. Who pops one owns it; `append` and `pop` are atomic, so no lock is needed."""
@@ -135,7 +145,8 @@ class CurlAdapter(BaseAdapter):
         try:
             return self._idle.pop()  # the one that was given back last: its connection is the least likely to be stale
         except IndexError:
-            return Handle(self._transfers, Transfer(self._new_body, self._max_bytes))
+            transfer = Transfer(self._new_body, self._max_bytes, keeps_gzip=self._keeps_gzip)
+            return Handle(self._transfers, transfer)
 
     def _give_back(self, handle: Handle) -> None:
         """Make a handle idle; close it if no transfer will take it any more."""

@@ -14,7 +14,7 @@ import pycurl
 from requests import exceptions as rx
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
 
-from job.transport.transfer import Transfer
+from job.transport.transfer import TooLargeError, Transfer
 
 Timeout = float | tuple[float | None, ...] | None
 """requests' time-outs in seconds: one for both, or (connect, read); and, as an addition, (connect, read, total)."""
@@ -77,10 +77,6 @@ _ECH_REQUIRED = 101
 
 class NameResolutionError(rx.ConnectionError):
     """The host name has no address, or the name server did not answer (requests has no class for it)."""
-
-
-class TooLargeError(rx.RequestException):
-    """The body exceeds `max_bytes`, by its declared length or as it came (requests has no class for it)."""
 
 
 _CODES: dict[type[rx.RequestException], set[int]] = {

@@ -150,7 +150,7 @@ def test_slow_answers_end_at_the_attempt_timeout(tmp_path: Path, idle_bytes: int
     ("kind", "outcome"),
     [
         pytest.param("endless", ("error", "too_large"), marks=row(33, 48)),
-        pytest.param("bomb", ("error", "unexpected_encoding"), marks=row(31, 48)),
+        pytest.param("bomb", ("error", "too_large"), marks=row(31, 48)),
         pytest.param("redirect", ("ok", None), marks=row(28, 48)),
     ],
 )
