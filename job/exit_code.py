@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from http import HTTPStatus
 
 from job.cancellation import Cancellation
 from job.errors import Reason
 from job.model import Budget, Result, Status
 
+_NO_ANSWER_REASONS = {Reason.TIMEOUT, Reason.CONNECTION, Reason.DNS, Reason.PROXY}
+"""Retryable reasons of attempts without a usable answer: the circuit breaker judges these."""
 _SIGNAL_BASE = 128
 """POSIX shells report a process that a signal ended with 128 plus the signal's number."""
 
@@ -42,6 +45,8 @@ class Totals:
     attempted: int = 0
     """Items with at least one attempt."""
     retries: int = 0
+    uniform_failure: Result | None = None
+    """The failure that all items have in common, if the repeated-failure cutoff ended the run for it."""
 
     def add(self, result: Result) -> None:
         """Count one result."""
@@ -70,11 +75,12 @@ def signal_exit_code(signal: int) -> int:
 
 
 class RepeatedFailureCutoff:
-    """Detects that the first N items of a run all fail permanently in the same way. For the main thread only.
+    """Detects that the first N items of a run are all answered with the same failure. For the main thread only.
 
-    A wrong path in the URL or an invalid token fails for every item, so the run may end early. Results that say nothing
-    about the origin are ignored: items that were never requested, and missing items that were only generated. Any other
-    result than a permanent failure of the first kind disables the cutoff for the rest of the run.
+    A wrong path in the URL, an invalid token or a login page in place of the files fails every item, so the run may end
+    early. Results that say nothing about the origin are ignored: items that were never requested, and missing items
+    that were only generated. Any other result than a failure of the first kind disables the cutoff for the rest of the
+    run, and so does an origin in trouble: throttle and circuit breaker judge that.
     """
 
     def __init__(self, threshold: int) -> None:
@@ -83,27 +89,36 @@ class RepeatedFailureCutoff:
         self._count = 0
         self._is_disabled = False
 
-    def add(self, result: Result) -> str | None:
-        """Count one result; return the first failure's reason if at least `threshold` items failed like it."""
+    def add(self, result: Result) -> Result | None:
+        """Count one result; return the first failure if at least `threshold` items failed like it."""
         is_expected = result.status is Status.NOT_FOUND and result.speculative
         if self._is_disabled or is_expected or result.attempts == 0:
             return None
         if self._first is None:
             self._first = result
-        if not _is_permanent_failure(result) or not _is_same_failure(self._first, result):
+        if not _is_failing_answer(result) or not _is_same_failure(self._first, result):
             self._is_disabled = True
             return None
         self._count += 1
-        return self._first.reason if self._count >= self._threshold else None
+        return self._first if self._count >= self._threshold else None
 
 
-def _is_permanent_failure(result: Result) -> bool:
-    """Return whether the origin answered, and would answer the same in a later run."""
-    if not result.answered or result.retryable:
+def _is_failing_answer(result: Result) -> bool:
+    """Return whether the origin is well and answered, but not with the file."""
+    if not result.answered:
         return False
     if result.status is Status.NOT_FOUND:
         return True
-    return result.status is Status.ERROR and result.reason not in {Reason.INTERNAL, Reason.STORAGE}
+    if result.status is not Status.ERROR or result.reason in {Reason.INTERNAL, Reason.STORAGE}:
+        return False
+    return not (result.retryable and _is_trouble(result))
+
+
+def _is_trouble(result: Result) -> bool:
+    """Return whether a retryable failure is one of an origin that is overloaded, broken or away."""
+    status = result.http_status or 0
+    is_busy = status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    return is_busy or result.reason in _NO_ANSWER_REASONS
 
 
 def _is_same_failure(first: Result, other: Result) -> bool:
@@ -129,6 +144,8 @@ def exit_code(
     A bug comes before the budgets, or it would be hidden by failures that flagjob did not cause.
     """
     too_many_errors = not errors.allows(totals.counts[Status.ERROR], totals.items)
+    uniform = totals.uniform_failure
+    uniform_code = ExitCode.RETRYABLE if uniform and uniform.retryable else ExitCode.PERMANENT
     over_budget = is_over_budget(totals, totals.items, errors=errors, not_found=not_found)
     no_answer = totals.attempted > 0 and totals.answered == 0 and totals.internal == 0
     # Checked in this order; the first match is the exit code.
@@ -139,7 +156,7 @@ def exit_code(
         (no_answer, ExitCode.ORIGIN_DOWN),
         (cancellation.reason is Reason.DEADLINE, ExitCode.DEADLINE),
         (totals.internal > 0, ExitCode.BUG),
-        (cancellation.reason is Reason.UNIFORM_REFUSAL, ExitCode.PERMANENT),
+        (cancellation.reason is Reason.UNIFORM_REFUSAL, uniform_code),
         (too_many_errors and totals.retryable > 0, ExitCode.RETRYABLE),
         (over_budget, ExitCode.PERMANENT),
         (too_many_changed, ExitCode.PERMANENT),  # the set is not published, and a person must look at it

@@ -48,7 +48,8 @@ _CUTOFF_ITEMS = 100
 """The run ends if so many items, or twice as many as there are workers, all fail in the same way from the start."""
 _LAST_SECOND = 1.0
 """A worker that waits for an origin until the run's deadline gives up this much earlier, so that it can report why."""
-_HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
+_PERMANENT_HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
+_RETRYABLE_HINT = "every item got something other than its file: is it a login page, a captive portal, a block?"
 
 
 class Run:
@@ -196,13 +197,15 @@ class Run:
         """End a run whose items all fail with one reason, unless the user allows that: a wrong path stays wrong."""
         settings = self._settings
         items = max(self._totals.items, known or 0)
-        reasons = [cutoff.add(result) for result in results]
-        reason = next(filter(None, reasons), None)
-        if reason is None or self._cancellation.reason:
+        failures = [cutoff.add(result) for result in results]
+        failure = next(filter(None, failures), None)
+        if failure is None or self._cancellation.reason:
             return
         if is_over_budget(self._totals, items, errors=settings.max_errors, not_found=settings.max_not_found):
+            self._totals.uniform_failure = failure
             self._cancellation.request(Reason.UNIFORM_REFUSAL)
-            self._reporting.log.error("uniform_refusal", reason=reason, outcomes=self._totals.items, hint=_HINT)
+            hint = _RETRYABLE_HINT if failure.retryable else _PERMANENT_HINT
+            self._reporting.log.error("uniform_refusal", reason=failure.reason, outcomes=self._totals.items, hint=hint)
 
     def _close(self, destination: Destination) -> bool:
         """Make everything durable; publish a set only if every budget holds. Return whether readers see it."""

@@ -1,6 +1,7 @@
 """The documents cannot drift: what they say of names, numbers and words is compared with the code."""
 
 import ast
+import dataclasses
 import json
 import pkgutil
 import re
@@ -265,6 +266,15 @@ def test_http_reasons() -> None:
     assert listed == {status for status in range(100, 1000) if Failure(None, status).retryable}
 
 
+def exit_code_of_cutoff(totals: Totals, reason: str) -> int:
+    """Return the exit code of a run that the repeated-failure cutoff ended for a reason."""
+    cancellation = Cancellation()
+    cancellation.request(Reason.UNIFORM_REFUSAL)
+    failure = Result(Status.ERROR, None, "CN", reason=reason, retryable=failure_of(reason).retryable)
+    cut = dataclasses.replace(totals, uniform_failure=failure)
+    return exit_code(cut, cancellation, errors=Budget(), not_found=Budget())
+
+
 def deserved(reason: str) -> str:
     """Return the exit codes of a run with one good item and one that ended with this reason."""
     totals = Totals()
@@ -274,9 +284,11 @@ def deserved(reason: str) -> str:
     codes = []
     for signal in (2, 15) if reason == Reason.SIGNAL else (None,):
         cancellation = Cancellation()
-        if reason in {Reason.STORAGE, Reason.DEADLINE, Reason.SIGNAL, Reason.ORIGIN_DOWN, Reason.UNIFORM_REFUSAL}:
+        if reason in {Reason.STORAGE, Reason.DEADLINE, Reason.SIGNAL, Reason.ORIGIN_DOWN}:
             cancellation.request(Reason(reason), signal)
         codes.append(exit_code(totals, cancellation, errors=Budget(), not_found=Budget()))
+    if reason == Reason.UNIFORM_REFUSAL:
+        codes = [exit_code_of_cutoff(totals, "bad_content"), exit_code_of_cutoff(totals, "http_403")]
     return ", ".join(map(str, map(int, codes)))
 
 

@@ -27,6 +27,11 @@ FORBIDDEN = Result(Status.ERROR, None, "CN", reason="http_403", answered=True, h
 REFUSED = Result(Status.ERROR, None, "CN", reason=Reason.CONNECTION, retryable=True, attempts=4)
 BAD_CERTIFICATE = Result(Status.ERROR, None, "CN", reason=Reason.TLS, attempts=1)
 TOO_LARGE = Result(Status.ERROR, None, "CN", reason=Reason.TOO_LARGE, answered=True, http_status=200, attempts=1)
+PAGE = Result(
+    Status.ERROR, None, "CN", reason=Reason.BAD_CONTENT, retryable=True, answered=True, http_status=200, attempts=4
+)
+STALLED = replace(PAGE, reason=Reason.TIMEOUT)
+THROTTLED = replace(BUSY, reason="http_429", http_status=429)
 INVALID = Result(Status.ERROR, None, "C%", reason=Reason.INVALID_CODE)
 BUG = Result(Status.ERROR, None, "CN", reason=Reason.INTERNAL, answered=True, http_status=200, attempts=1)
 EARLY_BUG = Result(Status.ERROR, None, "CN", reason=Reason.INTERNAL, attempts=1)
@@ -221,12 +226,15 @@ def test_exit_codes_keep_their_numbers() -> None:
 
 
 def cutoffs(*results: Result) -> list[str | None]:
-    """Return what a cutoff with the threshold 3 returns for each result."""
+    """Return the reason that a cutoff with the threshold 3 reports for each result."""
     cutoff = RepeatedFailureCutoff(3)
-    return [cutoff.add(result) for result in results]
+    failures = [cutoff.add(result) for result in results]
+    return [failure.reason if failure else None for failure in failures]
 
 
-@pytest.mark.parametrize("result", [FORBIDDEN, MISSING, TOO_LARGE])
+@pytest.mark.parametrize(
+    "result", [FORBIDDEN, MISSING, TOO_LARGE, PAGE, replace(PAGE, reason="http_408", http_status=408)]
+)
 def test_the_same_failure_is_reported_from_the_threshold_on(result: Result) -> None:
     """The reason is returned for the third failure of one kind, and for every further one."""
     assert cutoffs(*[result] * 4) == [None, None, result.reason, result.reason]
@@ -275,6 +283,21 @@ def test_404_and_410_are_the_same_failure() -> None:
 def test_a_percentage_is_one_of_all_items(items: int, errors: Budget, not_found: Budget, *, is_over: bool) -> None:
     """Whether one error and one missing file are too many depends on the number of all items, ended or not."""
     assert is_over_budget(totals([FORBIDDEN, MISSING, GUESSED]), items, errors=errors, not_found=not_found) is is_over
+
+
+@pytest.mark.parametrize("trouble", [BUSY, THROTTLED, STALLED, REFUSED])
+def test_an_origin_in_trouble_is_not_the_cutoffs(trouble: Result) -> None:
+    """The throttle and the circuit breaker judge an origin that is overloaded, broken or away, not the cutoff."""
+    assert cutoffs(*[trouble] * 9) == [None] * 9
+
+
+@pytest.mark.parametrize(("failure", "code"), [(FORBIDDEN, 4), (MISSING, 4), (PAGE, 3)])
+def test_a_uniform_failure_that_may_pass_is_retryable(failure: Result, code: int) -> None:
+    """The exit code of a run that the cutoff ended is that of the failure that all items have in common."""
+    counted, cancellation = totals([failure, NOT_BEGUN]), Cancellation()
+    counted.uniform_failure = failure
+    cancellation.request(Reason.UNIFORM_REFUSAL)
+    assert exit_code(counted, cancellation, errors=NOTHING, not_found=NOTHING) == code
 
 
 @pytest.mark.parametrize("ours", [BUG, FULL_DISK])

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from command import TIMEOUT, Done, environment
-from images import GIF, numbered_gif
+from images import GIF, HTML, PNG, numbered_gif
 from inprocess import WatchedLog, files_in, run, run_here
 from rows import ROOT, line_of, row
 from scripted import Answer, Raw, Request, ScriptedServer, Stall, Step
@@ -342,6 +342,31 @@ def test_uniform_failures_end_the_run(tmp_path: Path, step: Step) -> None:
         assert 100 <= len(server.requests) <= 100 + 4 * 5
     assert results(done)[line.words[0], line.words[1]] == 400 - len(server.requests)
     assert (done.code, len(done.events_named("uniform_refusal"))) == (line.exit_code, 1)
+
+
+@row(66)
+@pytest.mark.parametrize(
+    ("step", "reason"),
+    [
+        (Answer(body=HTML), "bad_content"),
+        (Answer(), "empty"),
+        (Answer(body=PNG), "bad_content"),
+        (Answer(408), "http_408"),
+        (Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + GIF), "truncated"),
+    ],
+)
+def test_one_page_for_everything_ends_the_run(tmp_path: Path, step: Step, reason: str) -> None:
+    """After a hundred items that all got the same wrong answer the run ends; a later run may fare better."""
+    line, codes = line_of("every item gets the same answer"), [f"c{number}" for number in range(400)]
+    with ScriptedServer({f"/{code}.gif": step for code in codes}) as server:
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), workers="5")
+        retries = 50
+        assert 100 <= len(server.requests) <= 100 + retries + 4 * 5
+    failed = results(done)["error", reason]
+    assert 100 <= failed <= 100 + 4 * 5
+    assert results(done) == {("error", reason): failed, tuple(line.words): 400 - failed}
+    (cause,) = done.events_named("uniform_refusal")
+    assert (done.code, cause["reason"], "login page" in cause["hint"]) == (line.exit_code, reason, True)
 
 
 @row(56)
