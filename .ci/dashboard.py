@@ -24,6 +24,7 @@ OUTCOMES = {
     5: "storage",
     6: "origin down",
     7: "deadline",
+    129: "SIGHUP",
     130: "SIGINT",
     143: "SIGTERM",
 }

@@ -18,12 +18,13 @@ from job import settings
 from job.cancellation import Cancellation
 from job.errors import LogError, Reason, UsageError
 from job.exit_code import ExitCode, signal_exit_code
-from job.progress import is_terminal
+from job.progress import Terminal, drop_lost_terminals, is_terminal
 from job.settings import Arguments, Command, Executor, ServeOptions, SimulateOptions
 
 if TYPE_CHECKING:
     from job.demo_server import Request
     from job.log import RunLog
+    from job.model import LogStream
 
 _PROCESS_DESCRIPTORS = 64
 _WORKER_DESCRIPTORS = 6
@@ -88,7 +89,7 @@ def _run(arguments: Arguments) -> int:
     gc.enable()
     cancellation = Cancellation()
     loaded = settings.load(arguments, os.environ)
-    run = Run(loaded, cancellation, sys.stdout.buffer, terminal=sys.stdout.isatty())
+    run = Run(loaded, cancellation, _output(cancellation), terminal=sys.stdout.isatty())
     _install_signal_handlers(cancellation)
     _raise_descriptor_limit(loaded.workers)
     try:
@@ -103,6 +104,7 @@ def _run(arguments: Arguments) -> int:
         # The threads of a run end only when its cancellation is requested. After an exception nothing else may have
         # requested it, and the interpreter joins all threads before it exits.
         cancellation.request(Reason.INTERNAL)
+        drop_lost_terminals()
     if run.abandoned:
         # An abandoned thread may never return, for example from a name look-up, and sys.exit would join it.
         os._exit(code)
@@ -123,7 +125,7 @@ def _serve(arguments: Arguments) -> int:
         seconds = fields.pop("duration_seconds")
         log.info("request", **fields, duration_s=round(seconds, 6))
 
-    signals = {signal.SIGINT, signal.SIGTERM}
+    signals = _ending_signals()
     # Threads inherit the mask of the thread that starts them, so the signals are blocked before the server starts its
     # threads. A signal that arrives before sigwait stays pending until then; it cannot be lost, nor end a response.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -156,14 +158,14 @@ def _verify(arguments: Arguments) -> int:
     cancellation = Cancellation()
     loaded = settings.load(arguments, os.environ)
     _install_signal_handlers(cancellation)
-    return maintenance.verify(loaded, _open_log(loaded), cancellation, delete=arguments.delete)
+    return maintenance.verify(loaded, _open_log(loaded, _output(cancellation)), cancellation, delete=arguments.delete)
 
 
 def _roll_back(arguments: Arguments) -> int:
     from job import maintenance  # noqa: PLC0415  (see the module's docstring)
 
     loaded = settings.load(arguments, os.environ)
-    return maintenance.roll_back(loaded, _open_log(loaded))
+    return maintenance.roll_back(loaded, _open_log(loaded, sys.stdout.buffer))
 
 
 _COMMANDS: Mapping[Command, Callable[[Arguments], int]] = {
@@ -176,7 +178,11 @@ _COMMANDS: Mapping[Command, Callable[[Arguments], int]] = {
 
 
 def _install_signal_handlers(cancellation: Cancellation) -> None:
-    """Install a handler whose first SIGINT or SIGTERM ends the run in good order, and whose second ends the process."""
+    """Install a handler whose first signal ends the run in good order, and whose second ends the process.
+
+    A further SIGHUP changes nothing: when a session closes, the kernel and the shell send one each, and systemd sends
+    one right after its SIGTERM. Nobody asks for haste by that.
+    """
     received: list[int] = []
 
     # The kernel drops a signal to PID 1 that has no handler, because PID 1 has no default actions: in a container, a
@@ -189,13 +195,34 @@ def _install_signal_handlers(cancellation: Cancellation) -> None:
     # code may hold. os._exit needs none: no handler, no buffer and no thread can delay it. Files stay whole, because
     # they are only ever replaced.
     def handle(number: int, _frame: FrameType | None) -> None:
+        if received and number == signal.SIGHUP:
+            return
         if received:
             os._exit(signal_exit_code(number))
         received.append(number)
         cancellation.request(Reason.SIGNAL, number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in _ending_signals():
         signal.signal(number, handle)
+
+
+def _ending_signals() -> set[signal.Signals]:
+    """Return the signals that end a command in good order; SIGHUP is one unless this process was told to ignore it."""
+    signals = {signal.SIGINT, signal.SIGTERM}
+    return signals if _is_hangup_ignored() else signals | {signal.SIGHUP}
+
+
+def _is_hangup_ignored() -> bool:
+    """Return whether the process ignores SIGHUP, as nohup arranges it: it must outlive its terminal."""
+    return signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def _output(cancellation: Cancellation) -> "LogStream":
+    """Return the stream of the log; a terminal that is gone ends the run like SIGHUP, which may come late or never."""
+    output = sys.stdout.buffer
+    if not sys.stdout.isatty() or _is_hangup_ignored():
+        return output
+    return Terminal(output, lambda: cancellation.request(Reason.SIGNAL, signal.SIGHUP))
 
 
 def _raise_descriptor_limit(workers: int) -> None:
@@ -206,12 +233,12 @@ def _raise_descriptor_limit(workers: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(needed, hard), hard))
 
 
-def _open_log(loaded: settings.Settings) -> "RunLog":
+def _open_log(loaded: settings.Settings, output: "LogStream") -> "RunLog":
     from job.log import RunLog  # noqa: PLC0415  (see the module's docstring)
 
     is_automatic = loaded.log_format is settings.LogFormat.AUTO
     for_people = sys.stdout.isatty() if is_automatic else loaded.log_format is settings.LogFormat.CONSOLE
-    return RunLog(sys.stdout.buffer, level=loaded.log_level, for_people=for_people, secrets=loaded.secrets)
+    return RunLog(output, level=loaded.log_level, for_people=for_people, secrets=loaded.secrets)
 
 
 def _open_failure_log() -> "RunLog":
@@ -227,5 +254,6 @@ def _report_on_stderr(problem: str) -> int:
     """Report a problem of standard output, which is closed, full or without a reader; return the exit code."""
     if sys.stdout is not None:  # else the interpreter would fail when it flushes standard output at its exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    drop_lost_terminals()
     print(f"flagjob: {problem}", file=sys.stderr)  # noqa: T201  (no other stream is left; print ignores a closed one)
     return ExitCode.STORAGE

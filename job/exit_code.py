@@ -25,6 +25,7 @@ class ExitCode(IntEnum):
     STORAGE = 5
     ORIGIN_DOWN = 6
     DEADLINE = 7
+    SIGHUP = 129
     SIGINT = 130
     SIGTERM = 143
 

@@ -110,8 +110,8 @@ class RunLog:
         self._always.info(event, **fields)
 
     def log_run_started(self, **fields: object) -> None:
-        """Write what the run is about to do, at every level."""
-        self._always.info("run_started", **fields)
+        """Write what the run is about to do."""
+        self._log.info("run_started", **fields)
 
     def log_scheduled(self, item: Item, future: object) -> None:
         """Write that an item was submitted to the pool, with the state of its future."""
@@ -168,13 +168,13 @@ class RunLog:
         write("file", file=file, finding=finding)
 
     def log_verify_finished(self, exit_code: int, counts: Mapping[str, int]) -> None:
-        """Write the last line of `flagjob verify`, at every level: the number of files by finding."""
-        write = self._always.info if exit_code == 0 else self._always.error
+        """Write the last line of `flagjob verify`, the number of files by finding: an error unless all is well."""
+        write = self._log.info if exit_code == 0 else self._log.error
         write("verify_finished", exit_code=exit_code, counts=counts)
 
     def log_run_finished(self, summary: Summary, text: str) -> None:
-        """Write the last line of a run, at every level; `text` is the summary in words."""
-        write = self._always.info if summary.exit_code == 0 else self._always.error
+        """Write the last line of a run, an error unless it succeeded; `text` is the summary in words."""
+        write = self._log.info if summary.exit_code == 0 else self._log.error
         write("run_finished", **_summary_fields(summary, text))
 
 

@@ -1,6 +1,9 @@
 """Terminal output for people: tqdm's progress bar, log lines above it, and the summary of a run in words."""
 
-from collections.abc import Sequence
+import errno
+import os
+import stat
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
@@ -33,6 +36,54 @@ def _counted(count: int, noun: str) -> str:
 def is_terminal(stream: TextIO | None) -> bool:
     """Return whether a stream is a terminal. Standard error is None if the parent process closed it."""
     return stream is not None and stream.isatty()
+
+
+def drop_lost_terminals() -> None:
+    """Lead standard output and error to /dev/null where their terminal is gone.
+
+    What their buffers still hold would else fail again when the interpreter flushes them at its exit.
+    """
+    for descriptor in (1, 2):
+        with suppress(OSError):  # a descriptor that is closed
+            is_device = stat.S_ISCHR(os.fstat(descriptor).st_mode)
+            if is_device and not os.isatty(descriptor):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, descriptor)
+                os.close(null)
+
+
+class Terminal:
+    """A stream to a terminal that may be hung up: `on_hangup` is called, and what is written after that is dropped.
+
+    The kernel may close a terminal before it sends SIGHUP, and does not send it to every process. As thread-safe as the
+    stream below it; `on_hangup` is called on the thread that writes, at least once.
+    """
+
+    def __init__(self, stream: LogStream, on_hangup: Callable[[], None]) -> None:
+        self._stream = stream
+        self._on_hangup = on_hangup
+
+    def write(self, data: bytes, /) -> int:
+        """Write to the terminal; return the number of bytes written or dropped."""
+        try:
+            return self._stream.write(data)
+        except OSError as error:
+            self._end(error)
+        return len(data)
+
+    def flush(self) -> None:
+        """Write what is buffered to the terminal."""
+        try:
+            self._stream.flush()
+        except OSError as error:
+            self._end(error)
+
+    def _end(self, error: OSError) -> None:
+        """Drop the terminal if it is hung up; raise any other error."""
+        if error.errno != errno.EIO:
+            raise error
+        drop_lost_terminals()
+        self._on_hangup()
 
 
 class Bar:

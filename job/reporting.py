@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
-from typing import BinaryIO
 
 from job import __version__, progress
 from job.cancellation import Cancellation
@@ -17,7 +16,7 @@ from job.errors import AttemptError, Reason
 from job.inputs import Inputs
 from job.log import RunLog, termination_message
 from job.metrics import Endpoint, Metrics, Push
-from job.model import Item, Result, Status, Summary
+from job.model import Item, LogStream, Result, Status, Summary
 from job.resilience import RetryEvent, ThrottleEvents
 from job.settings import LogFormat, LogResults, Pushgateway, Settings
 
@@ -47,7 +46,7 @@ class Reporting:
     of `metrics` and `log`, which are thread-safe. Only the main thread may call everything else.
     """
 
-    def __init__(self, settings: Settings, cancellation: Cancellation, stdout: BinaryIO, *, terminal: bool) -> None:
+    def __init__(self, settings: Settings, cancellation: Cancellation, stdout: LogStream, *, terminal: bool) -> None:
         self._settings = settings
         self._cancellation = cancellation
         self._endpoint: Endpoint | None = None

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
-from typing import BinaryIO
 
 from job import validation
 from job.cancellation import Cancellation, Sleeper
@@ -26,7 +25,7 @@ from job.file_table import FileTable
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
-from job.model import FileType, Item, Result, Summary, WorkItem
+from job.model import FileType, Item, LogStream, Result, Summary, WorkItem
 from job.pool import NewExecutor, Pool, ignore, thread_pool
 from job.reporting import Consumer, Reporting
 from job.resilience import (
@@ -55,7 +54,7 @@ _RETRYABLE_HINT = "every item got something other than its file: is it a login p
 class Run:
     """One run, on the main thread; what it hands to the pool runs on other threads."""
 
-    def __init__(self, settings: Settings, cancellation: Cancellation, stdout: BinaryIO, *, terminal: bool) -> None:
+    def __init__(self, settings: Settings, cancellation: Cancellation, stdout: LogStream, *, terminal: bool) -> None:
         self._settings = settings
         self._cancellation = cancellation
         self._reporting = Reporting(settings, cancellation, stdout, terminal=terminal)

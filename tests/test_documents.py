@@ -282,7 +282,7 @@ def deserved(reason: str) -> str:
     status = Status.NOT_FOUND if reason in {"http_204", "http_404", "http_410"} else Status.ERROR
     totals.add(Result(status, None, "CN", reason=reason, retryable=failure_of(reason).retryable, attempts=1))
     codes = []
-    for signal in (2, 15) if reason == Reason.SIGNAL else (None,):
+    for signal in (1, 2, 15) if reason == Reason.SIGNAL else (None,):
         cancellation = Cancellation()
         if reason in {Reason.STORAGE, Reason.DEADLINE, Reason.SIGNAL, Reason.ORIGIN_DOWN}:
             cancellation.request(Reason(reason), signal)

@@ -201,7 +201,8 @@ def test_nothing_is_counted_before_the_first_result() -> None:
         (7, "deadline"),
         (130, "sigint"),
         (143, "sigterm"),
-        (129, "signal_1"),
+        (129, "sighup"),
+        (138, "signal_10"),
     ],
 )
 def test_each_exit_code_has_a_name(code: int, name: str) -> None:
@@ -220,6 +221,7 @@ def test_exit_codes_keep_their_numbers() -> None:
         "STORAGE": 5,
         "ORIGIN_DOWN": 6,
         "DEADLINE": 7,
+        "SIGHUP": 129,
         "SIGINT": 130,
         "SIGTERM": 143,
     }

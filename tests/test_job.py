@@ -2,6 +2,8 @@
 
 import json
 import os
+import pty
+import shlex
 import signal
 import socket
 import subprocess
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 from command import TIMEOUT, Done, environment, flagjob, start_flagjob, wait_for_signal_handlers, wait_until_asleep
 from images import GIF, HTML, PNG, numbered_gif
-from rows import row
+from rows import line_of, row
 from scripted import Answer, Hold, Raw, Request, ScriptedServer, Stall, Step
 
 from job import __version__
@@ -293,6 +295,96 @@ def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
     assert (lines[-1]["outcome"], lines[-1]["exit_code"]) == ("sigterm", 143)
     assert set(files(tmp_path / "downloads").values()) == {GIF}
     assert "flagjob_last_run_exit_code 143.0" in (tmp_path / "x.prom").read_text()
+
+
+@row(67)
+@pytest.mark.parametrize("hangups", [1, 3])
+def test_a_hangup_ends_the_run_in_good_order(tmp_path: Path, hangups: int) -> None:
+    """SIGHUP ends the run as SIGTERM does, with exit code 129; the kernel and the shell may send it more than once."""
+    line, release = line_of("SIGHUP"), threading.Event()
+    codes = [f"c{number}" for number in range(20)]
+    with ScriptedServer({f"/{code}.gif": Hold(release, Answer(body=GIF)) for code in codes}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "5"}
+        with start_flagjob(*codes, cwd=tmp_path, settings=settings) as process:
+            server.wait_for(5)
+            assert process.stdout
+            lines = []
+            process.send_signal(signal.SIGHUP)
+            for text in process.stdout:
+                lines.append(json.loads(text))
+                if lines[-1]["event"] == "interrupted":
+                    for _ in range(hangups - 1):
+                        process.send_signal(signal.SIGHUP)
+                    release.set()
+            assert process.wait(TIMEOUT) == line.exit_code
+    (interrupted,) = [line for line in lines if line["event"] == "interrupted"]
+    results = Counter((line["status"], line["reason"]) for line in lines if line["event"] == "result")
+    assert results == {("ok", None): 5, tuple(line.words): 15}
+    assert (interrupted["signal"], lines[-1]["outcome"], lines[-1]["exit_code"]) == ("SIGHUP", "sighup", 129)
+
+
+@row(67)
+def test_a_hangup_that_nohup_ignores_changes_nothing(tmp_path: Path) -> None:
+    """A process that was started with SIGHUP ignored goes on after one."""
+    line, release = line_of("a SIGHUP that the process was told to ignore"), threading.Event()
+    with ScriptedServer({"/br.gif": Hold(release, Answer(body=GIF))}) as server:
+        command = ["nohup", sys.executable, "-m", "job", "BR"]
+        env = environment(FLAGJOB_URL=server.url("/{cc}.gif"))
+        with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE) as process:
+            server.wait_for(1)
+            process.send_signal(signal.SIGHUP)
+            release.set()
+            stdout, _ = process.communicate(timeout=TIMEOUT)
+    assert (process.returncode, Done(process.returncode, stdout, "").statuses) == (line.exit_code, {"BR": "ok"})
+
+
+def wait_for_end(process_id: int) -> int:
+    """Wait for a child process, and return its exit code."""
+    _, status = os.waitpid(process_id, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def run_on_lost_terminal(cwd: Path, redirection: str, *, ignores: bool = False) -> int:
+    """Run on a terminal that is closed while the run has requests under way; return the exit code."""
+    release = threading.Event()
+    codes = [f"c{number}" for number in range(40)]
+    with ScriptedServer({f"/{code}.gif": Hold(release, Answer(body=GIF)) for code in codes}) as server:
+        settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "5", "FLAGJOB_TERMINATION_LOG": "end"}
+        trap = "trap '' HUP; " if ignores else ""
+        shell = f"{trap}exec {shlex.join([sys.executable, '-m', 'job', *codes])} {redirection}"
+        process_id, terminal = pty.fork()
+        if process_id == 0:
+            os.chdir(cwd)
+            os.execve("/bin/sh", ["sh", "-c", shell], environment(**settings))  # noqa: S606  (on a terminal of its own)
+        server.wait_for(5)
+        os.close(terminal)
+        release.set()
+        return wait_for_end(process_id)
+
+
+@row(67)
+@pytest.mark.parametrize("redirection", ["", "> log", "2> /dev/null", "> log 2> /dev/null"])
+def test_a_run_outlives_its_terminal_until_its_summary(tmp_path: Path, redirection: str) -> None:
+    """When the terminal is closed the run ends with 129 and its summary, whatever was shown on the terminal."""
+    line = line_of("SIGHUP")
+    assert run_on_lost_terminal(tmp_path, redirection) == line.exit_code
+    summary = json.loads((tmp_path / "end").read_bytes())
+    assert (summary["outcome"], summary["codes"]) == ("sighup", 40)
+    assert summary["counts"]["ok"] == len(files(tmp_path / "downloads"))
+
+
+def test_a_log_on_a_lost_terminal_is_one_that_nobody_reads(tmp_path: Path) -> None:
+    """A run that ignores SIGHUP, but whose log goes to a terminal that is gone, ends with exit code 5."""
+    assert run_on_lost_terminal(tmp_path, "", ignores=True) == 5
+
+
+@row(67)
+def test_success_is_silent_at_level_warning(tmp_path: Path) -> None:
+    """A run that succeeds at level warning writes nothing, so that cron sends no mail; one that fails ends with why."""
+    good = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_LOG_LEVEL": "warning"})
+    bad = flagjob("ZZ", cwd=tmp_path, settings={"FLAGJOB_LOG_LEVEL": "warning"})
+    assert (good.code, good.stdout, good.stderr) == (line_of("cron").exit_code, b"", "")
+    assert ([line["event"] for line in bad.events], bad.summary["exit_code"]) == (["result", "run_finished"], 4)
 
 
 @row(47)

@@ -77,20 +77,34 @@ def test_a_retry_line_says_what_failed_and_how_long_it_waits() -> None:
     assert (found["event"], found["level"]) == ("retry", "warning")
 
 
-def test_the_first_and_last_line_appear_at_every_level() -> None:
-    """At level error a run still logs its start, its end and a dry run's plan, and nothing else below error."""
+@pytest.mark.parametrize("level", ["warning", "error"])
+def test_a_run_that_succeeds_is_silent_above_info(level: str) -> None:
+    """Above level info the start, the end and the good results of a run or of `verify` are not logged; a plan is."""
 
     def write(log: RunLog) -> None:
         log.log_run_started(codes=20)
         log.info("builtin_origin")
         log.log_results([OK])
         log.log_plan("item", code="BR")
-        log.warning("sink_failed")
-        log.error("storage_error")
+        log.log_verify_finished(0, {"intact": 1})
         log.log_run_finished(SUMMARY, "20 flags downloaded.")
 
+    assert [json.loads(line)["event"] for line in lines(write, level=level)] == ["item"]
+
+
+def test_a_run_that_fails_says_so_at_every_level() -> None:
+    """At level error a run logs its errors and its end, and nothing below."""
+    failed = Summary(COUNTS, 0, 0, 1.0, exit_code=3, outcome="retryable")
+
+    def write(log: RunLog) -> None:
+        log.log_run_started(codes=20)
+        log.warning("sink_failed")
+        log.error("storage_error")
+        log.log_verify_finished(4, {"missing": 1})
+        log.log_run_finished(failed, "")
+
     events = [json.loads(line)["event"] for line in lines(write, level="error")]
-    assert events == ["run_started", "item", "storage_error", "run_finished"]
+    assert events == ["storage_error", "verify_finished", "run_finished"]
 
 
 def test_the_summary_adds_up() -> None:

@@ -1,5 +1,7 @@
 """The metrics: each series exists from the start, counts once, and is served and written as documented."""
 
+import errno
+import os
 import socket
 import struct
 import threading
@@ -13,6 +15,7 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
+from rows import row
 
 from job.errors import HttpError, NetworkError, Outcome, Reason
 from job.metrics import Endpoint, Metrics
@@ -207,9 +210,9 @@ def endpoint() -> Iterator[Endpoint]:
     made.close()
 
 
-def scrape(endpoint: Endpoint, path: str = "/metrics", method: str = "GET") -> bytes:
+def scrape(endpoint: Endpoint, path: str = "/metrics", method: str = "GET", *, host: str = "127.0.0.1") -> bytes:
     """Return the body of the endpoint's response."""
-    with closing(HTTPConnection("127.0.0.1", endpoint.port)) as connection:
+    with closing(HTTPConnection(host, endpoint.port)) as connection:
         connection.request(method, path)
         answer = connection.getresponse()
         body = answer.read()
@@ -233,10 +236,40 @@ def test_the_endpoint_serves_the_run_and_the_process() -> None:
     metrics.serve("127.0.0.1", endpoint.port).close()
 
 
+@row(67)
 def test_an_empty_host_is_every_address() -> None:
-    """An address without a host, such as `:9464`, is bound on every IPv4 address."""
+    """An address without a host, such as `:9464`, is bound on every address, of IPv4 and of IPv6."""
     with closing(make().serve("", 0)) as endpoint:
+        for host in ("127.0.0.1", "::1"):
+            assert b"flagjob_workers" in scrape(endpoint, host=host)
+
+
+@row(67)
+@pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
+def test_a_machine_without_ipv6_serves_ipv4(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Where the kernel has no IPv6, `:9464` is every IPv4 address."""
+
+    class Socket(socket.socket):
+        def __init__(self, family: int = socket.AF_INET, *arguments: int) -> None:
+            if family == socket.AF_INET6:
+                raise OSError(number, os.strerror(number))
+            super().__init__(family, *arguments)
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    endpoint = make().serve("", 0)
+    monkeypatch.undo()
+    with closing(endpoint):
         assert b"flagjob_workers" in scrape(endpoint)
+
+
+def test_a_name_is_bound_in_a_family_that_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host name that has an IPv6 address alone is bound in IPv6."""
+    found = [(socket.AF_INET6, socket.SOCK_STREAM, 6, "", ("::1", 0, 0, 0))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    endpoint = make().serve("pod.example", 0)
+    monkeypatch.undo()
+    with closing(endpoint):
+        assert b"flagjob_workers" in scrape(endpoint, host="::1")
 
 
 def test_a_port_in_use_is_an_error() -> None:

@@ -142,7 +142,7 @@ def test_the_dashboard_names_exit_codes() -> None:
     """Each exit code is shown with its name."""
     (mapping,) = panel("Exit codes")["fieldConfig"]["defaults"]["mappings"]
     words = {code: outcome_name(code).replace("_", " ") for code in ExitCode}
-    words |= {code: code.name for code in (ExitCode.SIGINT, ExitCode.SIGTERM)}
+    words |= {code: code.name for code in (ExitCode.SIGHUP, ExitCode.SIGINT, ExitCode.SIGTERM)}
     expected = {str(code.value): f"{code.value} {word}" for code, word in words.items()}
     assert mapping["type"] == "value"
     assert {code: option["text"] for code, option in mapping["options"].items()} == expected

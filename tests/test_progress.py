@@ -1,6 +1,8 @@
 """Terminal output: the progress bar, log lines above it, and the summary in the book's words."""
 
+import errno
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -14,7 +16,7 @@ import pytest
 from test_book import screen
 
 from job.model import Result, Status, Summary
-from job.progress import Bar, LinesAboveBar, summary_text
+from job.progress import Bar, LinesAboveBar, Terminal, summary_text
 
 OK = Result(Status.OK, None, "BR")
 
@@ -226,3 +228,44 @@ def test_without_a_terminal_tqdm_is_not_even_imported() -> None:
     """A run without a terminal does not pay for the import, which is a fifth of its start-up time."""
     program = "import sys, job.run; sys.exit('tqdm' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+class _Failing(io.BytesIO):
+    """A stream whose every write and flush fails."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def write(self, _data: object, /) -> int:
+        raise OSError(self._number, os.strerror(self._number))
+
+    def flush(self) -> None:
+        raise OSError(self._number, os.strerror(self._number))
+
+
+def test_a_terminal_that_is_gone_takes_every_line() -> None:
+    """A write to a terminal that is gone counts as written, and is reported; a flush, too."""
+    hangups: list[str] = []
+    terminal = Terminal(_Failing(errno.EIO), lambda: hangups.append("gone"))
+    assert terminal.write(b"line\n") == 5
+    terminal.flush()
+    assert hangups == ["gone", "gone"]
+
+
+def test_another_failure_of_a_terminal_is_no_hangup() -> None:
+    """Only the error of a terminal that is gone is one: any other is raised."""
+    terminal = Terminal(_Failing(errno.ENOSPC), pytest.fail)
+    with pytest.raises(OSError, match="No space"):
+        terminal.write(b"line\n")
+    with pytest.raises(OSError, match="No space"):
+        terminal.flush()
+
+
+def test_a_terminal_shows_what_is_written() -> None:
+    """A terminal that is there gets every byte."""
+    shown = io.BytesIO()
+    terminal = Terminal(shown, pytest.fail)
+    assert terminal.write(b"line\n") == 5
+    terminal.flush()
+    assert shown.getvalue() == b"line\n"

@@ -1,5 +1,6 @@
 """Scrape endpoint: an HTTP server for Prometheus that serves the run's metrics and the process's own at /metrics."""
 
+import errno
 import io
 import socket
 from collections.abc import Callable, Iterable, Iterator
@@ -15,12 +16,15 @@ from prometheus_client.exposition import ThreadingWSGIServer
 _POLL_SECONDS = 0.05
 """How soon the endpoint notices that it is closed, or that a signal came."""
 _CLIENT_TIMEOUT_SECONDS = 10.0
+_NO_IPV6_ERRORS = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}
+"""What a kernel says that has no IPv6: it knows no such socket, or has no such address."""
 
 
 class Endpoint:
     """Serves a registry on threads of its own until `close`. Only one thread may call its methods.
 
-    An empty host is every IPv4 address. Raises OSError if the address is in use or does not belong to this machine.
+    An empty host is every address of the machine, IPv4 and IPv6. Raises OSError if the address is in use or does not
+    belong to this machine.
     """
 
     def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
@@ -111,12 +115,22 @@ class _ScrapeHandler(WSGIRequestHandler):
 
 class _ScrapeServer(ThreadingWSGIServer):
     def __init__(self, host: str, port: int) -> None:
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _ScrapeHandler)
+        try:
+            self._listen(host or "::", port)  # a socket of IPv6 takes connections of IPv4, too
+        except OSError as error:
+            if host or error.errno not in _NO_IPV6_ERRORS:
+                raise
+            self._listen("", port)
+
+    def _listen(self, host: str, port: int) -> None:
+        self.address_family, address = _resolve(host)
+        super().__init__((address, port), _ScrapeHandler)
 
     def server_bind(self) -> None:
         """Bind like the base class, but without its reverse DNS look-up of this machine's name, which may block."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.address_family == socket.AF_INET6:  # the system's default may be IPv6 alone (sysctl bindv6only)
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
         self.server_name = str(self.server_address[0])
@@ -125,3 +139,10 @@ class _ScrapeServer(ThreadingWSGIServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log nothing about a client that went away."""
+
+
+def _resolve(host: str) -> tuple[socket.AddressFamily, str]:
+    """Return the address to bind for a host, IPv4 if it has one, with its family; raise OSError if it has none."""
+    found = socket.getaddrinfo(host or "0.0.0.0", None, type=socket.SOCK_STREAM)  # noqa: S104  (as asked for)
+    family, *_, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+    return family, str(address[0])

@@ -30,7 +30,7 @@ FLAGJOB_CODES_FILE, else they are POP20, the twenty most populous countries.
 
 exit codes: 0 all well, or within the budgets; 1 a bug; 2 usage; 3 failures that
 a later run may heal; 4 failures that none will heal; 5 storage or local limits;
-6 origin down; 7 deadline; 130 SIGINT; 143 SIGTERM
+6 origin down; 7 deadline; 129 SIGHUP; 130 SIGINT; 143 SIGTERM
 """
 _SERVE_DESCRIPTION = "Serves the built-in origin's real flags, with faults on demand."
 _SIMULATE_DESCRIPTION = "Runs tasks that only sleep on the job's pool, and draws their timeline."

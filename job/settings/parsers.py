@@ -30,7 +30,7 @@ _RATE_MAX = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An address to listen on. An empty host stands for every IPv4 address of the machine."""
+    """An address to listen on. An empty host stands for every address of the machine, IPv4 and IPv6."""
 
     host: str
     port: int
@@ -135,7 +135,7 @@ def hosts(text: str) -> tuple[str, ...]:
 
 
 def address(text: str) -> Address:
-    """Return the address of HOST:PORT, or of :PORT for every IPv4 address of the machine."""
+    """Return the address of HOST:PORT, or of :PORT for every address of the machine, IPv4 and IPv6."""
     match = _ADDRESS.fullmatch(text)
     if not match or int(match[2]) > _PORT_MAX:
         raise ValueError("must be HOST:PORT or :PORT, such as :9464 or 127.0.0.1:9464")
