@@ -45,6 +45,9 @@ from job.transport import BlockingTransfers, CurlAdapter, Transfers
 
 _CUTOFF_ITEMS = 100
 """The run ends if so many items, or twice as many as there are workers, all fail in the same way from the start."""
+_PATIENCE_SECONDS = 5.0
+_PATIENCE_ONCE_ANSWERED_SECONDS = 30.0
+"""How long an origin that is away is probed by default: a restart takes seconds, a wrong port never heals."""
 _LAST_SECOND = 1.0
 """A worker that waits for an origin until the run's deadline gives up this much earlier, so that it can report why."""
 _PERMANENT_HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
@@ -196,8 +199,7 @@ class Run:
         """End a run whose items all fail with one reason, unless the user allows that: a wrong path stays wrong."""
         settings = self._settings
         items = max(self._totals.items, known or 0)
-        failures = [cutoff.add(result) for result in results]
-        failure = next(filter(None, failures), None)
+        failure = next(filter(None, [cutoff.add(result) for result in results]), None)
         if failure is None or self._cancellation.reason:
             return
         if is_over_budget(self._totals, items, errors=settings.max_errors, not_found=settings.max_not_found):
@@ -365,10 +367,13 @@ class _Wiring:
 
     def _throttle_limits(self) -> ThrottleLimits:
         settings = self.settings
+        patience = settings.origin_patience
         return ThrottleLimits(
             rate=settings.rate_limit,
             workers=self._workers,
-            patience=settings.origin_patience,
+            patience=_PATIENCE_SECONDS if patience is None else patience,
+            patience_once_answered=_PATIENCE_ONCE_ANSWERED_SECONDS if patience is None else None,
+            is_for_hiccups=patience is None,
             max_pauses_seconds=2 * self._patience_seconds,  # an item that is throttled alone has given up by then
             ends_at=self.ends_at - _LAST_SECOND,
             items=self.inputs.known,

@@ -5,6 +5,7 @@ import errno
 import json
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -14,8 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from time import monotonic
+from typing import Self
 
 import pytest
+import trustme
 from command import TIMEOUT, Done, environment
 from images import GIF, HTML, PNG, numbered_gif
 from inprocess import WatchedLog, files_in, run, run_here
@@ -308,7 +312,7 @@ def test_an_origin_that_dies_leaves_exactly_the_ok_files(tmp_path: Path) -> None
         return Answer(body=GIF) if len(server.requests) <= alive else Raw(b"", reset=True)
 
     with ScriptedServer({f"/{code}.gif": answer for code in codes}) as server:
-        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"))
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), origin_patience="1")
         assert len(server.requests) <= alive + 5 * WORKERS  # libcurl repeats a request whose kept connection ended
     good = {code for code, status in done.statuses.items() if status == "ok"}
     assert (done.code, set(results(done)) - {("ok", None), ("error", "connection")}) == (6, {tuple(line.words)})
@@ -397,7 +401,7 @@ def test_a_run_does_not_drain_once_the_origin_is_given_up(tmp_path: Path) -> Non
     codes = [f"c{n}" for n in range(60)]
     with ScriptedServer(script_of_dying_origin(codes, Stall())) as server:
         timeouts = dict.fromkeys(["shutdown_grace", "read_timeout", "attempt_timeout", "item_timeout"], "600")
-        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), **timeouts)
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), origin_patience="0", **timeouts)
     assert (done.code, results(done)["cancelled", "origin_down"] > 30) == (6, True)
 
 
@@ -408,6 +412,103 @@ def test_the_patience_ends_before_the_deadline(tmp_path: Path) -> None:
     with ScriptedServer(script_of_dying_origin(codes, Answer(body=GIF))) as server:
         done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"), origin_patience="600", deadline="3")
     assert (done.code, len(done.events_named("origin_down")), results(done)["ok", None]) == (6, 1, 1)
+
+
+class LateServer(ScriptedServer):
+    """A server whose port refuses connections until it appears."""
+
+    def __enter__(self) -> Self:
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._accepter = threading.Thread(target=self._accept)
+        return self
+
+    def appear(self) -> None:
+        """Begin to listen."""
+        self._listener.listen(1024)
+        self._accepter.start()
+
+
+HICCUP = "a hiccup: the origin refuses"
+
+
+@row(68)
+def test_an_origin_that_refuses_connections_for_a_moment_costs_nothing(tmp_path: Path) -> None:
+    """A run whose origin restarts waits for it, which one line tells, and then gets every file."""
+    line, codes = line_of(HICCUP), [f"c{number}" for number in range(60)]
+    with LateServer({f"/{code}.gif": Answer(body=GIF) for code in codes}) as server:
+
+        def appear_in_the_pause(text: bytes) -> None:
+            if b'"host_paused"' in text:
+                server.appear()
+
+        log = WatchedLog(appear_in_the_pause)
+        done = run(codes, Cancellation(), log, dest=str(tmp_path), url=server.url("/{cc}.gif"))
+    assert (done.code, results(done)) == (line.exit_code, {(line.words[0], None): 60})
+    ((paused,), (back,)) = (done.events_named("host_paused"), done.events_named("origin_back"))
+    assert (paused["until_s"], paused["reason"], back["level"]) == (5, "connection", "info")
+
+
+@row(68)
+@pytest.mark.parametrize(
+    "trouble", [Raw(b""), Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n", reset=True), Answer(500), Answer(502)]
+)
+def test_an_origin_that_has_answered_is_waited_for_longer(tmp_path: Path, trouble: Step) -> None:
+    """An origin that fails in mid-run is waited for up to 30 s, and its failures cost no item its result."""
+    line, is_away, codes = line_of(HICCUP), threading.Event(), [f"c{number}" for number in range(120)]
+
+    def answer(request: Request) -> Step:
+        if request.target == "/c40.gif" and not is_back.is_set():
+            is_away.set()
+        return trouble if is_away.is_set() and not is_back.is_set() else Answer(body=GIF)
+
+    is_back = threading.Event()
+    with ScriptedServer({f"/{code}.gif": answer for code in codes}) as server:
+        log = WatchedLog(lambda text: is_back.set() if b'"host_paused"' in text else None)
+        done = run(codes, Cancellation(), log, dest=str(tmp_path), url=server.url("/{cc}.gif"))
+    assert (done.code, results(done)) == (line.exit_code, {(line.words[0], None): 120})
+    assert [paused["until_s"] for paused in done.events_named("host_paused")] == [30]
+
+
+@row(53, 68)
+def test_a_dead_origin_is_given_up_in_seconds(tmp_path: Path) -> None:
+    """A dead origin is probed for 5 s, by few requests; the run ends within 5 s more, with a line for each item."""
+    line, codes, began = line_of("the origin is dead"), [f"c{number}" for number in range(300)], monotonic()
+    done = run_here(*codes, dest=tmp_path, url=f"http://127.0.0.1:{closed_port()}/{{cc}}.gif")
+    assert 5 <= monotonic() - began < 10
+    found = results(done)
+    assert (done.code, found[line.words[0], line.words[1]] > 250, found.total()) == (line.exit_code, True, 300)
+    assert attempts(done) < 100
+
+
+@row(68)
+def test_a_short_list_keeps_the_result_of_each_item(tmp_path: Path) -> None:
+    """Items of a list that is too short to open the circuit have their own tries and reasons; nothing is probed."""
+    line, codes = line_of("a hiccup, and a list too short"), [f"c{number}" for number in range(5)]
+    done = run_here(*codes, dest=tmp_path, url=f"http://127.0.0.1:{closed_port()}/{{cc}}.gif")
+    assert (done.code, results(done)) == (6, {tuple(line.words): 5})
+    assert (attempts(done), done.events_named("host_paused")) == (20, [])
+
+
+@row(68)
+def test_a_name_that_does_not_exist_is_not_waited_for(tmp_path: Path) -> None:
+    """A name that does not exist is no hiccup: the run ends at once."""
+    line, codes = line_of("a name or a certificate"), [f"c{number}" for number in range(300)]
+    done = run_here(*codes, dest=tmp_path, url="http://no..name/{cc}.gif")
+    assert (done.code, results(done)[line.words[0], line.words[1]] > 200) == (line.exit_code, True)
+    assert (done.events_named("host_paused"), len(done.events_named("origin_down"))) == ([], 1)
+
+
+@row(68)
+def test_a_certificate_that_is_refused_is_not_waited_for(tmp_path: Path) -> None:
+    """A certificate of an unknown authority is no hiccup: the run ends at once."""
+    codes, context = [f"c{number}" for number in range(300)], ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    with ScriptedServer({}, context) as server:
+        done = run_here(*codes, dest=tmp_path, url=server.url("/{cc}.gif"))
+    assert (done.code, results(done)["cancelled", "origin_down"] > 200) == (6, True)
+    assert (done.events_named("host_paused"), done.events_named("origin_down")[0]["reason"]) == ([], "tls")
 
 
 @row(54)

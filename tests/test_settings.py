@@ -372,7 +372,7 @@ def test_defaults() -> None:
     assert (found.refresh, found.not_found_ttl, found.new_origin) == (Refresh.CONDITIONAL, 0, NewOrigin.REFUSE)
     assert (found.publish, found.keep, found.max_changed) == (Publish.EACH, 3, Budget(1, is_share=True))
     assert (found.shard_index, found.shard_count, found.checksums, found.expected_digests) == (0, 1, None, {})
-    assert (found.origin_patience, found.metrics_linger, found.pushgateway_url) == (0, 0, None)
+    assert (found.origin_patience, found.metrics_linger, found.pushgateway_url) == (None, 0, None)
     assert (found.url, found.server, found.codes, found.codes_file, found.redirect_hosts) == (
         None,
         None,

@@ -35,7 +35,7 @@ def busy(seconds: float | None, status: int = 429) -> HttpError:
 class Harness:
     """A throttle, a clock that only `sleep` moves, and the events that were reported."""
 
-    def __init__(self, rate: float = 0, **settings: float) -> None:
+    def __init__(self, rate: float = 0, *, is_for_hiccups: bool = False, **settings: float) -> None:
         self.now = 1000.0
         self.slept: list[float] = []
         self.events: list[tuple[object, ...]] = []
@@ -50,7 +50,7 @@ class Harness:
         )
         jitter = settings.pop("jitter", 0.0)
         items = int(settings.pop("items", 0)) or None
-        limits = ThrottleLimits(rate=rate, workers=WORKERS, items=items, **settings)
+        limits = ThrottleLimits(rate=rate, workers=WORKERS, items=items, is_for_hiccups=is_for_hiccups, **settings)
         self.throttle = Throttle(limits, callbacks, clock=lambda: self.now, jitter=lambda: jitter)
 
     def sleep(self, seconds: float) -> None:
@@ -439,6 +439,59 @@ def test_patience_applies_to_short_lists(items: int) -> None:
         for number in range(2 * items):
             harness.send_each(REFUSED, item=f"c{number % items}")
     assert (patient.events, hasty.events) == ([("paused", "connection", 60)], [])
+
+
+def hiccup_harness(items: int = 0) -> Harness:
+    """Return a harness with the patience that a run has by default."""
+    return Harness(patience=5, patience_once_answered=30, is_for_hiccups=True, items=items)
+
+
+@pytest.mark.parametrize("items", [1, 2, 5, 9])
+def test_the_default_patience_leaves_short_lists_alone(items: int) -> None:
+    """With the default patience a list of a few items that fail again and again leaves the circuit closed."""
+    harness = hiccup_harness(items)
+    for number in range(4 * items):
+        harness.send_each(REFUSED, item=f"c{number % items}")
+    assert harness.events == []
+
+
+@pytest.mark.parametrize(("before", "seconds"), [([], 5), ([None], 30), ([MISSING], 30), ([BROKEN], 5)])
+def test_the_default_patience_is_longer_once_the_origin_answered(
+    before: list[AttemptError | None], seconds: float
+) -> None:
+    """An origin that has answered in this run is probed for 30 s, any other for 5 s; both times are told."""
+    harness = hiccup_harness()
+    harness.send_each(*before, *[REFUSED] * (30 - before.count(BROKEN)))
+    began = harness.now
+    assert harness.events == [("paused", "connection", seconds)]
+    while harness.events[-1][0] != "gave_up":
+        harness.send_each(REFUSED)
+    assert harness.now - began == pytest.approx(seconds, abs=1.5)
+
+
+@pytest.mark.parametrize("reason", [Reason.DNS, Reason.TLS])
+@pytest.mark.parametrize("before", [[], [None]])
+def test_the_default_patience_is_not_for_what_lasts(reason: Reason, before: list[None]) -> None:
+    """A name that does not exist and a bad certificate are not waited for; a user's own patience covers them, too."""
+    failures = [NetworkError(reason, "lasts")] * 30
+    harness, patient = hiccup_harness(), Harness(patience=5)
+    harness.send_each(*before, *failures)
+    patient.send_each(*before, *failures)
+    assert (harness.events, patient.events) == ([("gave_up", reason)], [("paused", reason, 5)])
+
+
+def test_the_default_patience_spares_no_retry_budget() -> None:
+    """With the default patience retries cost the run's budget, as without any: most origins that fail are not away."""
+    harness = hiccup_harness()
+    assert [harness.throttle.may_retry(REFUSED) for _ in range(60)] == [True] * 50 + [False] * 10
+
+
+def test_a_hiccup_costs_no_item_a_failure() -> None:
+    """Failures while the circuit is open are ignored, and the next answer closes it."""
+    harness = hiccup_harness()
+    harness.send_each(*[REFUSED] * 30)
+    assert harness.send_each(REFUSED, None, None) == [True, False, False]
+    assert [name for name, *_ in harness.events] == ["paused", "recovered"]
 
 
 def test_repeated_500s_of_few_items_do_not_open_the_circuit() -> None:

@@ -45,13 +45,12 @@ class CircuitBreaker:
     (a full disk, a cancelled run) leads back to open, and the next request in the queue is the probe.
 
     Half of the failures that open it must be of different items: few items that always fail are not the origin.
-    Probing ends after `patience` seconds, and before `ends_at`, when the run ends. Times are those of one monotonic
-    clock, in seconds.
+    Probing ends after the patience that `open` is given, and before `ends_at`, when the run ends. Times are those of
+    one monotonic clock, in seconds.
     """
 
     def __init__(self, limits: ThrottleLimits) -> None:
         self._limit = _failure_limit(limits)
-        self._patience = limits.patience
         self._ends_at = limits.ends_at
         self._failures = 0
         self._failed_items: set[str] = set()
@@ -92,9 +91,9 @@ class CircuitBreaker:
         self._failed_items.clear()
         self.state = State.CLOSED
 
-    def open(self, now: float, pause: float) -> None:
-        """Open the circuit; the first probe comes after `pause` seconds at least."""
-        self._give_up_at = min(now + self._patience, self._ends_at)
+    def open(self, now: float, pause: float, patience: float) -> None:
+        """Open the circuit for `patience` seconds at most; the first probe comes after `pause` seconds at least."""
+        self._give_up_at = min(now + patience, self._ends_at)
         self.schedule_probe(now, pause)
 
     def schedule_probe(self, now: float, pause: float) -> None:
@@ -124,5 +123,5 @@ def _failure_limit(limits: ThrottleLimits) -> int:
     limit = max(_MIN_FAILURES, limits.workers)
     if not limits.patience:
         return limit
-    limit_of_list = 2 * limits.items if limits.items else limit
+    limit_of_list = 2 * limits.items if limits.items and not limits.is_for_hiccups else limit
     return min(limit, _MAX_FAILURES_WITH_PATIENCE, limit_of_list)

@@ -9,7 +9,7 @@ from threading import Lock
 from time import monotonic
 
 from job.cancellation import Sleeper
-from job.errors import AttemptError, NetworkError
+from job.errors import AttemptError, NetworkError, Reason
 from job.model import NotModified, Reply
 from job.resilience.circuit_breaker import CircuitBreaker
 from job.resilience.rate_limiter import RateLimiter
@@ -32,6 +32,8 @@ _SHORT_PAUSE_SECONDS = 0.5
 _PAUSING_STATUSES = {403, 420, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 509, *range(520, 528)}
 """The statuses whose Retry-After is meant for all requests (RFC 6585, 4; RFC 9110, 15.6.4): 403 is GitHub's rate limit,
 420 and 509 are those of others, and 520 to 527 are a CDN's words about its whole origin."""
+_LASTING_REASONS = {Reason.DNS, Reason.TLS}
+"""A name that nobody has, or a bad certificate: no hiccup, and nothing that seconds heal."""
 _Notify = Callable[[], None]
 """Calls the callback of an event; only once the lock is free."""
 
@@ -125,9 +127,10 @@ class Throttle:
     def may_retry(self, error: AttemptError) -> bool:
         """Take a retry out of the run's budget; return False if that is spent, so that the item should end.
 
-        With patience, failures of an origin that is away cost nothing: they are waited for anyway.
+        With a patience that the user asked for, failures of an origin that is away cost nothing: they are waited for
+        anyway.
         """
-        if self._limits.patience and _is_failure(error):
+        if self._limits.patience and not self._limits.is_for_hiccups and _is_failure(error):
             return True
         with self._lock:
             is_paid = self._budget.spend()
@@ -217,11 +220,21 @@ class Throttle:
 
     def _open_circuit(self, error: AttemptError, now: float) -> _Effect:
         """Open the circuit, so that only probes start; without patience give the origin up at once."""
+        patience = self._patience_with(error)
         self._limiter.record_throttled(now)
-        self._breaker.open(now, error.retry_after or 0.0)
+        self._breaker.open(now, error.retry_after or 0.0, patience)
         if self._breaker.has_given_up:
             return _Effect(notify=partial(self._events.gave_up, error))
-        return _Effect(is_ignored=True, notify=partial(self._events.paused, error, self._limits.patience))
+        return _Effect(is_ignored=True, notify=partial(self._events.paused, error, patience))
+
+    def _patience_with(self, error: AttemptError) -> float:
+        """Return how many seconds an origin is probed that is away because of this failure."""
+        limits = self._limits
+        if limits.is_for_hiccups and error.failure.kind in _LASTING_REASONS:
+            return 0.0
+        if limits.patience_once_answered is not None and self._answers:
+            return limits.patience_once_answered
+        return limits.patience
 
     def _record_answer(self, permit: Permit, now: float) -> _Effect:
         """Record that the origin is there; one that was away must show it by a probe."""

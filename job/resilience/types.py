@@ -119,6 +119,11 @@ class ThrottleLimits:
     """How many items there are, if that is known: few items can fail only a few times."""
     patience: float = 0.0
     """How long an origin that is away is probed before it is given up."""
+    patience_once_answered: float | None = None
+    """The same from the first answer on; None is no difference."""
+    is_for_hiccups: bool = False
+    """Patience is the default one, which bridges a hiccup. It is not for failures that last (a name, a certificate),
+    opens the circuit no earlier for a short list, and retries cost the run's budget as without it."""
     max_pauses_seconds: float = 180.0
     """How long the origin may ask for one pause after the other without answering any request."""
     ends_at: float = inf

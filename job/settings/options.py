@@ -219,8 +219,11 @@ class Settings:
     shutdown_grace: float = option(
         parsers.seconds(0.1, 3600), "8", "time for all that happens after a signal or the deadline", metavar="TIME"
     )
-    origin_patience: float = option(
-        parsers.seconds(0, 86400), "0", "how long a dead origin is probed before the run ends", metavar="TIME"
+    origin_patience: float | None = option(
+        parsers.seconds(0, 86400),
+        None,
+        "how long a dead origin is probed; 5 s, or 30 s once it has answered",
+        metavar="TIME",
     )
     max_bytes: int = option(parsers.size, "5MiB", "largest file", metavar="SIZE")
     accept: tuple[FileType, ...] | None = option(
