@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from command import TIMEOUT, Done, flagjob, start_flagjob
 from failures import failure_of
+from images import GIF, HTML
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # (it has no types)
 from prometheus_client.metrics_core import Metric
 from scripted import Answer, Request, Script, ScriptedServer, Stall, Step
@@ -41,7 +42,6 @@ TOOLS: dict[str, type] = {"serve": ServeOptions, "simulate": SimulateOptions}
 MAINTENANCE = {"verify": {"--delete"}, "rollback": set()}
 """The commands that take the job's options, and those of their own."""
 SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *sorted((ROOT / "k8s").rglob("*.*"))]
-GIF, HTML = b"GIF89a-of-a-kind", b"<!DOCTYPE html>"
 SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("events.schema.json").read_text("utf-8")))
 RUN_FIELDS = {"timestamp", "level", "event", "run_id", "shard", "shards"}
 LOGGING = {"debug", "info", "warning", "error", "log", "log_plan", "write"}

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from command import TIMEOUT, start_flagjob
+from images import GIF
 from inprocess import run_here
 from limits import limited
 from scripted import Answer, Hold, Raw, Request, ScriptedServer, Stall, Step
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.parametrize("executor", ["threads", "greenlets"], indirect=True)
 
-GIF = b"GIF89a"
 FINE = Answer(body=GIF)
 MAX_BUSY_SHARE = 0.02
 """Of a second of waiting, the part that may be processor time."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import pytest
+from images import GIF
 from inprocess import run_here
 from scripted import Answer, ScriptedServer, Step
 
@@ -19,7 +20,6 @@ from job.errors import Cancelled, Reason
 from job.greenlet_executor import GreenletExecutor
 from job.transport import MultiTransfers
 
-GIF = b"GIF89a"
 BOUND = 20
 
 
