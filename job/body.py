@@ -1,15 +1,18 @@
 """A response body as a spooled temporary file: in memory up to 64 KiB, then on disk; committed by fsync and rename."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
-from io import BytesIO, FileIO
+from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO, cast
 
 from job.atomic_write import lock, map_os_errors, name_error, storage_error, sync_file, write_all
 
 _HEAD_BYTES = 512
+_TAIL_BYTES = 12
 _IN_MEMORY_BYTES = 64 * 1024
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL
 """Flags of a temporary file: it is made, never opened, so no link that somebody has put there is followed."""
@@ -49,6 +52,8 @@ class Body:
         """Bytes written so far."""
         self.head = b""
         """The first 512 bytes, by which the type of a file is recognised."""
+        self.tail = b""
+        """The last 12 bytes of a body that is on disk; nothing while it is in memory, where all of it can be read."""
         self._temporary = temporary
         self._digest = sha256()
         self._file: BytesIO | FileIO = BytesIO()
@@ -75,6 +80,7 @@ class Body:
         if self._on_disk:
             with map_os_errors(self._temporary):
                 write_all(self._descriptor, data)
+            self.tail = (self.tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         else:
             self._file.write(data)
         return len(data)
@@ -87,6 +93,21 @@ class Body:
     def rewind(self) -> None:
         """Make the next read begin at the first byte."""
         self._file.seek(0)
+
+    def examine(self, check: Callable[[BinaryIO], bool]) -> bool:
+        """Return what `check` says of a stream of the whole body, which stands at its first byte before and after."""
+        file = self._file
+        if isinstance(file, BytesIO):
+            file.seek(0)
+            answer = check(file)
+        else:
+            with map_os_errors(self._temporary):
+                file.seek(0)
+                reader = BufferedReader(file)
+                answer = check(cast("BinaryIO", reader))
+                reader.detach()
+        file.seek(0)
+        return answer
 
     def commit(self, final: str) -> str:
         """Make the body the file `final`, and return its version: the mtime in nanoseconds, or "" if it has none.
@@ -141,12 +162,12 @@ class Body:
     def _roll_over(self) -> None:
         """Move the body from memory to the temporary file, which stays open, and locked, until it is closed."""
         with map_os_errors(self._temporary):
-            self._write_temporary()
+            self.tail = self._write_temporary()[-_TAIL_BYTES:]
             # Unbuffered: chunks are large already, and a second buffer would only be copied through.
             self._file = FileIO(self._descriptor, "r+b", closefd=False)
 
-    def _write_temporary(self) -> None:
-        """Make the temporary file, lock it, and write to it what is in memory; raise OSError."""
+    def _write_temporary(self) -> bytes:
+        """Make the temporary file, lock it, and write to it what is in memory, which is returned; raise OSError."""
         self._file.seek(0)
         data = self._file.read()
         self._descriptor = os.open(self._temporary, _CREATE, _MODE)
@@ -158,6 +179,7 @@ class Body:
         except OSError:
             pass
         write_all(self._descriptor, data)
+        return data
 
     def _close_temporary(self) -> None:
         """Close the temporary file, once: afterwards its number may be another thread's file. Raises OSError."""

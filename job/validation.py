@@ -1,6 +1,9 @@
-"""Validation of a response body: is it the requested file, by encoding, length, digest and type."""
+"""Validation of a response body: is it the requested file, whole, by encoding, length, digest, type and structure."""
 
+import os
 import re
+from collections.abc import Callable, Mapping
+from typing import BinaryIO
 from xml.parsers import expat
 
 from job.body import Body
@@ -30,6 +33,23 @@ _PICTURES = (FileType.GIF, FileType.PNG, FileType.JPEG, FileType.WEBP)
 _RECORDABLE_CONTENT_TYPE = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 """A Content-Type field that may go into manifest, log and bucket: printable ASCII, at most 255 characters."""
 _SVG_ROOT = "http://www.w3.org/2000/svg svg"
+_ENTITY = re.compile("&([^#;][^;]*);")
+_PREDEFINED_ENTITIES = dict.fromkeys(("amp", "lt", "gt", "quot", "apos"), 1)
+_EXPANSION_MAX = 8 * 1024**2
+"""How many characters the entities of an SVG may expand to."""
+_CHUNK_BYTES = 64 * 1024
+
+_IEND = b"\x00\x00\x00\x00IEND"
+_CHUNK_HEADER_BYTES = 8
+_CRC_BYTES = 4
+_IEND_CRC = b"\xaeB`\x82"
+_EOI = b"\xff\xd9"
+_MARKER = 0xFF
+_SOS = 0xDA
+_SEGMENT_HEADER_BYTES = 4
+_RIFF_HEADER_BYTES = 8
+_WEBP_MIN = 12
+"""A RIFF length covers at least `WEBP` and the header of a chunk."""
 
 
 def accepted_types(suffix: str) -> tuple[FileType, ...]:
@@ -90,6 +110,9 @@ def validate(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = 
     if detected not in accepted:
         shown = detected or "of no known type"
         raise ContentError(Reason.BAD_CONTENT, f"the body is {shown}, not {' or '.join(accepted)}")
+    # Structure: an origin may serve a cut file with the length of what is left. A digest has proved more.
+    if digest is None and not _is_whole(body, detected):
+        raise ContentError(Reason.TRUNCATED, f"the body is a {detected} without its end, although all of it came")
     return _MEDIA_TYPES[detected]
 
 
@@ -110,11 +133,106 @@ def _type_of(body: Body, accepted: tuple[FileType, ...]) -> FileType | None:
     return detected
 
 
+def _is_whole(body: Body, file_type: FileType) -> bool:
+    """Return whether a body has the end of its type. Data after the end is allowed.
+
+    A body in memory is followed through its structure. One on disk is not read again if its last bytes are those of the
+    type; only if they are not, because of a cut or of data after the end, it is followed, too.
+    """
+    if file_type is FileType.WEBP:
+        return _has_riff_length(body)
+    known = _ENDS.get(file_type)
+    if known is None:  # an SVG was parsed to its end already
+        return True
+    ending, is_whole = known
+    return body.tail.endswith(ending) or body.examine(is_whole)
+
+
+def _has_riff_length(body: Body) -> bool:
+    """Return whether a RIFF file is as long as its header says: the length counts what follows it."""
+    length = int.from_bytes(body.head[4:_RIFF_HEADER_BYTES], "little")
+    return _WEBP_MIN <= length <= body.size - _RIFF_HEADER_BYTES
+
+
+def _is_whole_gif(stream: BinaryIO) -> bool:
+    """Return whether a GIF has a trailer after its blocks (GIF89a, 27).
+
+    Each read of something that was cut returns less, in the end nothing, so the loops end without other checks. Bytes
+    that begin no block are skipped, as decoders do: encoders are known to write a second block terminator.
+    """
+    read = stream.read
+    screen = read(13)
+    if screen[10:11] >= b"\x80":
+        read(_color_table_bytes(screen[10]))
+    while introducer := read(1):
+        if introducer == b";":
+            return True
+        if introducer == b",":
+            descriptor = read(9)
+            if descriptor[8:] >= b"\x80":
+                read(_color_table_bytes(descriptor[8]))
+        elif introducer != b"!":
+            continue
+        # The label of an extension or the code size of an image, and the size of the first sub-block.
+        size = read(2)[1:]
+        while size and size != b"\x00":
+            # One read for a sub-block and the size of the next one, 0 after the last.
+            size = read(size[0] + 1)[-1:]
+    return False
+
+
+def _color_table_bytes(flags: int) -> int:
+    """Return the size of a colour table by the lowest three bits of the flags before it (GIF89a, 18 and 20)."""
+    return 3 << (1 + (flags & 7))
+
+
+def _is_whole_png(stream: BinaryIO) -> bool:
+    """Return whether a PNG has the chunk IEND (PNG, 11.2.5), found by the lengths of the chunks before it."""
+    stream.seek(_CHUNK_HEADER_BYTES)
+    header = stream.read(_CHUNK_HEADER_BYTES)
+    while len(header) == _CHUNK_HEADER_BYTES and header != _IEND:
+        stream.seek(int.from_bytes(header[:4], "big") + _CRC_BYTES, os.SEEK_CUR)
+        header = stream.read(_CHUNK_HEADER_BYTES)
+    return stream.read(_CRC_BYTES) == _IEND_CRC
+
+
+def _is_whole_jpeg(stream: BinaryIO) -> bool:
+    """Return whether a JPEG has the marker EOI after its first scan (ITU T.81, B.1.1).
+
+    The segments before the scan are skipped by their lengths, because a thumbnail in one of them has an EOI of its own.
+    In a scan 0xFF is followed by 0, so that its first EOI is the picture's.
+    """
+    stream.seek(2)
+    head = stream.read(_SEGMENT_HEADER_BYTES)
+    while len(head) == _SEGMENT_HEADER_BYTES and head[0] == _MARKER and head[1] not in {_SOS, _EOI[1]}:
+        if head[1] == _MARKER:  # a fill byte
+            stream.seek(1 - _SEGMENT_HEADER_BYTES, os.SEEK_CUR)
+        else:
+            stream.seek(int.from_bytes(head[2:], "big") - 2, os.SEEK_CUR)
+        head = stream.read(_SEGMENT_HEADER_BYTES)
+    stream.seek(-len(head), os.SEEK_CUR)
+    last = b""
+    while chunk := stream.read(_CHUNK_BYTES):
+        if _EOI in last + chunk:
+            return True
+        last = chunk[-1:]
+    return False
+
+
+_ENDS: Mapping[FileType, tuple[bytes, Callable[[BinaryIO], bool]]] = {
+    FileType.GIF: (b"\x00;", _is_whole_gif),
+    FileType.PNG: (_IEND + _IEND_CRC, _is_whole_png),
+    FileType.JPEG: (_EOI, _is_whole_jpeg),
+}
+"""The last bytes of a type, and what follows its structure."""
+
+
 def _is_svg(body: Body) -> bool:
     """Return whether a body is a complete XML document with an svg root element in SVG's namespace (SVG 2, 5.1.1).
 
-    An HTML page that begins like SVG is not well-formed, or has another root. Entities are not allowed: images do not
-    need them, and with them a small document can expand to a large one.
+    An HTML page that begins like SVG is not well-formed, or has another root. Entities that the document declares
+    itself are expanded, as Adobe's programs write them, up to a bound: with them a small document can expand to a large
+    one. External ones are not allowed.
     """
     elements: list[str] = []
 
@@ -122,17 +240,48 @@ def _is_svg(body: Body) -> bool:
         if not elements:
             elements.append(name)
 
-    def reject_entity(*_: object) -> None:
-        raise ValueError("an entity")
-
+    expansion = _Expansion()
     parser = expat.ParserCreate(namespace_separator=" ")
     parser.StartElementHandler = record_root
-    parser.EntityDeclHandler = reject_entity
+    parser.EntityDeclHandler = expansion.declare
     body.rewind()
     try:
-        parser.ParseFile(body)
+        while chunk := body.read(_CHUNK_BYTES):
+            expansion.count(chunk)
+            parser.Parse(chunk, False)  # noqa: FBT003  (expat's own parameter, which has no name)
+        parser.Parse(b"", True)  # noqa: FBT003
     except (expat.ExpatError, ValueError, LookupError):  # LookupError: an encoding that Python does not know
         return False
     finally:
         body.rewind()
     return elements == [_SVG_ROOT]
+
+
+class _Expansion:
+    """Bounds what the entities of a document expand to: the number of references times the longest entity."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = dict(_PREDEFINED_ENTITIES)
+        self._references = 0
+        self._longest = 0
+
+    def count(self, chunk: bytes) -> None:
+        """Count the references of a chunk before it is parsed; raise ValueError beyond the bound."""
+        self._references += chunk.count(b"&")
+        self._check()
+
+    def declare(self, name: str, _is_parameter: object, value: str | None, *_: object) -> None:
+        """Take an entity's declaration, as expat reports it; raise ValueError for an external one.
+
+        A reference to an entity that is declared later, or is the entity itself, counts as one beyond the bound.
+        """
+        if value is None:
+            raise ValueError("an external entity")
+        size = len(value) + sum(self._sizes.get(entity, _EXPANSION_MAX) for entity in _ENTITY.findall(value))
+        self._sizes[name] = max(size, self._sizes.get(name, 0))  # the first of two declarations counts, not the last
+        self._longest = max(self._longest, size)
+        self._check()
+
+    def _check(self) -> None:
+        if self._references * self._longest > _EXPANSION_MAX:
+            raise ValueError("entities that expand to too much")

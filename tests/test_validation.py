@@ -1,12 +1,20 @@
 """Validation: which bodies are accepted as the requested file, and why others are not."""
 
+import errno
+import tracemalloc
+from contextlib import closing, suppress
 from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from bodies import MemoryBody
+from hypothesis import given
+from hypothesis import strategies as st
 from images import GIF, HTML, JPEG, PNG, WEBP
 
-from job.errors import ContentError, Reason
+from job.body import Body
+from job.errors import ContentError, Reason, StorageError
 from job.model import FileType, Reply
 from job.validation import accepted_types, detect_type, keeps_gzip, validate
 
@@ -169,17 +177,70 @@ def test_an_svg_document_is_accepted_on_request(data: bytes) -> None:
         b"<!DOCTYPE html><html><body>" + SVG + b"</body></html>",
         b'<html xmlns="http://www.w3.org/1999/xhtml">' + SVG + b"</html>",
         b"<!-- <svg --><html></html>",
-        b'<!DOCTYPE svg [<!ENTITY a "aaaaaaaaaa">]>' + SVG,
+        b'<!DOCTYPE svg [<!ENTITY a SYSTEM "file:///etc/passwd">]>' + SVG,
+        b'<!DOCTYPE svg [<!ENTITY a PUBLIC "-//A//EN" "http://127.0.0.1/a">]>' + SVG,
+        b'<!DOCTYPE svg [<!ENTITY % a SYSTEM "http://127.0.0.1/a"> %a;]>' + SVG,
         b'<?xml version="1.0" encoding="klingon"?>' + SVG,
         b"GIF89a" + SVG,
         b"\x1f\x8b\x08",
     ],
 )
 def test_a_body_that_only_begins_like_svg_is_rejected(data: bytes) -> None:
-    """An HTML page, a truncated document, one with entities, or an svg element of another namespace is rejected."""
+    """An HTML page, a cut document, one with external entities, or an svg element of another namespace is rejected."""
     with pytest.raises(ContentError) as caught:
         validate(Reply(MemoryBody(data)), (FileType.SVG,))
     assert caught.value.failure.reason == Reason.BAD_CONTENT
+
+
+def adobe_svg(entities: bytes, text: bytes = b"", namespace: bytes = b"&ns_svg;") -> bytes:
+    """Return a document as Illustrator exports it: its namespaces are entities."""
+    return (
+        b'<?xml version="1.0" encoding="utf-8"?>\n<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" '
+        b'"http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd" [\n\t<!ENTITY ns_svg "http://www.w3.org/2000/svg">\n'
+        b"\t" + entities + b']>\n<svg xmlns="' + namespace + b'"><path d="M0 0"/>' + text + b"</svg>\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        adobe_svg(b'<!ENTITY ns_ai "http://ns.adobe.com/AdobeIllustrator/10.0/">', b"<g>&ns_ai;</g>"),
+        adobe_svg(b'<!ENTITY st0 "fill:#FFF">', b'<g style="&st0;"/>' * 50_000),
+        adobe_svg(b'<!ENTITY a "&ns_svg; &amp; &#38;#38;">', b"<g>&a;</g>"),
+        adobe_svg(b"", b"<g>&amp;</g>" * 100_000),
+        adobe_svg(b"").decode().replace("utf-8", "utf-16").encode("utf-16"),
+    ],
+)
+def test_entities_of_its_own_are_expanded(data: bytes) -> None:
+    """Namespaces, styles and texts may be entities that the document declares, as Adobe's programs write them."""
+    assert validate(Reply(MemoryBody(data)), (FileType.SVG,)) == "image/svg+xml"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        adobe_svg(b'<!ENTITY a "%s">' % (b"a" * 30_000), b"<g>&a;</g>" * 3000),
+        adobe_svg(b'<!ENTITY a "%s">' % (b"a" * 30_000), b'<g style="%s"/>' % (b"&a;" * 3000)),
+        adobe_svg(b'<!ENTITY a "%s">' % (b"a" * 300_000), b"&a;" * 30),
+        adobe_svg(
+            b'<!ENTITY l0 "lol">' + b"".join(b'<!ENTITY l%d "%s">' % (n + 1, b"&l%d;" % n * 10) for n in range(9)),
+            b"&l9;",
+        ),
+        adobe_svg(b'<!ENTITY a "%s"><!ENTITY a ""><!ENTITY b "%s">' % (b"a" * 30_000, b"&a;" * 3000), b"&b;" * 20),
+        adobe_svg(b'<!ENTITY a "&b;"><!ENTITY b "b">', b"&a;"),
+        adobe_svg(b'<!ENTITY a "&a;">', b"&a;"),
+        adobe_svg(b"", namespace=b"http://www.w3.org/1999/xhtml"),
+    ],
+    ids=["many", "attribute", "chunks", "laughs", "twice", "later", "itself", "namespace"],
+)
+def test_entities_are_expanded_within_a_bound(data: bytes) -> None:
+    """A document whose entities would expand to more than 8 MiB is rejected before they do."""
+    tracemalloc.start()
+    try:
+        assert rejection(Reply(MemoryBody(data)), FileType.SVG)[0] == Reason.BAD_CONTENT
+        assert tracemalloc.get_traced_memory()[1] < 24 * 1024**2
+    finally:
+        tracemalloc.stop()
 
 
 def test_only_the_suffix_requests_svg() -> None:
@@ -230,3 +291,117 @@ def test_a_digest_must_match() -> None:
     with pytest.raises(ContentError) as caught:
         validate(reply, (FileType.ANY,), "0" * 64)
     assert caught.value.failure.reason == Reason.CHECKSUM
+
+
+# Whole by structure
+
+ANIMATED = (
+    GIF[:-1]
+    + b"!\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00!\xf9\x04\x00\x00\x00;\x00\x00"
+    + b",\x00\x00\x00\x00\x01\x00\x01\x00\x81;;;;;;;;;;\x00;\x02\x02D\x01\x00;"
+)
+"""Two frames, the second one with a colour table of its own, with trailers' bytes wherever they can be."""
+THUMBNAIL = b"\xff\xe1" + (len(JPEG) + 8).to_bytes(2, "big") + b"Exif\x00\x00" + JPEG
+PHOTO = (
+    JPEG[:20] + THUMBNAIL + b"\xff\xff\xfe\x00\x04;;" + JPEG[20:-2] + b"\xff\xd0\xff\x00\xff\xda\x00\x02\x00\xff\xd9"
+)
+"""A progressive JPEG with a thumbnail, a fill byte and a restart marker."""
+APNG = PNG[:33] + b"\x00\x00\x00\x08tEXtIEND\xaeB`\x82\x00\x00\x00\x00" + PNG[33:]
+"""A PNG with a text that looks like the last chunk."""
+PICTURES = [
+    (GIF, "gif"),
+    (ANIMATED, "gif"),
+    (PNG, "png"),
+    (APNG, "png"),
+    (JPEG, "jpeg"),
+    (PHOTO, "jpeg"),
+    (WEBP, "webp"),
+]
+MAGIC_BYTES = 16
+
+
+def on_disk(tmp_path: Path, data: bytes) -> Body:
+    """Return a body that is written in two parts, of which the second is small, as a slow origin may send it."""
+    body = Body(str(tmp_path / "temporary"))
+    body.write(data[:-3])
+    body.write(data[-3:])
+    body.rewind()
+    return body
+
+
+@pytest.mark.parametrize(("data", "name"), PICTURES)
+def test_a_picture_ends_as_its_type_does(data: bytes, name: str) -> None:
+    """A picture cut anywhere is rejected, whatever length was announced; one with data after its end is accepted."""
+    kind = FileType(name)
+    message = f"the body is a {name} without its end, although all of it came"
+    for length in range(MAGIC_BYTES, len(data)):
+        assert rejection(Reply(MemoryBody(data[:length]), content_length=length), kind) == (Reason.TRUNCATED, message)
+        zeros = data[:length] + bytes(len(data) - length)
+        assert name == "webp" or rejection(Reply(MemoryBody(zeros)), kind)[0] == Reason.TRUNCATED
+    for rest in (b"", b"\x00", b"\r\n", HTML, data):
+        assert validate(Reply(MemoryBody(data + rest)), (kind,)) == f"image/{name}"
+
+
+@given(picture=st.sampled_from(PICTURES), cut=st.floats(0, 1, exclude_max=True), rest=st.binary(max_size=40))
+def test_structure_decides_and_not_the_last_byte(picture: tuple[bytes, str], cut: float, rest: bytes) -> None:
+    """Whatever follows a whole picture, it is accepted; a prefix of one is rejected."""
+    data, name = picture
+    kind = FileType(name)
+    assert validate(Reply(MemoryBody(data + rest)), (kind,)) == f"image/{name}"
+    prefix = data[: max(MAGIC_BYTES, int(cut * len(data)))]
+    assert rejection(Reply(MemoryBody(prefix)), kind)[0] == Reason.TRUNCATED
+
+
+@given(st.binary(max_size=200), st.sampled_from(PICTURES), st.integers(MAGIC_BYTES, 40))
+def test_garbage_ends_the_examination(garbage: bytes, picture: tuple[bytes, str], kept: int) -> None:
+    """Whatever follows the first bytes of a picture, it is whole or not, and no read goes on for ever."""
+    data, name = picture
+    with suppress(ContentError):
+        assert validate(Reply(MemoryBody(data[:kept] + garbage)), (FileType(name),)) == f"image/{name}"
+
+
+@pytest.mark.parametrize("size", [b"\x00\x00\x00\x00", b"\x0b\x00\x00\x00", b"\x1b\x00\x00\x00", b"\xff\xff\xff\xff"])
+def test_a_riff_length_must_be_possible(size: bytes) -> None:
+    """A length that leaves no room for a chunk, or is larger than the body, is rejected."""
+    assert rejection(Reply(MemoryBody(WEBP[:4] + size + WEBP[8:])), FileType.WEBP)[0] == Reason.TRUNCATED
+
+
+def test_a_digest_proves_that_a_body_is_whole() -> None:
+    """A file whose digest was given is taken as it is: somebody knows it."""
+    body = MemoryBody(GIF[:-1])
+    assert validate(Reply(body), IMAGES, body.sha256) == "image/gif"
+
+
+GIF_OF_100_KB = GIF[:-1] + (b"!\xfe\xff" + b";" * 255 + b"\x00") * 400 + b";"
+PNG_OF_100_KB = PNG[:33] + b"\x00\x01\x86\xa0tEXt" + bytes(100_000) + b"\x00\x00\x00\x00" + PNG[33:]
+JPEG_OF_100_KB = JPEG[:-2] + b"\x55" * 100_000 + JPEG[-2:]
+
+
+@pytest.mark.parametrize("data", [GIF_OF_100_KB, PNG_OF_100_KB, JPEG_OF_100_KB])
+def test_a_large_picture_is_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
+    """The last bytes of a body on disk say that it is whole."""
+    with closing(on_disk(tmp_path, data)) as body:
+        with monkeypatch.context() as patch:
+            patch.setattr(body, "examine", None)
+            assert validate(Reply(body), IMAGES)
+        assert body.read(9) == data[:9]
+
+
+@pytest.mark.parametrize("data", [GIF_OF_100_KB, PNG_OF_100_KB, JPEG_OF_100_KB])
+def test_a_large_picture_is_followed_where_its_last_bytes_are_others(tmp_path: Path, data: bytes) -> None:
+    """On disk, too, data after the end is allowed, and a cut picture is rejected."""
+    with closing(on_disk(tmp_path, data + HTML)) as body:
+        assert validate(Reply(body), IMAGES)
+        assert body.read(9) == data[:9]
+    with closing(on_disk(tmp_path, data[:-1])) as body:
+        assert rejection(Reply(body), *IMAGES)[0] == Reason.TRUNCATED
+
+
+def fail(_stream: BinaryIO) -> bool:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_disk_that_fails_while_a_picture_is_followed(tmp_path: Path) -> None:
+    """A body that cannot be read is a fault of the storage, not of the origin."""
+    with closing(on_disk(tmp_path, GIF_OF_100_KB)) as body, pytest.raises(StorageError, match="Input/output error"):
+        body.examine(fail)
