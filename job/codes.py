@@ -13,6 +13,7 @@ from job.cancellation import Cancellation
 from job.file_table import Claim, FileTable
 from job.layout import is_reserved
 from job.model import InvalidItem, Item, WorkItem
+from job.redaction import visible
 from job.template import UrlTemplate
 
 POP20 = tuple(sorted("CN IN US ID BR PK NG BD RU JP MX PH VN ET EG DE IR TR CD FR".split()))
@@ -45,6 +46,20 @@ _TOKEN_MAX_BYTES = 4096
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TOKENS = re.compile(rb"#[^\r\n]*|[^ \t\r\n,]+")
 """A comment begins where a code could begin (so `cn#f` is an invalid code, not CN) and ends with its line."""
+
+_BLANKS = re.compile(
+    rb"\xc2[\x85\xa0]|\xe1(?:\x9a\x80|\x85[\x9f\xa0])|\xe2(?:\x80[\x80-\x8a\xa8\xa9\xaf]|\x81\x9f|\xa0\x80)"
+    rb"|\xe3(?:\x80\x80|\x85\xa4)|\xef\xbe\xa0"
+)
+"""In UTF-8, what looks like a blank: Unicode's spaces, line and paragraph separators, fillers. They end no comment."""
+_ZERO_WIDTH = (
+    rb"(?:\xc2\xad|\xcd\x8f|\xd8\x9c|\xe1\xa0[\x8b-\x8f]|\xe2(?:\x80[\x8b-\x8f\xaa-\xae]|\x81[\xa0-\xaf])"
+    rb"|\xef(?:\xbb\xbf|\xb8[\x80-\x8f]))"
+)
+"""In UTF-8, what takes no room: joiners, directions, selectors, soft hyphens, a second byte order mark."""
+_NON_ASCII_TOKENS = re.compile(_ZERO_WIDTH + rb"*#[^\r\n]*|[^ \t\r\n,]+")
+_EDGES = re.compile(rb"\A" + _ZERO_WIDTH + rb"+|" + _ZERO_WIDTH + rb"+\Z")
+_COMMENT = re.compile(_ZERO_WIDTH + rb"*#")
 
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _ID_SEGMENT = r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,199}"
@@ -95,6 +110,9 @@ def read_tokens(
 ) -> Iterator[Token | None]:
     """Yield the tokens of a list: one or more a line, `#` comments, CRLF and a byte order mark accepted.
 
+    What looks like a blank is one, also a no-break space. What takes no room is dropped around a token, but within one
+    it stays, so that the token is no code: whether one code or two were meant nobody can see.
+
     A chunk that is None, because the list has nothing at the moment, becomes a None among the tokens. Sets and letters
     are not expanded. Memory does not grow with the list, nor with its longest line. Bytes that are not UTF-8 become
     backslash escapes, which no code contains. `is_interrupted` is called at the end of the list: the last token of an
@@ -106,27 +124,42 @@ def read_tokens(
             yield None
             continue
         text = unfinished + chunk
-        tokens = _TOKENS.findall(text)
+        if text.isascii():
+            tokens = _TOKENS.findall(text)
+        else:
+            text = _BLANKS.sub(b" ", text)
+            tokens = _NON_ASCII_TOKENS.findall(text)
         unfinished = b""
         if tokens and text.endswith(tokens[-1]):
             # No separator follows the last token, so the next chunk may continue it.
             unfinished = _truncate(tokens.pop())
-        yield from map(_decode, filterfalse(_is_comment, tokens))
-    if unfinished and not _is_comment(unfinished) and not is_interrupted():
-        yield _decode(unfinished)
+        yield from _decode(tokens)
+    if unfinished and not is_interrupted():
+        yield from _decode([unfinished])
 
 
-def _decode(token: bytes) -> Token:
-    return Token(token[:_TOKEN_MAX_BYTES].decode("utf-8", "backslashreplace"))
+def _decode(tokens: Iterable[bytes]) -> Iterator[Token]:
+    """Yield the tokens that are no comments."""
+    for token in filterfalse(_is_comment, tokens):
+        seen = token if token.isascii() else _EDGES.sub(b"", token)
+        if seen:
+            yield Token(seen[:_TOKEN_MAX_BYTES].decode("utf-8", "backslashreplace"))
 
 
 def _truncate(unfinished: bytes) -> bytes:
-    """Return as much of an unfinished token as the next chunk needs: of a comment, only that it is one."""
-    return b"#" if _is_comment(unfinished) else unfinished[:_TOKEN_MAX_BYTES]
+    """Return as much of an unfinished token as the next chunk needs: of a comment, only that it is one.
+
+    The last two bytes stay, because they may be the first of a character that is a blank.
+    """
+    if _is_comment(unfinished):
+        return b"#"
+    return unfinished[:_TOKEN_MAX_BYTES] + unfinished[_TOKEN_MAX_BYTES:][-2:]
 
 
 def _is_comment(token: bytes) -> bool:
-    return token.startswith(b"#")
+    if token.isascii():
+        return token.startswith(b"#")
+    return _COMMENT.match(token) is not None
 
 
 def _without_byte_order_mark(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
@@ -271,8 +304,8 @@ def _first_invalid_item(code: str, table: FileTable, item: InvalidItem) -> Inval
 
 
 def _shown(text: str) -> str:
-    # Arguments that are not UTF-8 contain lone surrogates, which a log cannot encode.
-    return text.encode("utf-8", "backslashreplace").decode()[:_SHOWN_MAX]
+    """Return invalid text as it may be printed: what could not be seen in it is escaped, and it is cut."""
+    return visible(text[:_SHOWN_MAX])[:_SHOWN_MAX]
 
 
 def _is_valid(code: str, file: str, template: UrlTemplate) -> bool:

@@ -1,8 +1,11 @@
 """Inputs of a run: the URL template, the items to download, and the demo server if the files come from it."""
 
+import codecs
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -10,7 +13,7 @@ from pathlib import Path
 
 from job import codes, demo_server
 from job.cancellation import Cancellation
-from job.errors import Fault, UsageError
+from job.errors import Fault, UsageError, map_exceptions
 from job.file_table import FileTable
 from job.layout import ALL_CODES, Shard
 from job.model import Item
@@ -25,6 +28,36 @@ _DEMO_FAULTS = {
 }
 """How the demo server plays each local server of *Fluent Python*."""
 _STANDARD_INPUT = "-"
+
+_INFLATED_BYTES = 64 * 1024
+_GZIP = b"\x1f\x8b\x08"
+_GZIP_WINDOW = 31
+"""zlib's number for data with the header and trailer of gzip."""
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF32_LE: "utf-32",  # it begins like that of UTF-16, so it comes first
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_FOREIGN = {
+    b"PK\x03\x04": "a zip archive or an Excel workbook",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook",
+    b"\xfd7zXZ\x00": "an xz file",
+    b"\x28\xb5\x2f\xfd": "a zstd file",
+    b"BZh91AY&SY": "a bzip2 file",
+    b"%PDF-": "a PDF document",
+    b"SQLite format 3\x00": "an SQLite database",
+    b"PAR1": "a Parquet file",
+}
+"""The beginnings of files that are no lists of codes."""
+_MARKS = (_GZIP, codecs.BOM_UTF8, *_BYTE_ORDER_MARKS, *_FOREIGN)
+_FOREIGN_TEXTS = (
+    (re.compile(rb"(?:[\t\n\r -~]\x00){2}|(?:\x00[\t\n\r -~]){2}"), "UTF-16 without a byte order mark"),
+    (re.compile(rb"\s*<[!?A-Za-z]"), "a page of HTML or XML"),
+    (re.compile(rb"\s*[\[{]"), "JSON"),
+)
+_TABLE_LINES = 2
+"""The header of a table and its first row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +90,24 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
     """
     server = None if settings.url else settings.server or Server.LOCAL
     template = settings.url or _server_template(server or Server.LOCAL, stack, is_needed=not settings.dry_run)
-    tokens = _tokens(settings, cancellation, stack, letters=not template.takes_ids)
-    tokens = _check_not_empty(tokens, cancellation)
-    items = codes.unique_items(tokens, template, table, settings.limit, _shard_filter(settings))
-    if settings.codes_file and not settings.arguments:
-        items, is_whole_list = _look_ahead(items, settings)
-        if not is_whole_list:
-            return Inputs(template, items, None, server)
-    known_items = _read_all(items)
+    with map_exceptions({OSError: _unreadable}):  # in what is read here; later it ends the run
+        tokens = _tokens(settings, cancellation, stack, letters=not template.takes_ids)
+        tokens = _check_not_empty(tokens, cancellation)
+        items = codes.unique_items(tokens, template, table, settings.limit, _shard_filter(settings))
+        if settings.codes_file and not settings.arguments:
+            items, is_whole_list = _look_ahead(items, settings)
+            if not is_whole_list:
+                return Inputs(template, items, None, server)
+        known_items = _read_all(items)
     if not known_items:  # this shard owns none of the codes, or the run was cancelled before the first one
         return Inputs(template, iter(known_items), 0, server)
     return Inputs(
         template, iter(known_items), len(known_items), server, first=known_items[0].code, last=known_items[-1].code
     )
+
+
+def _unreadable(error: OSError) -> UsageError:
+    return UsageError(Fault("codes", None, f"the list cannot be read: {error.strerror or error}"))
 
 
 def _check_not_empty(tokens: Iterator[codes.Token | None], cancellation: Cancellation) -> Iterator[codes.Token | None]:
@@ -130,7 +168,7 @@ def _is_file(path: str) -> bool:
 def _file_tokens(path: str, cancellation: Cancellation, stack: ExitStack) -> Iterator[codes.Token | None]:
     """Open a file, standard input or a named pipe, and return its tokens."""
     if _is_file(path):
-        return codes.read_tokens(codes.file_chunks(stack.enter_context(Path(path).open("rb"))))
+        return codes.read_tokens(_as_utf_8(codes.file_chunks(stack.enter_context(Path(path).open("rb")))))
     if path != _STANDARD_INPUT:
         # Opening a named pipe blocks until it has a writer, and nothing could interrupt that. So open it without
         # blocking; the reader waits for data in a way that a signal ends.
@@ -142,4 +180,122 @@ def _file_tokens(path: str, cancellation: Cancellation, stack: ExitStack) -> Ite
     else:
         descriptor = sys.stdin.fileno()
     reader = codes.PipeReader(descriptor, cancellation)
-    return codes.read_tokens(reader.chunks(), reader.is_interrupted)
+    return codes.read_tokens(_as_utf_8(reader.chunks()), reader.is_interrupted)
+
+
+def _as_utf_8(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
+    """Yield the chunks of a list as UTF-8: gzip is decompressed, and UTF-16 is known by its byte order mark.
+
+    Raises UsageError if the list seems to be something else, and OSError if it is cut or damaged gzip.
+    """
+    source = _with_whole_mark(_decompressed(_with_whole_mark(chunks)))
+    for chunk in source:
+        if chunk is None:
+            yield None
+            continue
+        # The source has no other first chunk, so this is the last turn of the loop.
+        encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if chunk.startswith(mark)), None)
+        whole = chain([chunk], source)
+        yield from _checked(_transcoded(whole, encoding) if encoding else whole)
+
+
+def _with_whole_mark(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
+    """Yield the chunks; the first one is long enough to tell how the list begins.
+
+    A pipe may deliver a mark byte by byte. It is not waited for longer than what came may become a mark.
+    """
+    source = iter(chunks)
+    start = b""
+    for chunk in source:
+        if chunk is None:
+            yield None
+            continue
+        start += chunk
+        if start and not any(mark.startswith(start) and mark != start for mark in _MARKS):
+            break
+    if start:
+        yield start
+    yield from source
+
+
+def _decompressed(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
+    """Yield the chunks, decompressed if the first one begins like gzip."""
+    source = iter(chunks)
+    for chunk in source:
+        if chunk is not None and chunk.startswith(_GZIP):
+            yield from _inflated(chain([chunk], source))
+        else:
+            yield chunk
+            if chunk is not None:
+                yield from source
+
+
+def _inflated(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
+    """Yield the bytes of gzip in parts of 64 KiB at most; it may have several members (RFC 1952, 2.2)."""
+    member = zlib.decompressobj(_GZIP_WINDOW)
+    is_between = False
+    for chunk in chunks:
+        if chunk is None:
+            yield None
+            continue
+        data = chunk
+        # Between members, and after the last one, zeros may fill a block.
+        while data := data.lstrip(b"\x00") if is_between else data:
+            yield _inflate(member, data)
+            data = member.unconsumed_tail
+            is_between = member.eof
+            if is_between:
+                data = member.unused_data
+                member = zlib.decompressobj(_GZIP_WINDOW)
+    while part := _inflate(member, b""):  # what did not fit into the last part
+        yield part
+    if not (is_between or member.eof):
+        raise OSError("it is gzip without its end")
+
+
+def _inflate(member: "zlib._Decompress", data: bytes) -> bytes:
+    try:
+        return member.decompress(data, _INFLATED_BYTES)
+    except zlib.error as error:
+        raise OSError(f"it is damaged gzip: {error}") from error
+
+
+def _transcoded(chunks: Iterable[bytes | None], encoding: str) -> Iterator[bytes | None]:
+    """Yield chunks of an encoding as UTF-8; bytes that are not of the encoding become backslash escapes."""
+    decoder = codecs.getincrementaldecoder(encoding)("backslashreplace")
+    for chunk in chunks:
+        yield None if chunk is None else decoder.decode(chunk).encode("utf-8", "backslashreplace")
+    yield decoder.decode(b"", final=True).encode("utf-8", "backslashreplace")
+
+
+def _checked(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
+    """Yield the chunks; raise UsageError if the first one is not that of a list."""
+    source = iter(chunks)
+    for chunk in source:
+        if chunk:
+            _check_is_list(chunk)
+        yield chunk
+        if chunk:
+            yield from source
+
+
+def _check_is_list(start: bytes) -> None:
+    """Raise UsageError if a list begins like something else, which would be a line of garbage for each code."""
+    text = start.removeprefix(codecs.BOM_UTF8)
+    marked = next((name for mark, name in _FOREIGN.items() if text.startswith(mark)), None)
+    matched = next((name for pattern, name in _FOREIGN_TEXTS if pattern.match(text)), None)
+    seeming = marked or matched or _table(text)
+    if seeming:
+        problem = f"the list seems to be {seeming}: it must be plain text, one code or more a line, without a header"
+        raise UsageError(Fault("codes", None, problem))
+
+
+def _table(text: bytes) -> str | None:
+    """Return what kind of table the first lines seem to be of; None for a list: no code has a quote or a semicolon."""
+    lines = ([token.text for token in codes.read_tokens([line]) if token] for line in re.split(rb"[\r\n]+", text))
+    words = list(chain.from_iterable(islice(filter(None, lines), _TABLE_LINES)))
+    if any(word.startswith(('"', "'")) for word in words):
+        return "a CSV file with quotes"
+    if any(";" in word for word in words):
+        return "a table with semicolons"
+    return None

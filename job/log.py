@@ -14,7 +14,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from job.errors import Fault, LogError, map_exceptions
 from job.model import Item, LogStream, Result, Status, Summary
-from job.redaction import line_redactor
+from job.redaction import line_redactor, printable, visible, visible_json
 
 if TYPE_CHECKING:  # importing it brings requests, which verify and serve do not need
     from job.resilience import RetryEvent
@@ -270,18 +270,16 @@ def _json_renderer(redact: Callable[[bytes], bytes]) -> Processor:
 
     def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
         try:
-            return redact(orjson.dumps(event, default=str))
+            return visible_json(redact(orjson.dumps(event, default=str)))
         except TypeError:  # text that is not UTF-8 (PEP 383), such as a path: its bytes are shown with backslashes
             encodable = {name: _encodable(value) for name, value in event.items()}
-            return redact(orjson.dumps(encodable, default=str))
+            return visible_json(redact(orjson.dumps(encodable, default=str)))
 
     return render
 
 
 def _encodable(value: object) -> object:
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    return value
+    return printable(value) if isinstance(value, str) else value
 
 
 def _console_renderer(redact: Callable[[bytes], bytes]) -> Processor:
@@ -289,9 +287,10 @@ def _console_renderer(redact: Callable[[bytes], bytes]) -> Processor:
 
     def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
         text = _CONSOLE_TEXTS.get(event["event"], _default_text)(event)
-        printable = "".join(character if character.isprintable() or character == "\n" else "?" for character in text)
-        # Secrets are masked before lines are cut: a cut secret would not be recognised, and a part of it would show.
-        lines = redact(printable.encode()).decode().split("\n")
+        # Secrets are masked before characters are escaped and lines are cut: an escaped or a cut secret would not be
+        # recognised, and a part of it would show.
+        masked = redact(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+        lines = [visible(line) for line in masked.split("\n")]
         if event["event"] not in _UNCUT_EVENTS:
             width = shutil.get_terminal_size().columns
             lines = [_cut(line, width) for line in lines]

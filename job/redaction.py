@@ -1,4 +1,4 @@
-"""Redaction of secrets: masks passwords, tokens and URL queries in settings' texts and in rendered log lines."""
+"""Redaction: masks secrets in settings' texts and in rendered log lines, and escapes what could not be seen in them."""
 
 import json
 import re
@@ -13,11 +13,43 @@ _MAX_CHARACTERS = 200
 _USER_IN_LINE = re.compile(rb"://[^/@\s\"\\]+@")
 _QUERY_IN_LINE = re.compile(rb"(://[^\s\"\\?]*)\?[^\s\"\\]*")
 _MIN_SECRET_CHARACTERS = 6
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
+)
+"""Fillers and selectors, which Unicode counts among letters, marks and symbols, so that Python calls them printable."""
+_DELETE = b"\x7f"
 
 
 def printable(text: str) -> str:
     r"""Return text with each byte that was not UTF-8 as `\xNN`; Python keeps such bytes as surrogates (PEP 383)."""
     return re.sub("[\ud800-\udfff]", lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", text)
+
+
+def visible(text: str) -> str:
+    r"""Return printable text in which what cannot be seen is escaped, as `\n`, `\x1b` or `\u200b`, but for blanks."""
+    if _is_visible(text):
+        return text
+    return "".join(c if _is_visible(c) else c.encode("unicode_escape").decode() for c in printable(text))
+
+
+def visible_json(line: bytes) -> bytes:
+    r"""Return a line of JSON with characters that cannot be seen as JSON's own `\u200b`: it means the same."""
+    if line.isascii() and _DELETE not in line:
+        return line
+    text = line.decode()
+    if _is_visible(text):
+        return line
+    return "".join(c if _is_visible(c) else _json_escape(c) for c in text).encode()
+
+
+def _is_visible(text: str) -> bool:
+    return text.isprintable() and (text.isascii() or not _INVISIBLE.search(text))
+
+
+def _json_escape(character: str) -> str:
+    """Return the escapes of a character's UTF-16 code units (RFC 8259, 7)."""
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[start : start + 2].hex()}" for start in range(0, len(units), 2))
 
 
 def plain(text: str) -> str:

@@ -110,15 +110,21 @@ def validate(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = 
     if detected not in accepted:
         shown = detected or "of no known type"
         raise ContentError(Reason.BAD_CONTENT, f"the body is {shown}, not {' or '.join(accepted)}")
-    # Structure: an origin may serve a cut file with the length of what is left. A digest has proved more.
-    if digest is None and not _is_whole(body, detected):
-        raise ContentError(Reason.TRUNCATED, f"the body is a {detected} without its end, although all of it came")
+    # Structure: a digest has proved more.
+    if digest is None:
+        _check_end(body, detected)
     return _MEDIA_TYPES[detected]
 
 
 def _check_digest(body: Body, digest: str) -> None:
     if body.sha256 != digest:
         raise ContentError(Reason.CHECKSUM, f"the body's sha256 is {body.sha256}, not {digest}")
+
+
+def _check_end(body: Body, file_type: FileType) -> None:
+    """Raise ContentError for a cut picture: an origin may serve one with the length of what is left."""
+    if not _is_whole(body, file_type):
+        raise ContentError(Reason.TRUNCATED, f"the body is a {file_type} without its end, although all of it came")
 
 
 def _recordable(content_type: str | None) -> str | None:

@@ -69,13 +69,24 @@ def is_valid(text: str, template: UrlTemplate) -> bool:
 
 def specified(data: bytes) -> list[bytes]:
     """Return the tokens of a file by the specification, without regard to memory."""
-    found = []
+    found: list[bytes] = []
     for line in re.split(rb"[\r\n]", data.removeprefix(b"\xef\xbb\xbf")):
-        for token in filter(None, re.split(rb"[ \t,]", line)):
-            if token.startswith(b"#"):
+        for token in filter(None, re.split(rb"[ \t,]", SPACES.sub(b" ", line))):
+            seen = re.sub(rb"\A(?:%b)+" % WITHOUT_WIDTH, b"", token)
+            if seen.startswith(b"#"):
                 break
-            found.append(token)
+            found += filter(None, [re.sub(rb"(?:%b)+\Z" % WITHOUT_WIDTH, b"", seen)])
     return found
+
+
+def any_of(characters: Iterable[str]) -> bytes:
+    """Return a pattern of characters in UTF-8."""
+    return b"|".join(re.escape(character.encode()) for character in characters)
+
+
+SPACES = re.compile(any_of(chr(number) for number in range(0x80, 0x11000) if chr(number).isspace()))
+"""What Python takes for a blank beyond ASCII."""
+WITHOUT_WIDTH = any_of("\u00ad\u034f\u061c\u200b\u200c\u200d\u2060\ufeff")
 
 
 # Named sets
@@ -160,8 +171,13 @@ def test_sets_that_overlap_give_each_code_once(given_words: list[str], codes: li
         (b"\xef\xbb\xbf", []),
         (b"\xef\xbb\xbf# comment\ncn", ["cn"]),
         (b"\xef\xbbcn", ["\\xef\\xbbcn"]),
-        (b"\xef\xbb\xbf\xef\xbb\xbfcn", ["\ufeffcn"]),
-        (b"cn\n\xef\xbb\xbfus", ["cn", "\ufeffus"]),
+        (b"\xef\xbb\xbf\xef\xbb\xbfcn", ["cn"]),
+        (b"cn\n\xef\xbb\xbfus", ["cn", "us"]),
+        (b"\xef\xbb\xbf\xef\xbb\xbf# cn us\nde", ["de"]),
+        ("cn\u00a0# us\u2028de\nfr".encode(), ["cn", "fr"]),
+        ("\u200bcn\u200b\u2060,c\u200bn \u00adus\ufe0f".encode(), ["cn", "c\u200bn", "us"]),
+        ("\u200b\n\u200d\u200e".encode(), []),
+        ("cn\u3000us\u2800de\u3164fr".encode(), ["cn", "us", "de", "fr"]),
         (b"# comment\ncn # another, us\nde #\n#\n  # us", ["cn", "de"]),
         (b"#comment\rcn\r#us\r\nde", ["cn", "de"]),
         (b"cn,#us\nde", ["cn", "de"]),
@@ -170,12 +186,15 @@ def test_sets_that_overlap_give_each_code_once(given_words: list[str], codes: li
         (b"cn\0us", ["cn\0us"]),
         (b"\xff\xfec\0n\0", ["\\xff\\xfec\0n\0"]),
         (b"caf\xe9 us", ["caf\\xe9", "us"]),
-        ("cn\u2028us\u2029de\x85fr".encode(), ["cn\u2028us\u2029de\x85fr"]),
-        (b"cn\x0bus\x0cde\x1cfr\xc2\xa0it", ["cn\x0bus\x0cde\x1cfr\u00a0it"]),
+        ("cn\u2028us\u2029de\x85fr".encode(), ["cn", "us", "de", "fr"]),
+        (b"cn\x0bus\x0cde\x1cfr\xc2\xa0it", ["cn\x0bus\x0cde\x1cfr", "it"]),
     ],
 )
 def test_a_file_is_split_into_tokens(data: bytes, expected: list[str]) -> None:
-    """Tokens end at blanks, commas and the three line ends only; a comment begins where a token could begin."""
+    """Tokens end at blanks of any kind, commas and line ends; a comment begins where a token could begin.
+
+    Only the three line ends of ASCII end a comment. What takes no room is dropped at the ends of a token.
+    """
     assert words(data) == expected
 
 
@@ -205,6 +224,7 @@ def test_bytes_that_arrive_in_pieces_are_the_same_tokens() -> None:
 
 PARTS = st.sampled_from(
     [b"cn", b"us", b"#", b" ", b",", b"\t", b"\r", b"\n", b"\xef\xbb\xbf", b"\xff", b"\0", b"\xc3\xa9"]
+    + [character.encode() for character in "\u00a0\u200b\u2060\u00ad\u2003\u3000\u2028"]
 )
 
 

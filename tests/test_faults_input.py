@@ -1,5 +1,7 @@
-"""The catalogue of faults, rows 36 to 40: invalid codes, lists, URL templates and settings."""
+"""The catalogue of faults, rows 36 to 40 and 71: invalid codes, lists, URL templates and settings."""
 
+import codecs
+import gzip
 import json
 import signal
 from collections.abc import Iterator
@@ -85,7 +87,7 @@ def reject_constant(text: str) -> NoReturn:
 def test_binary_codes_are_logged_in_strict_json(tmp_path: Path) -> None:
     """Each is one invalid code of at most 80 characters, whatever its length, without a request."""
     line = line_of("bytes that are no text")
-    words = [b"\xff\xfe", b"c\x00n", b"x" * 3_000_000, b"\xc3", b"NaN!", b"\xed\xa0\x80", b"\x1b[31m", b'"\\']
+    words = [b"c\x00n", b"\xff\xfe", b"x" * 3_000_000, b"\xc3", b"NaN!", b"\xed\xa0\x80", b"\x1b[31m", b'"\\']
     (tmp_path / "codes").write_bytes(b"\n".join(words))
     with ScriptedServer({}) as server:
         done = run_here(dest=tmp_path / "dest", url=server.url("/{cc}.gif"), codes_file=str(tmp_path / "codes"))
@@ -95,6 +97,95 @@ def test_binary_codes_are_logged_in_strict_json(tmp_path: Path) -> None:
     assert [[event["status"], event["reason"]] for event in results] == [line.words] * len(words)
     assert max(len(event["code"]) for event in results) == 80
     assert (done.code, files_in(tmp_path / "dest")) == (line.exit_code, {})
+
+
+@row(71)
+@pytest.mark.parametrize(
+    "data",
+    [
+        "# all\r\ncn\r\nbr\r\n".encode("utf-16"),
+        codecs.BOM_UTF16_BE + "cn br".encode("utf-16-be"),
+        gzip.compress(b"cn\nbr\n", mtime=0),
+        gzip.compress("cn\nbr\n".encode("utf-16"), mtime=0),
+        "cn\u00a0br".encode(),
+        "\u200bcn\u200d\n\u2060br\n\ufeff".encode(),
+        b"\xef\xbb\xbf\xef\xbb\xbfcn\nbr\n",
+        b"\xef\xbb\xbf\xef\xbb\xbf# cn, br, us\ncn\n\xef\xbb\xbfbr\n",
+    ],
+    ids=["utf-16", "utf-16-be", "gzip", "both", "nbsp", "zero-width", "bom", "boms"],
+)
+def test_lists_of_other_programs_are_read(tmp_path: Path, data: bytes) -> None:
+    """UTF-16, gzip, blanks that are none of ASCII's and characters without width are read as they look."""
+    line = line_of("a list in UTF-16")
+    (tmp_path / "codes").write_bytes(data)
+    with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in ("cn", "br")}) as server:
+        done = run_here(dest=tmp_path / "dest", url=server.url("/{cc}.gif"), codes_file=str(tmp_path / "codes"))
+        assert sorted(request.target for request in server.requests) == ["/br.gif", "/cn.gif"]
+    assert (done.code, set(done.statuses.values())) == (line.exit_code, set(line.words))
+    assert files_in(tmp_path / "dest") == {"br.gif": GIF, "cn.gif": GIF}
+
+
+@row(71)
+def test_what_cannot_be_seen_in_a_code_is_shown(tmp_path: Path) -> None:
+    """A code that looks right, but is not, is shown with what is wrong about it, in JSON and on a console."""
+    line = line_of("a code with a character")
+    (tmp_path / "codes").write_text("c\u200bn\nb\u202er\nu\u0430\n", "utf-8")
+    with ScriptedServer({}) as server:
+        url = server.url("/{cc}.gif")
+        done = run_here(dest=tmp_path / "dest", url=url, codes_file=str(tmp_path / "codes"))
+        shown = run_here(dest=tmp_path / "dest", url=url, codes_file=str(tmp_path / "codes"), log_format="console")
+        assert server.connections == 0
+    results = {event["code"]: [event["status"], event["reason"]] for event in done.events_named("result")}
+    assert results == dict.fromkeys([r"c\u200bn", r"b\u202er", "u\u0430"], line.words)
+    assert done.code == line.exit_code
+    for text in (done.stdout.decode(), shown.stdout.decode()):
+        assert text.replace("\n", "").isprintable()
+    assert [code in shown.stdout.decode() for code in results] == [True] * 3
+
+
+@pytest.mark.usefixtures("handlers")
+@row(71)
+@pytest.mark.parametrize(
+    ("data", "seeming"),
+    [
+        (b'"code","name"\r\n"BR","Brazil"\r\n', "CSV"),
+        (b"code;name\r\nBR;Brazil\r\n", "semicolons"),
+        (b"PK\x03\x04\x14\x00\x06\x00", "Excel"),
+        (b'["BR", "CN"]', "JSON"),
+        ("BR\nCN\n".encode("utf-16-le"), "UTF-16"),
+        (gzip.compress(b"br\ncn\n", mtime=0)[:-4], "gzip without its end"),
+    ],
+    ids=["csv", "semicolons", "xlsx", "json", "utf-16", "gzip"],
+)
+def test_a_list_of_another_kind_is_one_usage_error(
+    tmp_path: Path, capsysbinary: CaptureBytes, data: bytes, seeming: str
+) -> None:
+    """A file that is no list is one line that says what it seems to be; nothing is attempted."""
+    line = line_of("a list that is a CSV file")
+    (tmp_path / "codes").write_bytes(data)
+    with ScriptedServer({}) as server:
+        dest = str(tmp_path / "dest")
+        code = main(["--dest", dest, "--url", server.url("/{cc}.gif"), "--codes-file", str(tmp_path / "codes")])
+        assert server.connections == 0
+    (error,) = map(json.loads, capsysbinary.readouterr().out.splitlines())
+    assert (code, error["event"], error["setting"]) == (line.exit_code, "usage_error", "codes")
+    assert seeming in error["problem"]
+    assert not (tmp_path / "dest").exists()
+
+
+@row(71)
+def test_a_long_list_that_is_cut_ends_the_run(tmp_path: Path) -> None:
+    """Compressed codes that came before the cut are attempted; then the run says what is wrong and is no success."""
+    line = line_of("a long list in gzip")
+    codes = [f"x{number}" for number in range(20_000)]
+    (tmp_path / "codes").write_bytes(gzip.compress("\n".join(codes).encode(), 1)[:-5000])
+    with ScriptedServer({}) as server:
+        url = server.url("/{cc}.gif")
+        done = run_here(dest=tmp_path / "dest", url=url, codes_file=str(tmp_path / "codes"), workers="2", limit="19999")
+    (error,) = done.events_named("storage_error")
+    assert error["problem"] == "the list of codes cannot be read on: it is gzip without its end"
+    assert done.code == line.exit_code
+    assert 2 < len(done.statuses) < len(codes)
 
 
 @pytest.fixture

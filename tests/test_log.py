@@ -10,6 +10,8 @@ from datetime import datetime, tzinfo
 from typing import Any, Self
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from job.errors import Fault, HttpError, LogError
 from job.log import RunLog, termination_message
@@ -224,7 +226,34 @@ def test_a_code_is_shown_as_it_came() -> None:
 def test_text_that_is_no_utf_8_costs_no_line(*, for_people: bool) -> None:
     """A path that is not valid UTF-8 is logged with backslashes; the line is not lost."""
     (line,) = lines(lambda log: log.warning("sink_failed", target="/\udcff.prom", number=1), for_people=for_people)
-    assert line.endswith("target=/?.prom number=1" if for_people else r'"target":"/\\udcff.prom","number":1}')
+    assert line.endswith(r"target=/\xff.prom number=1" if for_people else r'"target":"/\\xff.prom","number":1}')
+
+
+INVISIBLE = ["\u200b", "\u00a0", "\ufeff", "\u202e", "\u2800", "\u3164", "\x7f", "\x1b", "\ufe0f", "\U000e0041"]
+
+
+@pytest.mark.parametrize("character", INVISIBLE)
+def test_what_cannot_be_seen_is_escaped(character: str) -> None:
+    """JSON has its own escapes, which mean the same; a console line has Python's."""
+
+    def write(log: RunLog) -> None:
+        log.warning("sink_failed", target=f"/b{character}r é", path="s\u200bcret-1")
+
+    (line,) = lines(write, secrets=["s\u200bcret-1"])
+    assert json.loads(line)["target"] == f"/b{character}r é"
+    assert character not in line
+    assert "é" in line
+    (shown,) = lines(write, for_people=True, secrets=["s\u200bcret-1"])
+    escaped = character.encode("unicode_escape").decode()
+    assert shown == f"sink failed target=/b{escaped}r é path=***"
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_no_text_hides_in_a_line(text: str) -> None:
+    """Whatever a text consists of, its JSON line has no character that is not printable, and says the same."""
+    (line,) = lines(lambda log: log.info("x", text=text))
+    assert line.isprintable()
+    assert json.loads(line)["text"] == text
 
 
 def test_json_stays_strict() -> None:
@@ -419,7 +448,7 @@ def test_console_lines_use_the_words_of_the_book() -> None:
         "BR ok",
         "ZZ not found",
         "*** Error for IN: HTTP error 503 - Busy",
-        "*** Error for c?n: invalid_code",
+        r"*** Error for c\x1bn: invalid_code",
         "IN again in 0.8s: HTTP error 503 - Busy",
         "Scheduled for BR: <Future state=pending>",
         "<Future state=pending> for BR",

@@ -297,6 +297,13 @@ def test_bytes_that_are_no_utf_8_are_printable() -> None:
     assert redaction.plain("a\udcffz\u00e9") == "a\\xffz\u00e9"
 
 
+def test_characters_that_cannot_be_seen_are_escaped() -> None:
+    """A no-break space, a zero-width one, a control character or a filler does not hide in a text."""
+    assert redaction.visible("down\u200bloads \u00e9\u00a0\x1b\u3164") == r"down\u200bloads é\xa0\x1b\u3164".replace(
+        r"\u00e9", "\u00e9"
+    )
+
+
 def test_long_texts_are_cut() -> None:
     """Only the first 200 characters of a long text are shown."""
     assert redaction.plain("x" * 200) == "x" * 200

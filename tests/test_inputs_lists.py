@@ -1,0 +1,174 @@
+"""Lists of codes in other encodings, compressed, or of another kind: they are read, or refused in words."""
+
+import codecs
+import gzip
+import io
+import os
+import tracemalloc
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from job.cancellation import Cancellation
+from job.codes import file_chunks
+from job.errors import UsageError
+from job.file_table import FileTable
+from job.inputs import _as_utf_8, open_inputs
+from job.settings import load, parse_arguments
+
+TEXT = "# flags\r\nbr cn\r\nfr\r\n"
+ENCODINGS: dict[str, Callable[[str], bytes]] = {
+    "utf-8": str.encode,
+    "utf-8-sig": lambda text: text.encode("utf-8-sig"),
+    "utf-16-le": lambda text: codecs.BOM_UTF16_LE + text.encode("utf-16-le"),
+    "utf-16-be": lambda text: codecs.BOM_UTF16_BE + text.encode("utf-16-be"),
+    "utf-32-le": lambda text: codecs.BOM_UTF32_LE + text.encode("utf-32-le"),
+    "utf-32-be": lambda text: codecs.BOM_UTF32_BE + text.encode("utf-32-be"),
+}
+PACKINGS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gzip": gzip.compress,
+    "two members": lambda data: gzip.compress(data[:7]) + gzip.compress(data[7:]),
+    "padded": lambda data: gzip.compress(data[:7]) + bytes(9) + gzip.compress(data[7:]) + bytes(512),
+}
+
+
+def codes_in(path: Path, **variables: str) -> list[str]:
+    """Return the codes that a run takes from a file of codes or a named pipe."""
+    environ = {"FLAGJOB_CODES_FILE": str(path), "FLAGJOB_SERVER": "remote", **variables}
+    with ExitStack() as stack:
+        inputs = open_inputs(load(parse_arguments([]), environ), Cancellation(), stack, FileTable())
+        return [item.code for item in inputs.items if item]
+
+
+def problem_of(path: Path) -> str:
+    """Return the only fault of a file of codes."""
+    with pytest.raises(UsageError) as caught:
+        codes_in(path)
+    (fault,) = caught.value.faults
+    assert (fault.setting, fault.value) == ("codes", None)
+    return fault.problem
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_list_is_read_by_its_marks(tmp_path: Path, encoding: str, packing: str) -> None:
+    """UTF-8, UTF-16 and UTF-32 are known by the byte order mark, gzip by its own, and each within gzip."""
+    (tmp_path / "codes").write_bytes(PACKINGS[packing](ENCODINGS[encoding](TEXT)))
+    assert codes_in(tmp_path / "codes") == ["BR", "CN", "FR"]
+
+
+WORDS = st.lists(st.sampled_from(["br", "cn", "#", "\n", " ", "\ufeff", "\u00a0", "é", "\U0001f1e7"]), max_size=60)
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    words=WORDS,
+    encoding=st.sampled_from(list(ENCODINGS)),
+    packing=st.sampled_from(list(PACKINGS)),
+    cuts=st.sets(st.integers(0, 300), max_size=9),
+)
+def test_encodings_and_chunks_do_not_matter(words: list[str], encoding: str, packing: str, cuts: set[int]) -> None:
+    """A text has the same bytes in UTF-8 whatever its encoding, its packing and the parts in which it arrives."""
+    text = "br\n" + "".join(words)
+    data = PACKINGS[packing](ENCODINGS[encoding](text))
+    parts = [data[start:end] for start, end in pairwise([0, *sorted(cuts), max(300, len(data))])]
+    found = b"".join(filter(None, _as_utf_8(chunk for part in parts if part for chunk in (None, part))))
+    assert found.decode("utf-8-sig").removeprefix("\ufeff") == text
+
+
+@pytest.mark.parametrize(
+    ("data", "seeming"),
+    [
+        (b"PK\x03\x04\x14\x00", "a zip archive or an Excel workbook"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "an Excel workbook"),
+        (b"\xfd7zXZ\x00\x00", "an xz file"),
+        (b"\x28\xb5\x2f\xfd\x04", "a zstd file"),
+        (b"BZh91AY&SY\x00", "a bzip2 file"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"SQLite format 3\x00\x10", "an SQLite database"),
+        (b"PAR1\x15\x04", "a Parquet file"),
+        ("br\ncn\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),
+        ("br\ncn\n".encode("utf-16-be"), "UTF-16 without a byte order mark"),
+        (b"<!DOCTYPE html>\n<html>", "a page of HTML or XML"),
+        (b"\xef\xbb\xbf\r\n<?xml version='1.0'?>", "a page of HTML or XML"),
+        (b'["br", "cn"]', "JSON"),
+        (b'\n{"codes": []}', "JSON"),
+        (b'"code","name"\r\n"BR","Brazil"\r\n', "a CSV file with quotes"),
+        (b'code,name\n# all of them\n\nKR,"Korea, South"\n', "a CSV file with quotes"),
+        (b"'BR'\n'CN'\n", "a CSV file with quotes"),
+        (b"code;name\nBR;Brazil\n", "a table with semicolons"),
+        (b"\xef\xbb\xbfcode\nBR;\n", "a table with semicolons"),
+    ],
+)
+@pytest.mark.parametrize("packing", ["plain", "gzip"])
+@pytest.mark.parametrize("text_encoding", ["utf-8", "utf-16"])
+def test_what_is_no_list_is_named(tmp_path: Path, data: bytes, seeming: str, packing: str, text_encoding: str) -> None:
+    """A file of another kind is one usage error that says what it seems to be, not an error for each of its lines."""
+    if text_encoding == "utf-16" and data.isascii() and b"\x00" not in data:
+        data = data.decode().encode("utf-16")
+    (tmp_path / "codes").write_bytes(PACKINGS[packing](data))
+    assert problem_of(tmp_path / "codes").startswith(f"the list seems to be {seeming}: it must be plain text")
+
+
+@pytest.mark.parametrize(
+    ("data", "codes"),
+    [
+        (b"BZ\nBR", ["BZ", "BR"]),
+        (b"PK", ["PK"]),
+        (b"PAR\nPAR1", ["PAR", "PAR1"]),
+        (b"br # so; to \"say\"\ncn # 'ok'\n", ["BR", "CN"]),
+        (b'br\ncn\n"fr"\nd;e', ["BR", "CN", '"FR"', "D;E"]),
+        (b"\xff\xfe", None),
+        (b"\xef\xbb\xbf", None),
+    ],
+)
+def test_a_list_that_begins_like_something_else_is_read(tmp_path: Path, data: bytes, codes: list[str] | None) -> None:
+    """Codes may begin like a mark, comments may hold anything, and single lines of garbage stay errors of their own."""
+    (tmp_path / "codes").write_bytes(data)
+    if codes is None:
+        assert problem_of(tmp_path / "codes").startswith("there are none")
+    else:
+        assert [code.upper() for code in codes_in(tmp_path / "codes")] == codes
+
+
+@pytest.mark.parametrize("packing", ["plain", "gzip"])
+def test_a_pipe_may_deliver_a_list_byte_by_byte(tmp_path: Path, packing: str) -> None:
+    """A mark that arrives byte by byte is recognised, from a named pipe, too."""
+    os.mkfifo(tmp_path / "codes")
+    with ThreadPoolExecutor(1) as executor:
+        reading = executor.submit(codes_in, tmp_path / "codes")
+        with (tmp_path / "codes").open("wb", buffering=0) as writer:
+            for byte in PACKINGS[packing](ENCODINGS["utf-16-le"](TEXT)):
+                writer.write(bytes([byte]))
+        assert reading.result(20) == ["BR", "CN", "FR"]
+
+
+@pytest.mark.parametrize(
+    ("data", "problem"),
+    [
+        (gzip.compress(b"br\ncn\n", mtime=0)[:-1], "it is gzip without its end"),
+        (gzip.compress(b"", mtime=0)[:10], "it is gzip without its end"),
+        (b"\x1f\x8b\x08 and text", "it is damaged gzip: "),
+    ],
+)
+def test_gzip_that_is_cut_or_damaged(tmp_path: Path, data: bytes, problem: str) -> None:
+    """A list that cannot be read before the run begins is a usage error."""
+    (tmp_path / "codes").write_bytes(data)
+    assert problem_of(tmp_path / "codes").startswith(f"the list cannot be read: {problem}")
+
+
+def test_a_large_compressed_list_takes_no_memory() -> None:
+    """A list is decompressed as it is read: 50 MB of it take less than a megabyte."""
+    data = gzip.compress(b"br cn fr\n" * 6_000_000, 1)
+    tracemalloc.start()
+    size = sum(len(chunk or b"") for chunk in _as_utf_8(file_chunks(io.BytesIO(data))))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (size, peak < 1_000_000) == (54_000_000, True)
