@@ -1,6 +1,6 @@
 """The downloader: the way of one item from its URL to a stored file; always a Result, never an exception."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -42,6 +42,8 @@ class Downloader:
     """The sha256, in hex, that a file must have, by its path below the destination."""
     policy: RevalidationPolicy
     cancellation: Cancellation
+    placeholders: Collection[str] = ()
+    """The sha256, in hex, of bodies that stand for no file: one that was stored before they were known is none."""
     on_bug: Callable[[str, Exception], None]
     """Called in worker threads with an item's code and an exception that nobody foresaw; must not raise."""
 
@@ -103,7 +105,7 @@ class Downloader:
         """Return the file that an item has, if it is the one that it should have, untouched since it was stored."""
         if stored is None or stored.path != item.file:
             return None
-        if self.expected_digests.get(item.file, stored.sha256) != stored.sha256:
+        if self.expected_digests.get(item.file, stored.sha256) != stored.sha256 or stored.sha256 in self.placeholders:
             return None
         if self.storage.is_intact(stored):
             return stored

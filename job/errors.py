@@ -12,6 +12,7 @@ The tree:
         ├── NetworkError           no usable answer: timeout, connection, dns, tls, proxy, protocol
         ├── HttpError              an answer that is not the file: http_NNN
         │   └── NotFoundError      204, 404 and 410
+        │       └── PlaceholderError   a file that the origin serves for every one that it has not
         ├── RedirectError          redirect_refused, too_many_redirects
         └── ContentError           a body that is not the file: truncated, empty, too_large, ...
 """
@@ -43,6 +44,7 @@ class Reason(StrEnum):
     UNEXPECTED_ENCODING = "unexpected_encoding"
     BAD_CONTENT = "bad_content"
     CHECKSUM = "checksum"
+    PLACEHOLDER = "placeholder"
     INVALID_CODE = "invalid_code"
     STORAGE = "storage"
     ORIGIN_DOWN = "origin_down"
@@ -204,6 +206,14 @@ class HttpError(AttemptError):
 
 class NotFoundError(HttpError):
     """204, 404 or 410: the origin says that there is no such file."""
+
+
+class PlaceholderError(NotFoundError):
+    """A body came that the user knows for the origin's way to say that there is no such file."""
+
+    def __init__(self) -> None:
+        super().__init__(HTTPStatus.OK, "the body is a placeholder for files that do not exist (FLAGJOB_PLACEHOLDERS)")
+        self.failure = Failure(Reason.PLACEHOLDER, HTTPStatus.OK)
 
 
 class RedirectError(AttemptError):

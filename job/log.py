@@ -35,6 +35,7 @@ _UNCUT_EVENTS = {
     "origin_down",
     "uniform_refusal",
     "retry_budget_spent",
+    "same_bytes",
 }
 """These console lines may wrap: they end with the advice to the user."""
 

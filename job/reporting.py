@@ -29,11 +29,49 @@ _LOGGED_STATUSES = {
     LogResults.PROBLEMS: frozenset({Status.NOT_FOUND, Status.ERROR, Status.CANCELLED}),
 }
 _PUSH_SECONDS = 5.0
+_SAME_BYTES_CODES = 20
+_SAME_BYTES_SHARE = 0.01
+_COUNTED_DIGESTS = 1000
+_SAME_BYTES_HINT = (
+    "look at that file: if the origin serves it for all that it has not, put the digest into FLAGJOB_PLACEHOLDERS"
+)
 _MAX_LOGGED_RATE = 1e6
 """Requests per second; more than a run can send. JSON has no infinity, which is the rate without a limit."""
 _RETRY_BUDGET_HINT = (
     "too much fails: the run's retries are spent, and until files come again an item ends at its first failure"
 )
+
+
+class SameBytes:
+    """Finds the bytes that many codes got; for the main thread only. Memory does not grow with the number of codes.
+
+    This is the algorithm of Misra and Gries: 1000 digests are counted, and where another one comes, each of them loses
+    one. A count is therefore too small by one in 1000 codes at most.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._lost = 0
+
+    def add(self, results: Sequence[Result]) -> None:
+        """Count the digests of new files."""
+        counts = self._counts
+        for result in results:
+            if result.status is not Status.OK or result.data is None:
+                continue
+            digest = result.data.sha256
+            if digest in counts or len(counts) < _COUNTED_DIGESTS:
+                counts[digest] = counts.get(digest, 0) + 1
+            else:
+                self._lost += 1
+                counts = {digest: count - 1 for digest, count in counts.items() if count > 1}
+                self._counts = counts
+
+    def most_frequent(self, items: int) -> tuple[str, int] | None:
+        """Return the digest that most codes got, and of how many it was counted; None if they are few of all items."""
+        digest, count = max(self._counts.items(), key=lambda counted: counted[1], default=("", 0))
+        is_frequent = count + self._lost >= max(_SAME_BYTES_CODES, _SAME_BYTES_SHARE * items)
+        return (digest, count) if count and is_frequent else None
 
 
 class Reporting:
@@ -72,7 +110,12 @@ class Reporting:
         # Keeps two workers that find the same at the same time from both saying it.
         self._limitations_lock = Lock()
         self.metrics = Metrics(__version__, os.environ.get("SOURCE_REVISION", "unknown"), settings.shard_count)
-        self.consumers: list[Consumer] = [self._protected("metrics", self.metrics.count_results), self._log_results]
+        self._same_bytes = SameBytes()
+        self.consumers: list[Consumer] = [
+            self._protected("metrics", self.metrics.count_results),
+            self._log_results,
+            self._same_bytes.add,
+        ]
 
     def report(self, results: Sequence[Result]) -> None:
         """Hand a batch of results to every consumer; raise LogError if the log cannot be written."""
@@ -176,6 +219,9 @@ class Reporting:
         The log comes last, so that a reader of its last line finds everything else in place.
         """
         text = progress.summary_text(summary)
+        same = self._same_bytes.most_frequent(summary.items)
+        if same:
+            self.log.warning("same_bytes", sha256=same[0], codes=same[1], hint=_SAME_BYTES_HINT)
         self._publish_final_metrics(summary)
         termination_log = self._settings.termination_log
         if termination_log:

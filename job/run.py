@@ -327,7 +327,7 @@ class _Wiring:
         reporting = self.reporting
         throttle = Throttle(self._throttle_limits(), reporting.throttle_events(self.inputs.template.origin))
         policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
-        validated = Validated(client, self._accepted_types, settings.expected_digests)
+        validated = Validated(client, self._accepted_types, settings.expected_digests, settings.placeholders)
         measured = Measured(validated, reporting.metrics.count_attempt)
         throttled = Throttled(
             measured,
@@ -348,6 +348,7 @@ class _Wiring:
             storage=waits.storage,
             manifest=destination.manifest,
             expected_digests=settings.expected_digests,
+            placeholders=settings.placeholders,
             policy=RevalidationPolicy(settings.refresh, settings.not_found_ttl),
             cancellation=self.cancellation,
             on_bug=reporting.report_bug,

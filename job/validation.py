@@ -2,12 +2,12 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import BinaryIO
 from xml.parsers import expat
 
 from job.body import Body
-from job.errors import ContentError, Reason
+from job.errors import ContentError, PlaceholderError, Reason
 from job.model import FileType, Reply
 
 _MEDIA_TYPES = {
@@ -86,8 +86,12 @@ def detect_type(head: bytes) -> FileType | None:
     return None
 
 
-def validate(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = None) -> str | None:
-    """Return the media type of an acceptable body; raise ContentError for any other. `digest` is a SHA-256 in hex.
+def validate(
+    reply: Reply, accepted: tuple[FileType, ...], digest: str | None = None, placeholders: Collection[str] = ()
+) -> str | None:
+    """Return the media type of an acceptable body; raise ContentError, or PlaceholderError, for any other.
+
+    `digest` and `placeholders` are SHA-256 in hex.
 
     Compares facts that the body gathered while it was written; only an SVG is read again. For `any` the media type is
     the Content-Type field, or None if the field cannot be recorded.
@@ -100,6 +104,8 @@ def validate(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = 
         raise ContentError(Reason.UNEXPECTED_ENCODING, f"the body came as {reply.kept_coding}, which it is not")
     if reply.content_length not in {None, reply.received_bytes}:
         raise ContentError(Reason.TRUNCATED, f"{reply.received_bytes} of {reply.content_length} bytes came")
+    # Placeholder: before all that may be wrong with it, because it is no file.
+    _check_placeholder(body, placeholders)
     # Digest
     if digest is not None:
         _check_digest(body, digest)
@@ -114,6 +120,11 @@ def validate(reply: Reply, accepted: tuple[FileType, ...], digest: str | None = 
     if digest is None:
         _check_end(body, detected)
     return _MEDIA_TYPES[detected]
+
+
+def _check_placeholder(body: Body, placeholders: Collection[str]) -> None:
+    if placeholders and body.sha256 in placeholders:
+        raise PlaceholderError
 
 
 def _check_digest(body: Body, digest: str) -> None:

@@ -22,6 +22,7 @@ EXPECTED_FAILURES = {
     Reason.UNEXPECTED_ENCODING: (False, "invalid"),
     Reason.BAD_CONTENT: (True, "invalid"),
     Reason.CHECKSUM: (True, "invalid"),
+    Reason.PLACEHOLDER: (False, "invalid"),
     Reason.INVALID_CODE: (False, "invalid"),
     Reason.STORAGE: (False, "invalid"),
     Reason.DEADLINE: (False, "invalid"),
@@ -43,6 +44,7 @@ TREE = {
     "NetworkError": "AttemptError",
     "HttpError": "AttemptError",
     "NotFoundError": "HttpError",
+    "PlaceholderError": "NotFoundError",
     "RedirectError": "AttemptError",
     "ContentError": "AttemptError",
 }

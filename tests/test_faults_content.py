@@ -1,12 +1,13 @@
-"""The catalogue of faults, row 70: pictures that an origin serves cut, or in unusual but whole forms."""
+"""The catalogue of faults, rows 70 and 72: pictures that are cut, or stand for pictures that are gone."""
 
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from images import GIF, JPEG, PNG, WEBP
+from images import GIF, HTML, JPEG, PNG, WEBP, numbered_gif
 from inprocess import files_in, run_here
 from rows import line_of, row
-from scripted import Answer, ScriptedServer
+from scripted import Answer, ScriptedServer, Step
 
 PICTURES = {"br.gif": GIF, "br.png": PNG, "br.jpeg": JPEG, "br.webp": WEBP}
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
@@ -69,3 +70,63 @@ def test_entities_of_an_svg(tmp_path: Path, fault: str, body: bytes) -> None:
     (result,) = done.events_named("result")
     assert [result["status"], *filter(None, [result["reason"]])] == line.words
     assert (done.code, files_in(tmp_path)) == (line.exit_code, {"br.svg": body} if line.words == ["ok"] else {})
+
+
+REMOVED = numbered_gif(404)
+CODES = [f"c{number}" for number in range(40)]
+
+
+def origin_with_gone(gone: int, body: bytes = REMOVED) -> ScriptedServer:
+    """Return an origin that has all files at first, and then leads to one picture for those that are gone."""
+    script: dict[str, Step | list[Step]] = {"/removed.gif": Answer(body=body)}
+    for number, code in enumerate(CODES):
+        whole = Answer(body=numbered_gif(number))
+        script[f"/{code}.gif"] = [whole, Answer(302, {"Location": "/removed.gif"}) if number < gone else whole]
+    return ScriptedServer(script)
+
+
+@row(72)
+@pytest.mark.parametrize("gone", [19, 20])
+def test_one_picture_for_all_that_is_gone_is_told(tmp_path: Path, gone: int) -> None:
+    """Where 20 codes get the same new bytes, one warning names their digest."""
+    line = line_of("one picture for all that is gone, not known")
+    with origin_with_gone(gone) as server:
+        first = run_here(*CODES, dest=tmp_path, url=server.url("/{cc}.gif"))
+        second = run_here(*CODES, dest=tmp_path, url=server.url("/{cc}.gif"))
+    assert (first.code, second.code, first.events_named("same_bytes")) == (0, line.exit_code, [])
+    found = [(event["level"], event["sha256"], event["codes"]) for event in second.events_named("same_bytes")]
+    assert found == ([("warning", sha256(REMOVED).hexdigest(), 20)] if gone == 20 else [])
+
+
+@row(72)
+@pytest.mark.parametrize("body", [REMOVED, HTML])
+def test_a_placeholder_means_not_found(tmp_path: Path, body: bytes) -> None:
+    """A body with the digest of a placeholder, whatever its type, leaves the good copies as they are."""
+    line = line_of("one picture for all that is gone, and its digest")
+    settings = {"placeholders": sha256(body).hexdigest().upper(), "max_attempts": "1"}
+    with origin_with_gone(3, body) as server:
+        run_here(*CODES, dest=tmp_path, url=server.url("/{cc}.gif"))
+        before = files_in(tmp_path)
+        done = run_here(*CODES, dest=tmp_path, url=server.url("/{cc}.gif"), **settings)
+        allowed = run_here(*CODES, dest=tmp_path, url=server.url("/{cc}.gif"), **settings, max_not_found="3")
+    results = {event["code"]: [event["status"], event["reason"]] for event in done.events_named("result")}
+    assert [results[code.upper()] for code in CODES[:3]] == [line.words] * 3
+    assert (done.code, allowed.code, done.summary["counts"]["not_found"]) == (line.exit_code, 0, 3)
+    assert files_in(tmp_path) == before
+
+
+@row(72)
+def test_a_placeholder_that_was_stored_is_asked_for_again(tmp_path: Path) -> None:
+    """What was taken for a file before its digest was known is no good copy: the next answer may be a file."""
+    answers = [
+        Answer(headers={"ETag": '"1"'}, body=REMOVED),
+        Answer(headers={"ETag": '"1"'}, body=REMOVED),
+        Answer(body=GIF),
+    ]
+    with ScriptedServer({"/br.gif": answers}) as server:
+        settings = {"url": server.url("/{cc}.gif"), "placeholders": sha256(REMOVED).hexdigest()}
+        runs = [run_here("br", dest=tmp_path, url=settings["url"])]
+        runs += [run_here("br", dest=tmp_path, **settings) for _ in range(2)]
+        assert ["if-none-match" in request.headers for request in server.requests] == [False] * 3
+    assert [done.statuses["BR"] for done in runs] == ["ok", "not_found", "ok"]
+    assert files_in(tmp_path) == {"br.gif": GIF}

@@ -1,15 +1,19 @@
 """Reporting: every consumer takes every batch of results, and only the log may end a run."""
 
 import json
+import random
+import tracemalloc
 from contextlib import redirect_stderr
 from io import BytesIO, StringIO
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from job.cancellation import Cancellation
 from job.errors import LogError
-from job.model import InvalidItem, Result, Status
-from job.reporting import Reporting
+from job.model import InvalidItem, Result, Status, Stored
+from job.reporting import Reporting, SameBytes
 from job.settings import load, parse_arguments
 
 OK = Result(Status.OK, None, "BR", attempts=1)
@@ -96,3 +100,55 @@ def test_a_log_that_cannot_be_written_is_not_ignored() -> None:
     stdout.close()
     with pytest.raises(LogError):
         report.report([OK])
+
+
+# The same bytes for many codes
+
+
+def ok_results(*digests: str) -> list[Result]:
+    return [Result(Status.OK, Stored("f", 1, digest, None), "C", attempts=1) for digest in digests]
+
+
+def counted(*digests: str) -> SameBytes:
+    same = SameBytes()
+    same.add(ok_results(*digests))
+    return same
+
+
+def test_many_codes_with_the_same_new_bytes_are_found() -> None:
+    """Twenty codes and one in a hundred must have them; files that did not change, or did not come, do not count."""
+    assert counted(*["a"] * 19).most_frequent(19) is None
+    assert counted(*["a"] * 20, "b").most_frequent(21) == ("a", 20)
+    assert counted(*["a"] * 20).most_frequent(2001) is None
+    assert counted().most_frequent(0) is None
+    same = SameBytes()
+    unchanged = [Result(Status.UNCHANGED, result.data, "C") for result in ok_results(*["a"] * 30)]
+    same.add([*unchanged, *[MISSING] * 30, *[OK] * 30])
+    assert same.most_frequent(90) is None
+
+
+@settings(deadline=None, max_examples=30)
+@given(share=st.integers(10, 200), seed=st.integers())
+def test_frequent_bytes_are_found_among_many(share: int, seed: int) -> None:
+    """Among many files, all others unique, bytes of at least one in a hundred are found, and no much rarer ones."""
+    items = 10_000
+    digests = [*["same"] * share, *map(str, range(items - share))]
+    random.Random(seed).shuffle(digests)
+    found = counted(*digests).most_frequent(items)
+    if share >= 100:
+        assert found is not None
+        assert found[0] == "same"
+        assert share - 10 <= found[1] <= share
+    if share < 90:
+        assert found is None
+
+
+def test_unique_bytes_take_no_memory() -> None:
+    """A run of many files, each other bytes, remembers a thousand of them."""
+    same = SameBytes()
+    tracemalloc.start()
+    for number in range(100_000):
+        same.add(ok_results(f"{number:064}"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 600_000

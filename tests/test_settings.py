@@ -39,6 +39,7 @@ BUDGET = "must be a whole number of items or a percentage of them up to 100%, su
 TYPES = "must be one or more of gif, png, jpeg, webp, svg, gzip, any"
 HOSTS = "must be host names without scheme or port, such as cdn.example.org"
 ADDRESS = "must be HOST:PORT or :PORT, such as :9464 or 127.0.0.1:9464"
+DIGESTS = "must be sha256 digests of 64 hexadecimal digits, separated by commas or blanks"
 LINE = "must be one line of printable ASCII"
 UTF_8 = "must be UTF-8 text"
 IN_A_DIRECTORY = "must be a file in a directory that exists"
@@ -165,6 +166,8 @@ REJECTED = [
     ("checksums", "/", "'/'", "must be a file that can be read (Is a directory)"),
     ("checksums", "/dev/null", "'/dev/null'", "must list a file: an empty list would let everything pass"),
     ("checksums", "\udcff", r"'\\xff'", UTF_8),
+    ("placeholders", "f" * 63, f"'{'f' * 63}'", DIGESTS),
+    ("placeholders", ",", "','", DIGESTS),
     ("publish", "all", "'all'", "must be one of each, set"),
     ("keep", "0", "'0'", f"{WHOLE} 1 to 1000"),
     ("keep", "1001", "'1001'", f"{WHOLE} 1 to 1000"),
@@ -248,6 +251,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "redirect_hosts": ("cdn.example.org", ("cdn.example.org",)),
     "refresh": ("Missing", Refresh.MISSING),
     "not_found_ttl": ("365d", 31_536_000.0),
+    "placeholders": (f"{'0' * 64}, {'F' * 64}", ("0" * 64, "f" * 64)),
     "publish": ("set", Publish.SET),
     "keep": ("1000", 1000),
     "new_origin": ("accept", NewOrigin.ACCEPT),

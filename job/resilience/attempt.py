@@ -1,6 +1,6 @@
 """One attempt: the innermost wrappers, which validate the answer and measure the time and outcome of each attempt."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from time import monotonic
@@ -15,23 +15,31 @@ from job.resilience.types import ItemRequest, Source
 class Validated:
     """Wraps the client: an answer is only one if its body is the file that was asked for.
 
-    `expected_digests` are sha256 in hex, by the file's path below the destination. Thread-safe.
+    `expected_digests` are sha256 in hex, by the file's path below the destination; `placeholders` are those of bodies
+    that stand for no file. Thread-safe.
     """
 
-    def __init__(self, client: Client, accepted: tuple[FileType, ...], expected_digests: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        accepted: tuple[FileType, ...],
+        expected_digests: Mapping[str, str],
+        placeholders: Collection[str] = (),
+    ) -> None:
         self._client = client
         self._accepted = accepted
         self._expected_digests = expected_digests
+        self._placeholders = placeholders
 
     def get(self, request: ItemRequest) -> Reply | NotModified:
-        """Return the answer, with the media type that its body has; raise ContentError for any other body."""
+        """Return the answer, with the media type of its body; raise ContentError or PlaceholderError for any other."""
         reply = self._client.get(request.item.url, request.validators)
         if isinstance(reply, NotModified):
             return reply
         request.received_bytes = reply.received_bytes
         try:
             digest = self._expected_digests.get(request.item.file)
-            reply.media_type = validation.validate(reply, self._accepted, digest)
+            reply.media_type = validation.validate(reply, self._accepted, digest, self._placeholders)
         except ContentError as error:
             error.retry_after = retry_after_seconds(reply.retry_after, datetime.now(UTC))
             reply.body.close()

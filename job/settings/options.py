@@ -247,6 +247,13 @@ class Settings:
     checksums: str | None = option(
         parsers.path, None, "SHA256SUMS file with the digests that files must have", metavar="PATH"
     )
+    placeholders: tuple[str, ...] = option(
+        parsers.digests,
+        None,
+        "sha256 of files that mean not found; same_bytes warns of such",
+        metavar="DIGESTS",
+        absent_value=(),
+    )
     publish: Publish = option(
         parsers.choice(Publish), "each", "each file as it is accepted, or a set of all, as a whole", metavar="HOW"
     )

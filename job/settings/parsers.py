@@ -134,6 +134,14 @@ def hosts(text: str) -> tuple[str, ...]:
     return tuple(host.strip("[]") for host in names)
 
 
+def digests(text: str) -> tuple[str, ...]:
+    """Return SHA-256 digests in lower-case hex; the text separates them by commas or spaces."""
+    found = tuple(text.lower().replace(",", " ").split())
+    if not found or not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in found):
+        raise ValueError("must be sha256 digests of 64 hexadecimal digits, separated by commas or blanks")
+    return found
+
+
 def address(text: str) -> Address:
     """Return the address of HOST:PORT, or of :PORT for every address of the machine, IPv4 and IPv6."""
     match = _ADDRESS.fullmatch(text)
