@@ -329,20 +329,10 @@ class _Wiring:
         policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
         validated = Validated(client, self._accepted_types, settings.expected_digests, settings.placeholders)
         measured = Measured(validated, reporting.metrics.count_attempt)
-        throttled = Throttled(
-            measured,
-            throttle,
-            policy=policy,
-            sleeper=waits.sleeper,
-            on_retry=reporting.report_retry,
-        )
-        retrying = Retrying(
-            throttled,
-            policy,
-            sleep=waits.sleeper.sleep,
-            may_retry=throttle.may_retry,
-            on_retry=reporting.report_retry,
-        )
+        on_retry = reporting.report_retry
+        throttled = Throttled(measured, throttle, policy=policy, sleeper=waits.sleeper, on_retry=on_retry)
+        sleep = waits.sleeper.sleep
+        retrying = Retrying(throttled, policy, sleep=sleep, may_retry=throttle.may_retry, on_retry=on_retry)
         return Downloader(
             source=retrying,
             storage=waits.storage,

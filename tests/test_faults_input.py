@@ -99,7 +99,7 @@ def test_binary_codes_are_logged_in_strict_json(tmp_path: Path) -> None:
     assert (done.code, files_in(tmp_path / "dest")) == (line.exit_code, {})
 
 
-@row(71)
+@row(68)
 @pytest.mark.parametrize(
     "data",
     [
@@ -125,7 +125,7 @@ def test_lists_of_other_programs_are_read(tmp_path: Path, data: bytes) -> None:
     assert files_in(tmp_path / "dest") == {"br.gif": GIF, "cn.gif": GIF}
 
 
-@row(71)
+@row(68)
 def test_what_cannot_be_seen_in_a_code_is_shown(tmp_path: Path) -> None:
     """A code that looks right, but is not, is shown with what is wrong about it, in JSON and on a console."""
     line = line_of("a code with a character")
@@ -144,7 +144,7 @@ def test_what_cannot_be_seen_in_a_code_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("handlers")
-@row(71)
+@row(68)
 @pytest.mark.parametrize(
     ("data", "seeming"),
     [
@@ -173,7 +173,7 @@ def test_a_list_of_another_kind_is_one_usage_error(
     assert not (tmp_path / "dest").exists()
 
 
-@row(71)
+@row(68)
 def test_a_long_list_that_is_cut_ends_the_run(tmp_path: Path) -> None:
     """Compressed codes that came before the cut are attempted; then the run says what is wrong and is no success."""
     line = line_of("a long list in gzip")

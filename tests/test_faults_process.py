@@ -348,7 +348,7 @@ def test_uniform_failures_end_the_run(tmp_path: Path, step: Step) -> None:
     assert (done.code, len(done.events_named("uniform_refusal"))) == (line.exit_code, 1)
 
 
-@row(66)
+@row(64)
 @pytest.mark.parametrize(
     ("step", "reason"),
     [
@@ -433,7 +433,7 @@ class LateServer(ScriptedServer):
 HICCUP = "a hiccup: the origin refuses"
 
 
-@row(68)
+@row(66)
 def test_an_origin_that_refuses_connections_for_a_moment_costs_nothing(tmp_path: Path) -> None:
     """A run whose origin restarts waits for it, which one line tells, and then gets every file."""
     line, codes = line_of(HICCUP), [f"c{number}" for number in range(60)]
@@ -450,7 +450,7 @@ def test_an_origin_that_refuses_connections_for_a_moment_costs_nothing(tmp_path:
     assert (paused["until_s"], paused["reason"], back["level"]) == (5, "connection", "info")
 
 
-@row(68)
+@row(66)
 @pytest.mark.parametrize(
     "trouble", [Raw(b""), Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n", reset=True), Answer(500), Answer(502)]
 )
@@ -471,7 +471,7 @@ def test_an_origin_that_has_answered_is_waited_for_longer(tmp_path: Path, troubl
     assert [paused["until_s"] for paused in done.events_named("host_paused")] == [30]
 
 
-@row(53, 68)
+@row(53, 66)
 def test_a_dead_origin_is_given_up_in_seconds(tmp_path: Path) -> None:
     """A dead origin is probed for 5 s, by few requests; the run ends within 5 s more, with a line for each item."""
     line, codes, began = line_of("the origin is dead"), [f"c{number}" for number in range(300)], monotonic()
@@ -482,7 +482,7 @@ def test_a_dead_origin_is_given_up_in_seconds(tmp_path: Path) -> None:
     assert attempts(done) < 100
 
 
-@row(68)
+@row(66)
 def test_a_short_list_keeps_the_result_of_each_item(tmp_path: Path) -> None:
     """Items of a list that is too short to open the circuit have their own tries and reasons; nothing is probed."""
     line, codes = line_of("a hiccup, and a list too short"), [f"c{number}" for number in range(5)]
@@ -491,7 +491,7 @@ def test_a_short_list_keeps_the_result_of_each_item(tmp_path: Path) -> None:
     assert (attempts(done), done.events_named("host_paused")) == (20, [])
 
 
-@row(68)
+@row(66)
 def test_a_name_that_does_not_exist_is_not_waited_for(tmp_path: Path) -> None:
     """A name that does not exist is no hiccup: the run ends at once."""
     line, codes = line_of("a name or a certificate"), [f"c{number}" for number in range(300)]
@@ -500,7 +500,7 @@ def test_a_name_that_does_not_exist_is_not_waited_for(tmp_path: Path) -> None:
     assert (done.events_named("host_paused"), len(done.events_named("origin_down"))) == ([], 1)
 
 
-@row(68)
+@row(66)
 def test_a_certificate_that_is_refused_is_not_waited_for(tmp_path: Path) -> None:
     """A certificate of an unknown authority is no hiccup: the run ends at once."""
     codes, context = [f"c{number}" for number in range(300)], ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

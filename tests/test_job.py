@@ -297,7 +297,7 @@ def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
     assert "flagjob_last_run_exit_code 143.0" in (tmp_path / "x.prom").read_text()
 
 
-@row(67)
+@row(65)
 @pytest.mark.parametrize("hangups", [1, 3])
 def test_a_hangup_ends_the_run_in_good_order(tmp_path: Path, hangups: int) -> None:
     """SIGHUP ends the run as SIGTERM does, with exit code 129; the kernel and the shell may send it more than once."""
@@ -323,7 +323,7 @@ def test_a_hangup_ends_the_run_in_good_order(tmp_path: Path, hangups: int) -> No
     assert (interrupted["signal"], lines[-1]["outcome"], lines[-1]["exit_code"]) == ("SIGHUP", "sighup", 129)
 
 
-@row(67)
+@row(65)
 def test_a_hangup_that_nohup_ignores_changes_nothing(tmp_path: Path) -> None:
     """A process that was started with SIGHUP ignored goes on after one."""
     line, release = line_of("a SIGHUP that the process was told to ignore"), threading.Event()
@@ -362,7 +362,7 @@ def run_on_lost_terminal(cwd: Path, redirection: str, *, ignores: bool = False) 
         return wait_for_end(process_id)
 
 
-@row(67)
+@row(65)
 @pytest.mark.parametrize("redirection", ["", "> log", "2> /dev/null", "> log 2> /dev/null"])
 def test_a_run_outlives_its_terminal_until_its_summary(tmp_path: Path, redirection: str) -> None:
     """When the terminal is closed the run ends with 129 and its summary, whatever was shown on the terminal."""
@@ -378,7 +378,7 @@ def test_a_log_on_a_lost_terminal_is_one_that_nobody_reads(tmp_path: Path) -> No
     assert run_on_lost_terminal(tmp_path, "", ignores=True) == 5
 
 
-@row(67)
+@row(65)
 def test_success_is_silent_at_level_warning(tmp_path: Path) -> None:
     """A run that succeeds at level warning writes nothing, so that cron sends no mail; one that fails ends with why."""
     good = flagjob("BR", cwd=tmp_path, settings={"FLAGJOB_LOG_LEVEL": "warning"})

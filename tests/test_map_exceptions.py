@@ -230,7 +230,7 @@ def as_dates(seconds: int) -> list[str]:
     return [date.strftime(form) for form in ("%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%c")]
 
 
-@row(61)
+@row(60)
 @given(
     st.integers(100, 999).filter(lambda status: status not in {200, *redirects.STATUSES}),
     st.sampled_from(NO_RETRY_AFTER).map(lambda text: (0, text))
@@ -282,7 +282,7 @@ def test_a_content_length_is_a_number_or_none(value: str) -> None:
         assert (reply.content_length or 0) >= 10**19
 
 
-@row(63)
+@row(62)
 @given(st.integers(0, 10_000), st.sampled_from([*"cC"]), st.booleans())
 def test_chunks_win_over_any_length(length: int, first_letter: str, length_first: bool) -> None:  # noqa: FBT001  (drawn)
     """Whatever length stands before or after a chunked transfer coding, it is none."""

@@ -236,7 +236,7 @@ def test_the_endpoint_serves_the_run_and_the_process() -> None:
     metrics.serve("127.0.0.1", endpoint.port).close()
 
 
-@row(67)
+@row(65)
 def test_an_empty_host_is_every_address() -> None:
     """An address without a host, such as `:9464`, is bound on every address, of IPv4 and of IPv6."""
     with closing(make().serve("", 0)) as endpoint:
@@ -244,7 +244,7 @@ def test_an_empty_host_is_every_address() -> None:
             assert b"flagjob_workers" in scrape(endpoint, host=host)
 
 
-@row(67)
+@row(65)
 @pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
 def test_a_machine_without_ipv6_serves_ipv4(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Where the kernel has no IPv6, `:9464` is every IPv4 address."""

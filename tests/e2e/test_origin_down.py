@@ -55,7 +55,7 @@ def reasons(done: FinishedJob) -> set[str]:
     return {line["reason"] for line in done.events_named("result") if line["status"] != "ok"}
 
 
-@row(1, 53, 68)
+@row(1, 53, 66)
 def test_connections_are_refused(machine: Namespace, tmp_path: Path) -> None:
     """Ten thousand codes of an origin that refuses connections end 5 s after the patience at most, with exit code 6."""
     done = run_to_end(tmp_path, settings(tmp_path, patience=None), machine.command_prefix)
