@@ -584,7 +584,7 @@ def test_a_coarser_clock_is_tolerated(recorded: int, unit: int, other: int) -> N
     assert is_same_time(str(recorded), found)
     cut = {recorded - recorded % each for each in (1, 100, 10**3, 10**6, 10**9, 2 * 10**9)}
     assert is_same_time(str(recorded), recorded + other) is (recorded + other in cut)
-    assert not any(is_same_time(version, found) for version in (None, "", "-", "0x", "W/1", "²"))
+    assert not any(is_same_time(version, found) for version in (None, "", "-", "0x", "W/1", "²", "9" * 5000))
 
 
 @row(59)

@@ -140,8 +140,8 @@ class BucketStorage:
     def verified_version(self, stored: Stored) -> str | None:
         """Return the ETag that the listing has of an object with another one than was recorded, but the same bytes.
 
-        So has an object that was copied or encrypted anew, and each in a store whose listing shows other ETags. One
-        request reads the object; None if it has other bytes, or is not there, or nothing vouches for it.
+        That is an object that was copied or encrypted anew, or any in a store whose listing shows other ETags. One
+        request reads it; None if it has other bytes, or is not there, or nothing vouches for it.
         """
         if stored.version is None:
             return None

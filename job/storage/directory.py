@@ -33,6 +33,8 @@ _CANNOT_SYNC_FILES = "it cannot flush files to the disk: a power cut may take ba
 _CANNOT_SYNC_DIRECTORIES = "it cannot flush directories to the disk: a power cut may take back the names of files"
 _NO_FREE_FIGURE = "it does not say how many bytes are free: a run may begin that does not fit"
 _OTHER_TIMES = "files have other times than were recorded, but the same bytes: their digests were compared"
+_MTIME = re.compile("[0-9]{1,19}")
+"""A version: nanoseconds since 1970."""
 _CLOCK_UNITS = (100, 1_000, 1_000_000, 1_000_000_000, 2_000_000_000)
 """Units, in nanoseconds, of the clocks to which a time may be cut: SMB and NTFS, most archives, some servers, WebDAV
 and tar, FAT."""
@@ -179,8 +181,8 @@ class DirectoryStorage:
     def verified_version(self, stored: Stored) -> str | None:
         """Return the version of a file that has another time than was recorded, but the same bytes; else None.
 
-        So does a file of a destination that sets times its own way, or of a restored copy. Without a version a file is
-        of another URL, and nothing vouches for it.
+        That is a file of a restored copy, or of a destination that sets times its own way. A recorded file without a
+        version belongs to another URL, and nothing vouches for it.
         """
         # The time before the bytes: if the file is replaced in between, the next run finds that it has another one.
         found = self._find(stored)
@@ -226,7 +228,7 @@ def is_same_time(version: str | None, mtime_ns: int) -> bool:
     """Return whether a file has the mtime of its version, or that time as a coarser clock has it, which cuts it."""
     if version == str(mtime_ns):
         return True
-    if not version or not version.isdecimal():
+    if not version or not _MTIME.fullmatch(version):
         return False
     recorded = int(version)
     return any(mtime_ns == recorded - recorded % unit for unit in _CLOCK_UNITS)
