@@ -60,6 +60,10 @@ _TABLE_LINES = 2
 """The header of a table and its first row."""
 
 
+class _GzipError(OSError):
+    """A list is gzip that is cut or damaged; an OSError, because a list that cannot be read on ends the run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Inputs:
     """The work of one run. `items` can be iterated once."""
@@ -90,7 +94,7 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
     """
     server = None if settings.url else settings.server or Server.LOCAL
     template = settings.url or _server_template(server or Server.LOCAL, stack, is_needed=not settings.dry_run)
-    with map_exceptions({OSError: _unreadable}):  # in what is read here; later it ends the run
+    with map_exceptions({_GzipError: _unreadable}):  # in what is read here; later it ends the run
         tokens = _tokens(settings, cancellation, stack, letters=not template.takes_ids)
         tokens = _check_not_empty(tokens, cancellation)
         items = codes.unique_items(tokens, template, table, settings.limit, _shard_filter(settings))
@@ -106,8 +110,8 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
     )
 
 
-def _unreadable(error: OSError) -> UsageError:
-    return UsageError(Fault("codes", None, f"the list cannot be read: {error.strerror or error}"))
+def _unreadable(error: "_GzipError") -> UsageError:
+    return UsageError(Fault("codes", None, f"the list cannot be read: {error}"))
 
 
 def _check_not_empty(tokens: Iterator[codes.Token | None], cancellation: Cancellation) -> Iterator[codes.Token | None]:
@@ -250,14 +254,14 @@ def _inflated(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
     while part := _inflate(member, b""):  # what did not fit into the last part
         yield part
     if not (is_between or member.eof):
-        raise OSError("it is gzip without its end")
+        raise _GzipError("it is gzip without its end")
 
 
 def _inflate(member: "zlib._Decompress", data: bytes) -> bytes:
     try:
         return member.decompress(data, _INFLATED_BYTES)
     except zlib.error as error:
-        raise OSError(f"it is damaged gzip: {error}") from error
+        raise _GzipError(f"it is damaged gzip: {error}") from error
 
 
 def _transcoded(chunks: Iterable[bytes | None], encoding: str) -> Iterator[bytes | None]:

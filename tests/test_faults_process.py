@@ -378,8 +378,8 @@ def test_a_bug_fails_its_item_only(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A bug fails its item only, and is logged with code and traceback."""
     line, validate = line_of("an exception that nobody foresaw"), validation.validate
 
-    def validate_with_bug(reply: Reply, accepted: tuple[FileType, ...], digest: str | None) -> str | None:
-        return str(1 // 0) if reply.body.size > 1000 else validate(reply, accepted, digest)
+    def validate_with_bug(reply: Reply, accepted: tuple[FileType, ...], *_digests: object) -> str | None:
+        return str(1 // 0) if reply.body.size > 1000 else validate(reply, accepted)
 
     monkeypatch.setattr(validation, "validate", validate_with_bug)  # plants a bug
     with ScriptedServer({"/cn.gif": Answer(body=numbered_gif(1, 2000)), "/br.gif": Answer(body=GIF)}) as server:
