@@ -251,9 +251,7 @@ def _inflated(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
             if is_between:
                 data = member.unused_data
                 member = zlib.decompressobj(_GZIP_WINDOW)
-    while part := _inflate(member, b""):  # what did not fit into the last part
-        yield part
-    if not (is_between or member.eof):
+    if not is_between:
         raise _GzipError("it is gzip without its end")
 
 

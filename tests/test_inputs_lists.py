@@ -126,6 +126,7 @@ def test_what_is_no_list_is_named(tmp_path: Path, data: bytes, seeming: str, pac
         (b"br # so; to \"say\"\ncn # 'ok'\n", ["BR", "CN"]),
         (b'br\ncn\n"fr"\nd;e', ["BR", "CN", '"FR"', "D;E"]),
         (b"\xff\xfe", None),
+        (b"", None),
         (b"\xef\xbb\xbf", None),
     ],
 )

@@ -308,7 +308,10 @@ PHOTO = (
 """A progressive JPEG with a thumbnail, a fill byte and a restart marker."""
 APNG = PNG[:33] + b"\x00\x00\x00\x08tEXtIEND\xaeB`\x82\x00\x00\x00\x00" + PNG[33:]
 """A PNG with a text that looks like the last chunk."""
+LOCAL_TABLE = b"GIF87a\x01\x00\x01\x00\x00\x00\x00" + ANIMATED[ANIMATED.rindex(b",\x00") :]
+"""A GIF without a colour table for all frames."""
 PICTURES = [
+    (LOCAL_TABLE, "gif"),
     (GIF, "gif"),
     (ANIMATED, "gif"),
     (PNG, "png"),
