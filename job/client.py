@@ -174,7 +174,7 @@ def _http_error(response: CurlResponse) -> HttpError:
     message = f"HTTP error {status} - {response.reason[:_MAX_PHRASE_CHARACTERS]}"
     if status in _NO_FILE:  # whatever a Retry-After says: that there is no such file is an answer
         return NotFoundError(status, message)
-    return HttpError(status, message, retry_after_seconds(response.fields.get("retry-after"), datetime.now(UTC)))
+    return HttpError(status, message, wait_seconds(response.fields.get("retry-after")))
 
 
 def _conditional_lines(validators: Validators | None, redirected_to: str | None) -> list[bytes]:
@@ -204,6 +204,11 @@ def _content_length(value: str | None) -> int | None:
     if not (text.isascii() and text.isdigit()):
         return None
     return int(text.lstrip("0")[:_MAX_LENGTH_DIGITS] or "0")  # a length that is cut is still more than any body
+
+
+def wait_seconds(retry_after: str | None) -> float | None:
+    """Return the seconds that a Retry-After header asks to wait from now on, if it does."""
+    return retry_after_seconds(retry_after, datetime.now(UTC))
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:

@@ -1,12 +1,11 @@
 """One attempt: the innermost wrappers, which validate the answer and measure the time and outcome of each attempt."""
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, datetime
 from http import HTTPStatus
 from time import monotonic
 
 from job import validation
-from job.client import Client, retry_after_seconds
+from job.client import Client, wait_seconds
 from job.errors import AttemptError, ContentError, FlagjobError, Outcome
 from job.model import FileType, NotModified, Reply
 from job.resilience.types import ItemRequest, Source
@@ -41,7 +40,7 @@ class Validated:
             digest = self._expected_digests.get(request.item.file)
             reply.media_type = validation.validate(reply, self._accepted, digest, self._placeholders)
         except ContentError as error:
-            error.retry_after = retry_after_seconds(reply.retry_after, datetime.now(UTC))
+            error.retry_after = wait_seconds(reply.retry_after)
             reply.body.close()
             raise
         except BaseException:
