@@ -11,6 +11,7 @@ import sys
 import threading
 import urllib.request
 from collections import Counter
+from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import distribution
 from pathlib import Path
@@ -298,6 +299,7 @@ def test_sigterm_ends_the_run_in_good_order(tmp_path: Path) -> None:
 
 
 @row(65)
+@pytest.mark.usefixtures("heeded_hangup")
 @pytest.mark.parametrize("hangups", [1, 3])
 def test_a_hangup_ends_the_run_in_good_order(tmp_path: Path, hangups: int) -> None:
     """SIGHUP ends the run as SIGTERM does, with exit code 129; the kernel and the shell may send it more than once."""
@@ -338,10 +340,12 @@ def test_a_hangup_that_nohup_ignores_changes_nothing(tmp_path: Path) -> None:
     assert (process.returncode, Done(process.returncode, stdout, "").statuses) == (line.exit_code, {"BR": "ok"})
 
 
-def wait_for_end(process_id: int) -> int:
-    """Wait for a child process, and return its exit code."""
-    _, status = os.waitpid(process_id, 0)
-    return os.waitstatus_to_exitcode(status)
+@pytest.fixture
+def heeded_hangup() -> Iterator[None]:
+    """Let the processes that the test starts die of SIGHUP by default, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def run_on_lost_terminal(cwd: Path, redirection: str, *, ignores: bool = False) -> int:
@@ -352,17 +356,20 @@ def run_on_lost_terminal(cwd: Path, redirection: str, *, ignores: bool = False) 
         settings = {"FLAGJOB_URL": server.url("/{cc}.gif"), "FLAGJOB_WORKERS": "5", "FLAGJOB_TERMINATION_LOG": "end"}
         trap = "trap '' HUP; " if ignores else ""
         shell = f"{trap}exec {shlex.join([sys.executable, '-m', 'job', *codes])} {redirection}"
-        process_id, terminal = pty.fork()
-        if process_id == 0:
-            os.chdir(cwd)
-            os.execve("/bin/sh", ["sh", "-c", shell], environment(**settings))  # noqa: S606  (on a terminal of its own)
-        server.wait_for(5)
-        os.close(terminal)
-        release.set()
-        return wait_for_end(process_id)
+        terminal, other_end = pty.openpty()
+        command = ["setsid", "--ctty", "sh", "-c", shell]  # on a terminal of its own, as a login session is
+        with subprocess.Popen(
+            command, cwd=cwd, env=environment(**settings), stdin=other_end, stdout=other_end, stderr=other_end
+        ) as process:
+            os.close(other_end)
+            server.wait_for(5)
+            os.close(terminal)
+            release.set()
+            return process.wait(TIMEOUT)
 
 
 @row(65)
+@pytest.mark.usefixtures("heeded_hangup")
 @pytest.mark.parametrize("redirection", ["", "> log", "2> /dev/null", "> log 2> /dev/null"])
 def test_a_run_outlives_its_terminal_until_its_summary(tmp_path: Path, redirection: str) -> None:
     """When the terminal is closed the run ends with 129 and its summary, whatever was shown on the terminal."""

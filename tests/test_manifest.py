@@ -728,6 +728,14 @@ def test_an_entry_without_digest_or_size_has_no_file(destination: LocalDestinati
     assert [entry.stored for entry in destination.known_entries().values()] == [None]
 
 
+def test_a_line_that_lacks_a_field_is_no_record(destination: LocalDestination) -> None:
+    """A line that names its code and its file, and nothing else, is known of nothing."""
+    destination.own_directory.mkdir()
+    line = b'{"code":"BR","file":"br.gif"}\n'
+    (destination.own_directory / "manifest.jsonl").write_bytes(HEADER + line)
+    assert destination.known_entries() == {}
+
+
 def test_a_damaged_line_does_not_replace_an_earlier_line(destination: LocalDestination) -> None:
     """The last readable line of a code is the valid one."""
     destination.run_and_kill(ok("BR"), ok("CN"))
