@@ -18,6 +18,8 @@ COPY job /app/job
 RUN --mount=type=bind,source=.ci/inventory.py,target=/inventory.py \
     PYTHONPATH=/app /app/bin/python3 -B /inventory.py /installed.json >/app/flagjob.cdx.json && \
     find /app/lib -path '*/django_countries/*' ! -path '*/django_countries/static/flags/*' ! -type d -delete && \
+    find /app/lib -path '*/greenlet/*' ! -name '*.py' ! -name '*.so' ! -type d -delete && \
+    find /app/lib -path '*/greenlet/tests/*' ! -type d -delete && \
     find /app/lib -name '*.pyi' -delete && find /app/lib -type d -empty -delete && \
     find /app/lib -type f -name '*.so*' -exec strip --strip-unneeded {} + && \
     chmod --recursive a+rX /app
