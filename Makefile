@@ -36,7 +36,7 @@ run: $(VENV)/.installed ## download twenty flags from the built-in origin into d
 	$(BIN)/flagjob
 
 test: $(VENV)/.installed ## run the tests that take less than a minute
-	$(BIN)/python -m pytest -n 4 -m "$(MARKS)"
+	$(BIN)/python -m pytest -n 6 -m "$(MARKS)"
 
 coverage: $(VENV)/.installed ## run all but e2e, with a real S3 server; every branch of job/ must be taken
 	$(BIN)/coverage erase

@@ -7,7 +7,7 @@ import pytest
 
 _WHOLE_JOB = ("test_faults", "test_job", "test_mirror", "test_limits", "test_origin_down", "test_crash")
 """The beginnings of the names of test modules that run the whole job."""
-_EXECUTORS = ("threads", "greenlets")
+_EXECUTORS = ("threads", pytest.param("greenlets", marks=pytest.mark.slow))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

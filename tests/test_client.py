@@ -312,6 +312,7 @@ def test_a_name_that_does_not_exist_is_a_dns_error(new_client: Make) -> None:
 @pytest.mark.parametrize(
     "answered", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\nGIF89a"], ids=["head", "body"]
 )
+@pytest.mark.slow
 def test_silence_is_a_timeout(new_client: Make, answered: bytes) -> None:
     """A server that sends nothing more, before or within its answer, is a time-out."""
     with ScriptedServer({"/": Stall(answered)}) as server, pytest.raises(NetworkError) as caught:

@@ -270,6 +270,7 @@ def test_a_long_untidy_file_yields_each_code_once() -> None:
 
 
 @row(48)
+@pytest.mark.slow
 def test_uniqueness_costs_at_most_110_bytes_a_code() -> None:
     """A hundred and twenty thousand distinct codes, short and long, cost less than 13.2 MB."""
     forms = cycle(["c{}", "country-{}", "/".join(["a-segment-of-a-long-id"] * 7) + "/{}"])

@@ -359,6 +359,7 @@ def test_uniform_failures_end_the_run(tmp_path: Path, step: Step) -> None:
         (Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n" + GIF), "truncated"),
     ],
 )
+@pytest.mark.slow
 def test_one_page_for_everything_ends_the_run(tmp_path: Path, step: Step, reason: str) -> None:
     """After a hundred items that all got the same wrong answer the run ends; a later run may fare better."""
     line, codes = line_of("every item gets the same answer"), [f"c{number}" for number in range(400)]
@@ -454,6 +455,7 @@ def test_an_origin_that_refuses_connections_for_a_moment_costs_nothing(tmp_path:
 @pytest.mark.parametrize(
     "trouble", [Raw(b""), Raw(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n", reset=True), Answer(500), Answer(502)]
 )
+@pytest.mark.slow
 def test_an_origin_that_has_answered_is_waited_for_longer(tmp_path: Path, trouble: Step) -> None:
     """An origin that fails in mid-run is waited for up to 30 s, and its failures cost no item its result."""
     line, is_away, codes = line_of(HICCUP), threading.Event(), [f"c{number}" for number in range(120)]
@@ -472,6 +474,7 @@ def test_an_origin_that_has_answered_is_waited_for_longer(tmp_path: Path, troubl
 
 
 @row(53, 66)
+@pytest.mark.slow
 def test_a_dead_origin_is_given_up_in_seconds(tmp_path: Path) -> None:
     """A dead origin is probed for 5 s, by few requests; the run ends within 5 s more, with a line for each item."""
     line, codes, began = line_of("the origin is dead"), [f"c{number}" for number in range(300)], monotonic()

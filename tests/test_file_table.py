@@ -67,6 +67,7 @@ def test_a_removed_line_leaves_the_claim() -> None:
 
 @row(48)
 @pytest.mark.parametrize("recorded", [0, 1], ids=["a first run", "a second run"])
+@pytest.mark.slow
 def test_a_file_takes_at_most_110_bytes(recorded: int) -> None:
     """A file costs at most 110 bytes for its line and its uniqueness, also while the table grows."""
     table = FileTable()

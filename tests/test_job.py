@@ -529,6 +529,7 @@ def test_a_signal_before_the_first_code_is_no_usage_error(tmp_path: Path, source
 
 
 @row(53)
+@pytest.mark.slow
 def test_each_code_of_a_list_that_is_still_read_has_its_line(tmp_path: Path) -> None:
     """After an origin was given up, each code that is still on standard input has its line, and none is incomplete."""
     codes = [f"C{number:05}" for number in range(20_000)]

@@ -129,6 +129,7 @@ def test_many_codes_with_the_same_new_bytes_are_found() -> None:
 
 @settings(deadline=None, max_examples=30)
 @given(share=st.integers(10, 200), seed=st.integers())
+@pytest.mark.slow
 def test_frequent_bytes_are_found_among_many(share: int, seed: int) -> None:
     """Among many files, all others unique, bytes of at least one in a hundred are found, and no much rarer ones."""
     items = 10_000

@@ -183,7 +183,7 @@ def open_descriptors() -> set[str]:
     return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
-@pytest.fixture(params=[Client, GreenletClient])
+@pytest.fixture(params=[Client, pytest.param(GreenletClient, marks=pytest.mark.slow)])
 def new_client(request: pytest.FixtureRequest) -> type[Client]:
     """Return the class of a client: each test runs with both ways to perform a transfer."""
     kind: type[Client] = request.param
