@@ -40,15 +40,15 @@ class Disk:
 
     def calls_nobody(self, problem: str) -> None:
         """Never called."""
-        raise NotImplementedError(problem)
+        raise AssertionError(problem)
 
     def open(self) -> None:
         """Never called."""
-        raise NotImplementedError
+        raise AssertionError
 
     def new_body(self) -> MemoryBody:
         """Never called."""
-        raise NotImplementedError
+        raise AssertionError
 
     def publish(self, body: object, file: str, media_type: str | None) -> str:
         """Take the time, and return a version."""
