@@ -330,6 +330,7 @@ UNABLE_FOR_DIRECTORIES = {*UNABLE, errno.EBADF, errno.EACCES, errno.EPERM, errno
 @given(number=st.sampled_from(sorted(errno.errorcode)), directories=st.booleans())
 @example(number=errno.EIO, directories=True)
 @example(number=errno.ENOSPC, directories=False)
+@example(number=errno.EINVAL, directories=False)
 @example(number=errno.EBADF, directories=False)
 @example(number=errno.EBADF, directories=True)
 def test_an_fsync_that_does_not_exist_is_no_error(number: int, *, directories: bool) -> None:
