@@ -16,6 +16,7 @@ command -v squid >/dev/null || missing+=(squid)
 command -v dnsmasq >/dev/null || missing+=(dnsmasq-base)
 command -v iptables >/dev/null || missing+=(iptables)
 command -v ip >/dev/null || missing+=(iproute2)
+command -v cc >/dev/null || missing+=(gcc libc6-dev)
 if ((${#missing[@]})); then # the tests start what they need themselves: at this run level no package starts its service
     apt-get update -qq
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}"

@@ -1,9 +1,13 @@
-/* Sleep 5 ms in each fsync and fdatasync, then do the real one: a slow disk, preloaded with LD_PRELOAD. */
+/* Sleep in each fsync and fdatasync, 5 ms if nothing else is defined, then do the real one: a slow disk, for LD_PRELOAD. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <time.h>
 
+#ifdef DELAY_SECONDS
+static const struct timespec delay = {DELAY_SECONDS, 0};
+#else
 static const struct timespec delay = {0, 5000000};
+#endif
 
 static int delayed(const char *name, int descriptor)
 {

@@ -18,6 +18,7 @@ from command import TIMEOUT, start_flagjob
 from images import GIF
 from inprocess import run_here
 from limits import limited
+from processor import MAX_BUSY_SHARE, busy_share
 from scripted import Answer, Hold, Raw, Request, ScriptedServer, Stall, Step
 
 from job.greenlet_executor import GreenletExecutor
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.parametrize("executor", ["threads", "greenlets"], indirect=True)
 
 FINE = Answer(body=GIF)
-MAX_BUSY_SHARE = 0.02
-"""Of a second of waiting, the part that may be processor time."""
 
 
 @contextmanager
@@ -64,20 +63,6 @@ def test_each_item_is_one_future_and_its_result_is_in_the_log(tmp_path: Path) ->
     lines = done.events_named("result")
     assert {line["code"]: (line["status"], line["attempts"], line["duration_s"]) for line in lines} == expected
     assert len(lines) == 301
-
-
-def processor_seconds(pid: int) -> float:
-    """Return the time on a processor of all threads of a process (Documentation/scheduler/sched-stats)."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return sum(int((task / "schedstat").read_text("ascii").split()[0]) for task in tasks) / 1e9
-
-
-def busy_share(pid: int, seconds: float) -> float:
-    """Return which part of a span of time a process uses a processor."""
-    began = time.monotonic()
-    before = processor_seconds(pid)
-    threading.Event().wait(seconds)
-    return (processor_seconds(pid) - before) / (time.monotonic() - began)
 
 
 def test_waiting_takes_no_processor_time(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Runs that get a signal at the worst moments."""
 
 import signal
+import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,11 +9,13 @@ from time import monotonic
 
 import pytest
 from images import GIF
+from processor import MAX_BUSY_SHARE, busy_share
 from rows import row
 from scripted import Answer, Request, ScriptedServer, Stall, Step
 
 from e2e.live import FinishedJob, RunningJob, run_to_end, start
 from e2e.namespaces import LOOK_UP, namespace
+from e2e.programs import ROOT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 WORKERS = 30
@@ -21,6 +24,7 @@ LOOK_UPS = 20
 """A CurlMulti looks up so many names at once; each thread of its own has a look-up of its own."""
 GONE_WITHIN_SECONDS = 10
 """A third of the time that Kubernetes leaves between SIGTERM and SIGKILL."""
+FSYNC_DELAY = ROOT / "bench" / "fsync_delay.c"
 PID_1 = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
 
@@ -99,14 +103,32 @@ def test_in_a_pause(tmp_path: Path) -> None:
 @row(47, 14)
 @pytest.mark.parametrize("under", [(), PID_1], ids=["as any process", "as PID 1"])
 def test_while_a_name_server_is_silent(tmp_path: Path, under: Sequence[str]) -> None:
-    """A name look-up, which cannot be interrupted, does not keep the process."""
+    """A name look-up, which cannot be interrupted, neither keeps the process nor keeps it busy."""
     with namespace() as machine:
         machine.count(*LOOK_UP)
         machine.drop(*LOOK_UP)
         job = Job(tmp_path, "http://nowhere.example/{cc}.gif")
         with start(tmp_path, job.settings, [*machine.command_prefix, *under]) as running:
             machine.wait_for_packets(LOOK_UPS)
+            assert busy_share(running.pid, 2) <= MAX_BUSY_SHARE
             assert_ends_in_time(running)
+
+
+@row(47)
+def test_while_the_disk_is_slow(tmp_path: Path) -> None:
+    """A flush that takes two seconds cannot be interrupted: its file is stored, and the others are cancelled."""
+    library = tmp_path / "fsync_delay.so"
+    compiler = ["cc", "-shared", "-fPIC", "-DDELAY_SECONDS=2", "-o", str(library), str(FSYNC_DELAY), "-ldl"]
+    subprocess.run(compiler, check=True)
+    origin = SwitchableOrigin(Answer(200, body=GIF))
+    with origin.server as server:
+        job = Job(tmp_path, server.url("/{cc}.gif"))
+        with start(tmp_path, {**job.settings, "LD_PRELOAD": str(library)}) as running:
+            server.wait_for(WORKERS)
+            done = assert_ends_in_time(running)
+        stored = [path.read_bytes() for path in (tmp_path / "out").glob("*.gif")]
+        assert stored == [GIF] * done.summary["counts"]["ok"]
+        assert_next_run_completes(job)
 
 
 @row(47)
@@ -130,6 +152,6 @@ def test_a_second_signal(tmp_path: Path) -> None:
 def assert_next_run_completes(job: Job) -> None:
     done = run_to_end(job.home, job.settings)
     assert (done.code, done.stderr) == (0, "")
-    assert done.summary["counts"]["ok"] == CODES
+    assert done.summary["counts"]["ok"] + done.summary["counts"]["unchanged"] == CODES
     assert len(list((job.home / "out").glob("*.gif"))) == CODES
     assert list((job.home / "out" / ".flagjob" / "tmp").iterdir()) == []
