@@ -2,6 +2,8 @@
 ARG PYTHON_IMAGE=python:3.13.15-slim-trixie@sha256:9d2e5553305c7c7b0097999bb17187c69b921ccd6bc9d40e4bb5ebe652c00285
 
 FROM ${PYTHON_IMAGE} AS build
+# What the base holds, for the inventory, before anything is added to this stage.
+RUN dpkg-query --show --showformat '${Package}\t${Version}\t${Architecture}\n' >/base.tsv
 # Only its `strip` is wanted, of whichever version the base has: nothing of this stage's system is kept.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
@@ -13,10 +15,11 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     python3 -m pip --python /app/bin/python3 install --no-cache-dir --no-compile --require-hashes --only-binary=:all: \
     --report /installed.json --requirement /requirements.lock
 COPY job /app/job
+ARG PYTHON_IMAGE
 # The inventory is written before the pruning, as pip left things. Of django-countries only the flags are used.
 # A checkout may keep its files to itself, by its owner's umask; here any user reads them.
 RUN --mount=type=bind,source=.ci/inventory.py,target=/inventory.py \
-    PYTHONPATH=/app /app/bin/python3 -B /inventory.py /installed.json >/app/flagjob.cdx.json && \
+    PYTHONPATH=/app /app/bin/python3 -B /inventory.py /installed.json /base.tsv "${PYTHON_IMAGE}" >/app/flagjob.cdx.json && \
     find /app/lib -path '*/django_countries/*' ! -path '*/django_countries/static/flags/*' ! -type d -delete && \
     find /app/lib -path '*/greenlet/*' ! -name '*.py' ! -name '*.so' ! -type d -delete && \
     find /app/lib -path '*/greenlet/tests/*' ! -type d -delete && \
@@ -40,12 +43,17 @@ ARG PYTHON_IMAGE
 ARG VERSION=0.0.0
 ARG REVISION=unknown
 ARG CREATED=1970-01-01T00:00:00Z
+ARG SOURCE=
+ARG DOCUMENTATION=
 LABEL org.opencontainers.image.title="flagjob" \
       org.opencontainers.image.description="A headless batch job: a list of ids x a URL template -> whole, accepted files" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}" \
       org.opencontainers.image.base.name="${PYTHON_IMAGE}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.url="${SOURCE}" \
+      org.opencontainers.image.documentation="${DOCUMENTATION}" \
       org.opencontainers.image.licenses="MIT"
 ENV FLAGJOB_DEST=/data \
     FLAGJOB_METRICS_ADDRESS=:9464 \

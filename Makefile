@@ -1,5 +1,5 @@
-# `make` lists what there is. All of it lives in .venv, but for the other clients of `make bench`; nothing but `make e2e`
-# needs root.
+# `make` lists what there is. All of it lives in .venv, but for `make install` and the other clients of `make bench`; nothing
+# but `make e2e` needs root.
 PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
@@ -11,11 +11,12 @@ ROUNDS ?= 3
 FILES ?= 10000
 RESULTS ?= bench/RESULTS.md
 DISK ?= /var/tmp
+PREFIX ?= $(HOME)/.local
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-header --no-annotate --no-emit-index-url
 
 .DEFAULT_GOAL := help
-.PHONY: help run test coverage check format lock image stack e2e bench clean
+.PHONY: help run install test coverage check format lock dist image stack e2e bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' Makefile
@@ -34,6 +35,14 @@ $(BENCH_VENV)/.installed: requirements-bench.lock
 
 run: $(VENV)/.installed ## download twenty flags from the built-in origin into downloads/
 	$(BIN)/flagjob
+
+install: ## install the command for yourself, without developer tools: PREFIX=~/.local
+	$(PYTHON) -m venv "$(PREFIX)/share/flagjob"
+	"$(PREFIX)/share/flagjob/bin/python" -m pip --disable-pip-version-check install --quiet --require-hashes \
+		--only-binary=:all: -r requirements.lock
+	"$(PREFIX)/share/flagjob/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
+	mkdir -p "$(PREFIX)/bin"
+	ln -sfn ../share/flagjob/bin/flagjob "$(PREFIX)/bin/flagjob"
 
 test: $(VENV)/.installed ## run the tests that take less than a minute
 	$(BIN)/python -m pytest -n 6 -m "$(MARKS)"
@@ -59,6 +68,10 @@ lock: $(VENV)/.installed ## renew the lock files: names, versions and hashes
 	$(COMPILE) --upgrade requirements-e2e.in -c requirements-dev.lock -o requirements-e2e.lock
 	$(COMPILE) --upgrade requirements-checkov.in -o requirements-checkov.lock
 	$(COMPILE) --upgrade requirements-bench.in -c requirements.lock -o requirements-bench.lock
+
+dist: $(VENV)/.installed ## build the wheel and the source distribution into dist/
+	rm -rf dist
+	$(BIN)/uv build --quiet --no-build-isolation --python $(BIN)/python --out-dir dist
 
 image: ## build the container image, with docker or podman
 	.ci/image.sh

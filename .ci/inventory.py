@@ -1,15 +1,19 @@
-"""Print what the image adds to its base, as a CycloneDX 1.6 bill of materials in JSON.
+"""Print what the image holds, as a CycloneDX 1.6 bill of materials in JSON.
 
-usage: inventory.py REPORT     REPORT: what `pip install --report` wrote
+usage: inventory.py REPORT BASE NAME     REPORT: what `pip install --report` wrote; BASE: Debian package, version and
+                                         architecture a line, with tabs; NAME: of the base image
 
 Package, version and digest are those of the wheels that pip installed. The libraries inside pycurl's wheel are named,
-too, as scanners cannot know them; obstore and orjson bring lists of their own (`*.dist-info/sboms`, PEP 770).
+too, as scanners cannot know them; obstore and orjson bring lists of their own (`*.dist-info/sboms`, PEP 770). The base
+is one component: its Debian packages, and the Python that its makers compiled.
 """  # noqa: INP001  (a script for the Dockerfile, not a package)
 
 import json
+import platform
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 import pycurl
 
@@ -18,16 +22,26 @@ from job import __version__
 Component = dict[str, object]
 
 
-def component(kind: str, purl_type: str, name: str, version: str, **more: object) -> Component:
-    """Give a component whose package URL, which is also its reference, is made of its name and version."""
-    purl = f"pkg:{purl_type}/{name.lower().replace('_', '-')}@{version}"
-    return {"type": kind, "bom-ref": purl, "name": name, "version": version, "purl": purl, **more}
+def purl(kind: str, name: str, version: str, **qualifiers: str) -> str:
+    """Give a package URL (ECMA-427)."""
+    words = "&".join(f"{key}={value}" for key, value in sorted(qualifiers.items()))
+    return f"pkg:{kind}/{name}@{quote(version, safe='.-~:')}{'?' if words else ''}{words}"
+
+
+def component(kind: str, name: str, version: str, package_url: str, **more: object) -> Component:
+    """Give a component whose package URL is its reference, too."""
+    return {"type": kind, "bom-ref": package_url, "name": name, "version": version, "purl": package_url, **more}
+
+
+def generic(kind: str, name: str, version: str, **more: object) -> Component:
+    """Give a component that no index of packages has."""
+    return component(kind, name, version, purl("generic", name.lower(), version), **more)
 
 
 def inside_pycurl() -> list[Component]:
     """Give libcurl and the libraries that it was linked to."""
     words = (word.partition("/") for word in pycurl.version.split())
-    return [component("library", "generic", name, version) for name, _, version in words if name != "PycURL"]
+    return [generic("library", name, version) for name, _, version in words if name != "PycURL"]
 
 
 def licence(metadata: Mapping[str, str]) -> Component:
@@ -44,7 +58,19 @@ def packages(report: Path) -> Iterator[Component]:
         more = {"hashes": [{"alg": "SHA-256", "content": digest}], **licence(metadata)}
         if metadata["name"] == "pycurl":
             more["components"] = inside_pycurl()
-        yield component("library", "pypi", metadata["name"], metadata["version"], **more)
+        name, version = metadata["name"], metadata["version"]
+        yield component("library", name, version, purl("pypi", name.lower().replace("_", "-"), version), **more)
+
+
+def base(packages: Path, name: str) -> Component:
+    """Give the base image, with the packages of its system and its interpreter."""
+    lines = (line.split("\t") for line in packages.read_text().splitlines())
+    inside = [
+        component("library", package, version, purl("deb/debian", package, version, arch=architecture))
+        for package, version, architecture in lines
+    ]
+    interpreter = generic("platform", "python", platform.python_version())
+    return {"type": "container", "bom-ref": "base", "name": name, "components": [interpreter, *inside]}
 
 
 json.dump(
@@ -53,8 +79,8 @@ json.dump(
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
-        "metadata": {"component": component("application", "generic", "flagjob", __version__)},
-        "components": list(packages(Path(sys.argv[1]))),
+        "metadata": {"component": generic("application", "flagjob", __version__)},
+        "components": [*packages(Path(sys.argv[1])), base(Path(sys.argv[2]), sys.argv[3])],
     },
     sys.stdout,
     indent=1,

@@ -10,6 +10,7 @@ import yaml
 from e2e.programs import ROOT, output, podman
 
 IMAGE = "localhost/flagjob:e2e"
+SOURCE = "https://source.example/flagjob"
 BUILD = """
 (umask 077 && cp -r .git .ci .dockerignore Dockerfile job requirements.lock "$1") && cd "$1" &&
     .ci/image-without-registry.sh
@@ -19,7 +20,8 @@ BUILD = """
 @pytest.fixture(scope="session")
 def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Build the image from a checkout that only its owner can read; yield its name."""
-    output("env", f"IMAGE={IMAGE}", "sh", "-c", BUILD, "sh", str(tmp_path_factory.mktemp("private")))
+    checkout = str(tmp_path_factory.mktemp("private"))
+    output("env", f"IMAGE={IMAGE}", f"SOURCE={SOURCE}", "sh", "-c", BUILD, "sh", checkout)
     yield IMAGE
     podman("image", "rm", IMAGE)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.conftest import SOURCE
 from e2e.programs import HARDENED, ROOT, output, podman, run
 from e2e.tree import branch, each, pick, text
 
@@ -90,7 +91,7 @@ def test_no_bytecode_is_unused(image: str) -> None:
 
 
 def test_image_labels(image: str) -> None:
-    """The labels have the program's version, the revision, the base image and the licence."""
+    """The labels have the program's version, the revision, the base image, the licence and where to read more."""
     project = branch(tomllib.loads((ROOT / "pyproject.toml").read_text()), "project")
     head = run("git", "rev-parse", "--quiet", "--verify", "HEAD").stdout.strip() or "unknown"
     found = labels(image)
@@ -102,6 +103,9 @@ def test_image_labels(image: str) -> None:
         "revision": head,
         "licenses": text(project, "license"),
         "base.name": output(".ci/containers.sh").strip(),
+        "source": SOURCE,
+        "url": SOURCE,
+        "documentation": f"{SOURCE}/blob/{head}/README.md",
     }
 
 
@@ -115,12 +119,30 @@ def test_inventory_is_complete(image: str) -> None:
             text(digest, "content") for digest in each(component, "hashes")
         }
         for component in each(bill, "components")
+        if text(component, "type") == "library"
     }
     assert (bill["bomFormat"], pick(bill, "metadata.component.version")) == ("CycloneDX", labels(image)["version"])
     assert sorted(listed) == sorted(f"{normalized_name(name)}=={version}" for name, version in installed)
     assert [
         name for name, digests in listed.items() if len(digests) != 1 or not digests <= digests_in_lock()[name]
     ] == []
+
+
+def test_inventory_includes_the_base(image: str) -> None:
+    """The bill of materials has the base image by name, each Debian package in it, and its Python."""
+    bill = json.loads(run_in_image(image, "cat", "/app/flagjob.cdx.json"))
+    (base,) = (component for component in each(bill, "components") if pick(component, "type") == "container")
+    python, *packages = each(base, "components")
+    lines = run_in_image(image, "dpkg-query", "--show", "--showformat", "${Package} ${Version} ${Architecture}\n")
+    installed = sorted(line.split() for line in lines.splitlines())
+    assert text(base, "name") == labels(image)["base.name"]
+    assert sorted([text(package, "name"), text(package, "version")] for package in packages) == [
+        [name, version] for name, version, _architecture in installed
+    ]
+    assert sorted(text(package, "purl").partition("?arch=")[2] for package in packages) == sorted(
+        architecture for _name, _version, architecture in installed
+    )
+    assert text(python, "version") == run_in_image(image, "python3", "--version").split()[-1]
 
 
 def test_inventory_includes_libcurl_and_openssl(image: str) -> None:
@@ -156,6 +178,6 @@ def test_build_context_has_the_program_only(tmp_path: Path) -> None:
 
 def test_build_files_are_not_in_the_image(image: str) -> None:
     """Files that only the build needs are not in the image."""
-    paths = ("/requirements.lock", "/precompile.py", "/inventory.py", "/installed.json", "/usr/bin/strip")
+    paths = ("/requirements.lock", "/precompile.py", "/inventory.py", "/installed.json", "/base.tsv", "/usr/bin/strip")
     listed = podman("run", "--rm", "--entrypoint", "ls", image, *paths, "/etc/pip.conf", "/run/pip.crt")
     assert listed.stdout == ""
