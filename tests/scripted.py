@@ -80,14 +80,15 @@ Script = Mapping[str, Step | Sequence[Step] | Callable[[Request], Step]]
 
 
 class ScriptedServer:
-    """Serves a script on a free port of 127.0.0.1 while its `with` block runs; other paths are 404.
+    """Serves a script on a port of 127.0.0.1, by default a free one, while its `with` block runs; other paths are 404.
 
     One thread accepts, and one serves each connection; `_changed` guards their shared state. `requests` are in order of
     arrival. `sent` counts bytes in steps of 64 KiB, and is exact while one connection is in use.
     """
 
-    def __init__(self, script: Script, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None = None, port: int = 0) -> None:
         self._script = script
+        self._port = port
         self._tls = tls
         self._changed = threading.Condition()
         self._served: Counter[str] = Counter()
@@ -99,7 +100,7 @@ class ScriptedServer:
         self.connections = self.sent = 0
 
     def __enter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
+        self._listener = socket.create_server(("127.0.0.1", self._port), backlog=1024)
         self.port: int = self._listener.getsockname()[1]
         self._accepter = threading.Thread(target=self._accept)
         self._accepter.start()

@@ -128,7 +128,7 @@ def commands(name: str) -> Iterator[list[str]]:
     for line in code(name):
         if re.match(r"(\.venv/bin/)?flagjob( |$)", line):
             words = shlex.split(line.partition(";")[0].partition("|")[0], comments=True)
-            yield [word for word in words[1:] if word != "--help"]
+            yield [word for word in words[1:] if word not in {"--help", "&"}]
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
