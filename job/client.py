@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from job import redirects
+from job import redirects, revalidation
 from job.errors import (
     AttemptError,
     ContentError,
@@ -69,6 +69,8 @@ class ClientConfig:
     ca_bundle: str | None = None
     """A file or directory of certificate authorities; certifi's if None. Verification cannot be turned off."""
     redirect_hosts: Collection[str] = ()
+    ignored_parameters: Collection[str] = ()
+    """Parameters of a query that sign a URL, beside the well-known ones: validators are not bound to them."""
 
 
 class Client:
@@ -110,7 +112,7 @@ class Client:
                 raise _http_error(response)
             url = self._resolve_redirect(url, response, hops)
             hops += 1
-            redirected_to = _digest(url) if url != first_url else None
+            redirected_to = self._digest(url) if url != first_url else None
             left = ends_at - monotonic()
         raise NetworkError(Reason.TIMEOUT, f"{hops} redirects took all the time of an attempt")
 
@@ -128,6 +130,11 @@ class Client:
             )
         except OSError as error:  # every exception of requests is one; `map_exceptions` would double the cost of this
             raise _map_error(error) from error
+
+    def _digest(self, url: str) -> str:
+        """Return what tells a URL from others without showing it, and is the same however it is signed."""
+        unsigned = revalidation.unsigned_url(url, self._config.ignored_parameters)
+        return blake2b(unsigned.encode(), digest_size=_URL_DIGEST_BYTES).hexdigest()
 
     def _resolve_redirect(self, url: str, response: CurlResponse, hops: int) -> str:
         location = response.fields.get("location")
@@ -228,11 +235,6 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
 def _seconds_until(text: str, now: datetime) -> float:
     date = parsedate_to_datetime(text)
     return ((date if date.tzinfo else date.replace(tzinfo=UTC)) - now).total_seconds()
-
-
-def _digest(url: str) -> str:
-    """Return what tells a URL from others without showing it: it may have a signature in it."""
-    return blake2b(url.encode(), digest_size=_URL_DIGEST_BYTES).hexdigest()
 
 
 _REASONS: dict[type[requests.RequestException], Reason] = {

@@ -77,7 +77,8 @@ def destination_for(settings: Settings, inputs: Inputs, stack: ExitStack, table:
     `table` is the one by which the inputs are unique.
     """
     origin = DEMO_SERVER if inputs.built_in else inputs.template.origin
-    scope = ManifestScope(origin, Shard(settings.shard_index, settings.shard_count), table)
+    shard = Shard(settings.shard_index, settings.shard_count)
+    scope = ManifestScope(origin, shard, table, settings.url_ignore_query)
     if is_bucket(settings.dest):
         try:
             scratch = stack.enter_context(TemporaryDirectory(prefix="flagjob-"))

@@ -75,7 +75,7 @@ class Reply:
     etag: str | None = None
     last_modified: str | None = None
     redirected_to: str | None = None
-    """Digest of the URL that answered, if redirects led to another URL than the requested one."""
+    """Digest of the URL that answered, without its signature, if redirects led to another one than the requested."""
     retry_after: str | None = None
     """As it came: it counts only if the body is not the file, such as a page that says that it is being made."""
     media_type: str | None = None

@@ -1,9 +1,34 @@
 """Revalidation: which items need no request, and which requests are conditional, by the records of earlier runs."""
 
+import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from urllib.parse import unquote_plus
 
 from job.model import Entry, Refresh, Status, Stored, Validators
+
+_MAY_BE_SIGNED = re.compile(r"(?:^|&)(?:x-|sig|[^=&]*%)", re.IGNORECASE)
+"""Each signature has a parameter whose name begins so, or hides it behind an escape. Most queries have none, and are
+done with in a tenth of the time."""
+_SIGNATURE_PREFIXES = ("x-amz-", "x-goog-")
+"""Of Amazon's and Google's signatures, version 4. What asks for another answer has other names: `versionId`,
+`response-content-type`, `generation`."""
+_AZURE = frozenset(
+    "sv se st sp sr ss srt si spr sip sdd ses skoid sktid skt ske sks skv saoid suoid scid rscc rscd rscl".split()
+)
+"""Of a shared access signature. `rsce` and `rsct` are missing: they change the coding and the type of the answer."""
+_SIGNATURES: tuple[tuple[set[str], frozenset[str]], ...] = (
+    ({"awsaccesskeyid", "expires", "signature"}, frozenset()),
+    ({"googleaccessid", "expires", "signature"}, frozenset()),
+    ({"ossaccesskeyid", "expires", "signature"}, frozenset({"security-token"})),
+    ({"key-pair-id", "expires", "signature"}, frozenset({"policy"})),
+    ({"key-pair-id", "policy", "signature"}, frozenset({"expires"})),
+    ({"sig", "se"}, _AZURE),
+    ({"sig", "si"}, _AZURE),
+)
+"""Names that mean a signature only where they stand together (Amazon's and Google's version 2, Alibaba's, CloudFront's,
+Azure's), and its other parameters."""
 
 
 @dataclass(slots=True)
@@ -34,6 +59,39 @@ class RevalidationPolicy:
     refresh: Refresh = Refresh.CONDITIONAL
     not_found_ttl: float = 0.0
     """How long a 404 or 410 is fresh, in seconds; the freshness lifetime of RFC 9111, 4.2, for an absence."""
+
+
+def unsigned_url(url: str, ignored: Collection[str] = ()) -> str:
+    """Return a URL as validators are bound to it: without fragment, signature and the parameters named in `ignored`.
+
+    The same file has another signature each night, as behind a redirect to a bucket. Everything else in the query may
+    be another file, such as another size, so it stays as it is, in its order, encoding and repetition. The well-known
+    parameters are found in any case, `ignored` as they are written; in both, escapes count as what they stand for.
+    A signature in the path stays, too: nothing tells it from a name.
+    """
+    address, _, query = url.partition("#")[0].partition("?")
+    if not query:
+        return address
+    if not ignored and not _MAY_BE_SIGNED.search(query):
+        return f"{address}?{query}"
+    parameters = query.split("&")
+    names = [unquote_plus(parameter.partition("=")[0]) for parameter in parameters]
+    signing = _signing_names({name.lower() for name in names})
+    kept = [
+        parameter
+        for name, parameter in zip(names, parameters, strict=True)
+        if name not in ignored and name.lower() not in signing
+    ]
+    return f"{address}?{'&'.join(kept)}" if kept else address
+
+
+def _signing_names(names: set[str]) -> set[str]:
+    """Return those of a query's names, in lower case, that sign it."""
+    signing = {name for name in names if name.startswith(_SIGNATURE_PREFIXES)}
+    for marks, others in _SIGNATURES:
+        if marks <= names:
+            signing |= marks | others
+    return signing
 
 
 def status_without_request(prior: PriorState, policy: RevalidationPolicy, now: datetime) -> Status | None:

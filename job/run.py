@@ -354,6 +354,7 @@ class _Wiring:
             attempt_timeout=settings.attempt_timeout,
             ca_bundle=settings.ca_bundle,
             redirect_hosts=settings.redirect_hosts,
+            ignored_parameters=settings.url_ignore_query,
         )
 
     def _throttle_limits(self) -> ThrottleLimits:

@@ -23,6 +23,7 @@ from disk_calls import disk_calls
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from limits import files_limited_to
+from rows import row
 
 from job.atomic_write import replacing
 from job.errors import StorageError, UsageError
@@ -1475,6 +1476,17 @@ def test_a_query_is_recorded_as_its_digest(tmp_path: Path) -> None:
     assert "hunter" not in one
     assert one != other
     assert manifest.recorded_url("https://example.org/br.gif") == "https://example.org/br.gif"
+
+
+@row(72)
+def test_a_signed_url_is_recorded_without_its_signature(tmp_path: Path) -> None:
+    """The rest of the query is recorded as it would be without a signature, and as earlier versions did."""
+    scope = ManifestScope("https://example.org", ignored_parameters=("hdnts",))
+    manifest = Manifest(tmp_path / ".flagjob", tmp_path / "SHA256SUMS", scope)
+    queries = ["size=2", "X-Amz-Signature=1&size=2", "size=2&X-Amz-Signature=2&hdnts=3"]
+    recorded = {manifest.recorded_url(f"https://example.org/br.gif?{query}") for query in queries}
+    assert recorded == {"https://example.org/br.gif?0eb9ffa99adda464484afbb5"}
+    assert manifest.recorded_url("https://example.org/br.gif?hdnts=1") == "https://example.org/br.gif"
 
 
 @pytest.mark.parametrize(

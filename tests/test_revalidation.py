@@ -2,11 +2,21 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rows import row
 
 from job.model import Entry, Refresh, Status, Stored, Validators
-from job.revalidation import PriorState, RevalidationPolicy, status_without_request, validators_to_send
+from job.revalidation import (
+    PriorState,
+    RevalidationPolicy,
+    status_without_request,
+    unsigned_url,
+    validators_to_send,
+)
 
 NOW = datetime(2026, 11, 22, 4, 17, tzinfo=UTC)
 STORED = Stored("br.gif", 359, "7101", "image/gif", etag='"a"', last_modified="then", version="1")
@@ -109,3 +119,85 @@ def test_by_default_a_404_is_never_fresh() -> None:
 def test_a_file_of_another_url_is_downloaded_with_missing(url: str, status: Status | None) -> None:
     """With `missing`, a file is left alone only if it came from the URL from which it would be downloaded now."""
     assert status_without_request(replace(PRIOR, url=url), RevalidationPolicy(Refresh.MISSING), NOW) is status
+
+
+H = "https://h/br.gif"
+
+
+@row(72)
+@pytest.mark.parametrize(
+    ("url", "unsigned"),
+    [
+        (H, H),
+        (f"{H}?", H),
+        (f"{H}#x?sig=1&se=2", H),
+        (f"{H}?size=1#x", f"{H}?size=1"),
+        (f"{H}?X-Amz-Signature=1", H),
+        (f"{H}?b=2&x-amz-date=1&a=%7e&&a=1&c", f"{H}?b=2&a=%7e&&a=1&c"),
+        (f"{H}?X%2DAmz%2dDate=1&a", f"{H}?a"),
+        (f"{H}?X-Goog-Date=1&X-Goog-Date=2&generation=3", f"{H}?generation=3"),
+        (f"{H}?X-Amz-Date=1&versionId=2&response-content-type=a", f"{H}?versionId=2&response-content-type=a"),
+        (f"{H}?Signature=1&Expires=2&Size=3", f"{H}?Signature=1&Expires=2&Size=3"),
+        (f"{H}?Signature=1&Expires=2&Policy=3&AWSAccessKeyId=4", f"{H}?Policy=3"),
+        (f"{H}?Signature=1&Expires=2&Policy=3&Key-Pair-Id=4&a", f"{H}?a"),
+        (f"{H}?Signature=1&Policy=3&Key-Pair-Id=4&a", f"{H}?a"),
+        (f"{H}?Signature=1&Key-Pair-Id=4", f"{H}?Signature=1&Key-Pair-Id=4"),
+        (f"{H}?x-oss-process=resize&OSSAccessKeyId=1&Expires=2&Signature=3", f"{H}?x-oss-process=resize"),
+        (f"{H}?sp=big&sr=1&st=2&se=3", f"{H}?sp=big&sr=1&st=2&se=3"),
+        (f"{H}?sig=1&sp=big", f"{H}?sig=1&sp=big"),
+        (f"{H}?sig=1&sp=r&se=2&sv=3&snapshot=4&rsct=a", f"{H}?snapshot=4&rsct=a"),
+        (f"{H}?SIG=1&SI=2&rscd=a&s=1", f"{H}?s=1"),
+        (f"{H}?token=1&Token=2&to%6ben=3&tokens=4", f"{H}?Token=2&tokens=4"),
+        (f"{H}?x%5B1%5D=1&x[1]=2&a+b=3&%ff=4", f"{H}?a+b=3&%ff=4"),
+    ],
+)
+def test_a_signature_is_no_part_of_a_url(url: str, unsigned: str) -> None:
+    """Well-known parameters go where they are a signature, the named ones always; the rest stays byte for byte."""
+    assert unsigned_url(url, ("token", "x[1]")) == unsigned
+    assert unsigned_url(url) == unsigned_url(url, ("nothing",))
+
+
+SIGNATURES = [
+    ("X-Amz-Date", "X-Amz-Signature", "x-amz-security-token"),
+    ("X-Goog-Date", "X-Goog-Signature"),
+    ("AWSAccessKeyId", "Expires", "Signature"),
+    ("GoogleAccessId", "Expires", "Signature"),
+    ("Key-Pair-Id", "Expires", "Signature"),
+    ("Key-Pair-Id", "Policy", "Signature"),
+    ("sig", "sv", "se", "sp", "sr", "skoid"),
+    ("hdnts", "token"),
+]
+OTHERS = st.lists(
+    st.tuples(st.sampled_from(["size", "a", "A", "s", "id", "versionId", "x", ""]), st.text("ab%7E+=2", max_size=3)),
+    max_size=5,
+)
+
+
+@st.composite
+def signed_query(draw: st.DrawFn, others: list[tuple[str, str]], signatures: list[tuple[str, ...]]) -> str:
+    """Return a query of other parameters, in their order, with those of a signature anywhere between them."""
+    parameters = [f"{name}={value}" for name, value in others]
+    for name in draw(st.sampled_from(signatures)):
+        is_named = name in {"hdnts", "token"}
+        spelled = name if is_named else draw(st.sampled_from([name, name.lower(), name.upper()]))
+        escaped = "".join(draw(st.sampled_from([char, f"%{ord(char):02x}"])) for char in spelled)
+        value = quote(draw(st.text(max_size=5)), safe="")
+        parameters.insert(draw(st.integers(0, len(parameters))), f"{escaped}={value}")
+    return "&".join(parameters)
+
+
+@row(72)
+@settings(deadline=None)
+@given(st.data(), OTHERS, OTHERS)
+def test_only_the_signature_makes_no_difference(
+    data: st.DataObject, others: list[tuple[str, str]], changed: list[tuple[str, str]]
+) -> None:
+    """Two signatures of one URL are the same, whatever they are; of two URLs with other parameters they are not."""
+    ignored = data.draw(st.sampled_from([(), ("hdnts", "token")]))
+    signatures = SIGNATURES if ignored else SIGNATURES[:-1]
+
+    def unsigned(parameters: list[tuple[str, str]]) -> str:
+        return unsigned_url(f"{H}?{data.draw(signed_query(parameters, signatures))}", ignored)
+
+    assert unsigned(others) == unsigned(others)
+    assert (unsigned(others) == unsigned(changed)) == (others == changed)

@@ -39,6 +39,7 @@ BUDGET = "must be a whole number of items or a percentage of them up to 100%, su
 TYPES = "must be one or more of gif, png, jpeg, webp, svg, gzip, any"
 HOSTS = "must be host names without scheme or port, such as cdn.example.org"
 ADDRESS = "must be HOST:PORT or :PORT, such as :9464 or 127.0.0.1:9464"
+PARAMETERS = "must be names of query parameters, such as token or hdnts, separated by commas or blanks"
 DIGESTS = "must be sha256 digests of 64 hexadecimal digits, separated by commas or blanks"
 LINE = "must be one line of printable ASCII"
 UTF_8 = "must be UTF-8 text"
@@ -159,6 +160,9 @@ REJECTED = [
     ("redirect_hosts", "cdn.example.org:443", "'cdn.example.org:443'", HOSTS),
     ("redirect_hosts", "*.example.org", "'*.example.org'", HOSTS),
     ("redirect_hosts", ",", "','", HOSTS),
+    ("url_ignore_query", "token=", "'token='", PARAMETERS),
+    ("url_ignore_query", "x-oss-*", "'x-oss-*'", PARAMETERS),
+    ("url_ignore_query", ",", "','", PARAMETERS),
     ("refresh", "sometimes", "'sometimes'", "must be one of conditional, missing, always"),
     ("not_found_ttl", "-1", "'-1'", f"must be a time from 0 to 31536000 {TIME}"),
     ("not_found_ttl", "366d", "'366d'", f"must be a time from 0 to 31536000 {TIME}"),
@@ -249,6 +253,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "max_bytes": ("1kB", 1000),
     "accept": ("any,gif", (FileType.ANY, FileType.GIF)),
     "redirect_hosts": ("cdn.example.org", ("cdn.example.org",)),
+    "url_ignore_query": ("hdnts, Token x[1]", ("hdnts", "Token", "x[1]")),
     "refresh": ("Missing", Refresh.MISSING),
     "not_found_ttl": ("365d", 31_536_000.0),
     "placeholders": (f"{'0' * 64}, {'F' * 64}", ("0" * 64, "f" * 64)),

@@ -17,6 +17,7 @@ from job.manifest.changes import Change, ChangeLog, change_of, encode_change, is
 from job.manifest.journal import Journal, Line, LineFile, newest_lines, read_first_line
 from job.manifest.records import Record
 from job.model import Entry, Result
+from job.revalidation import unsigned_url
 
 _QUERY_DIGEST_BYTES = 12
 _NORMAL_SCHEMES = ("http:", "https:")
@@ -37,6 +38,8 @@ class ManifestScope:
     shard: Shard = ALL_CODES
     table: FileTable | None = None
     """The table by which the items of the run are unique; None makes another one."""
+    ignored_parameters: Collection[str] = ()
+    """Parameters of a query that sign a URL, beside the well-known ones: another signature is no other URL."""
 
 
 class Manifest:
@@ -73,6 +76,7 @@ class Manifest:
         self._path = directory / manifest_name(scope.shard)
         self._checksums = checksums.with_name(checksums_name(scope.shard))
         self._shard = scope.shard
+        self._ignored_parameters = scope.ignored_parameters
         self._now = now
         self._journal = Journal(self._path, scope.table)
         self._changes = ChangeLog(directory, scope.shard, now)
@@ -113,11 +117,12 @@ class Manifest:
     def recorded_url(self, url: str) -> str:
         """Return a URL as it is recorded: a query as its digest, the demo server's without scheme, host and port.
 
-        A query may hold a signature, which must not be on a disk. Its digest is enough to see whether it is the same.
+        A query may hold a secret, which must not be on a disk. Its digest is enough to see whether it is the same. A
+        signature is left out, as it is another one each time.
         """
         if "?" not in url and self.origin != DEMO_SERVER and url.startswith(_NORMAL_SCHEMES):
             return url  # as it would be put together again, in a tenth of the time
-        parts = urlsplit(url)
+        parts = urlsplit(unsigned_url(url, self._ignored_parameters))
         if parts.query:
             digest = blake2b(parts.query.encode(), digest_size=_QUERY_DIGEST_BYTES).hexdigest()
             parts = parts._replace(query=digest)

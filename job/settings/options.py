@@ -235,6 +235,13 @@ class Settings:
     redirect_hosts: tuple[str, ...] = option(
         parsers.hosts, None, "other hosts that a redirect may lead to", metavar="HOSTS", absent_value=()
     )
+    url_ignore_query: tuple[str, ...] = option(
+        parsers.parameters,
+        None,
+        "query parameters that sign a URL, beside those of S3, GCS, CloudFront and Azure",
+        metavar="NAMES",
+        absent_value=(),
+    )
     refresh: Refresh = option(
         parsers.choice(Refresh),
         "conditional",

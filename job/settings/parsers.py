@@ -134,6 +134,14 @@ def hosts(text: str) -> tuple[str, ...]:
     return tuple(host.strip("[]") for host in names)
 
 
+def parameters(text: str) -> tuple[str, ...]:
+    """Return names of query parameters, as they are written without escapes; commas or spaces separate them."""
+    names = tuple(text.replace(",", " ").split())
+    if not names or not all(re.fullmatch(r"[A-Za-z0-9._~:$@\[\]-]+", name) for name in names):
+        raise ValueError("must be names of query parameters, such as token or hdnts, separated by commas or blanks")
+    return names
+
+
 def digests(text: str) -> tuple[str, ...]:
     """Return SHA-256 digests in lower-case hex; the text separates them by commas or spaces."""
     found = tuple(text.lower().replace(",", " ").split())
