@@ -4,6 +4,7 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -33,7 +34,13 @@ from job.layout import (
 from job.manifest import DEMO_SERVER, Manifest, ManifestScope
 from job.model import Stored
 from job.settings import Publish, Settings
-from job.storage import BucketStorage, DirectoryStorage, GenerationStorage, Storage
+from job.storage import (
+    DEFAULT_TIMEOUTS,
+    BucketStorage,
+    DirectoryStorage,
+    GenerationStorage,
+    Storage,
+)
 
 _UPLOAD_RESULTS = 1000
 _UPLOAD_SECONDS = 10.0
@@ -85,12 +92,19 @@ def destination_for(settings: Settings, inputs: Inputs, stack: ExitStack, table:
         except OSError as error:
             problem = f"must be a directory that can be written, for what goes into a bucket ({error.strerror})"
             raise UsageError(Fault("TMPDIR", None, problem)) from error
-        return BucketDestination(settings.dest, Path(scratch), scope, settings.ca_bundle)
+        return BucketDestination(_bucket_storage(settings, Path(scratch)), Path(scratch), scope)
     root = Path(settings.dest)
     required_free_bytes = min(settings.workers, inputs.known or settings.workers) * settings.max_bytes
     if settings.publish is Publish.SET:
         return GenerationDestination(root, settings.keep, scope, required_free_bytes)
     return DirectoryDestination(root, scope, required_free_bytes)
+
+
+def _bucket_storage(settings: Settings, scratch: Path) -> BucketStorage:
+    retry_seconds = min(DEFAULT_TIMEOUTS.retry_seconds, settings.item_timeout)
+    timeouts = replace(DEFAULT_TIMEOUTS, retry_seconds=retry_seconds)
+    ca_bundle = Path(settings.ca_bundle) if settings.ca_bundle else None
+    return BucketStorage(settings.dest, scratch / "bodies", timeouts=timeouts, ca_bundle=ca_bundle)
 
 
 class DirectoryDestination(Destination):
@@ -165,15 +179,14 @@ class BucketDestination(Destination):
 
     def __init__(
         self,
-        url: str,
+        bucket: BucketStorage,
         scratch: Path,
         scope: ManifestScope,
-        ca_bundle: str | None = None,
         *,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        """Take the URL, an empty local directory, and a clock that counts seconds."""
-        self._bucket = BucketStorage(url, scratch / "bodies", ca_bundle=Path(ca_bundle) if ca_bundle else None)
+        """Take the storage, a local directory that is empty but for its own, and a clock that counts seconds."""
+        self._bucket = bucket
         self.storage = self._bucket
         self.manifest = Manifest(scratch / OWN_DIRECTORY, scratch / CHECKSUMS, scope)
         self._scratch = scratch

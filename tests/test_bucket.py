@@ -340,7 +340,10 @@ def test_credentials_that_cannot_be_sent_are_a_usage_error(prefix: RunPrefix) ->
 
 
 def test_a_bucket_that_dies_ends_the_run(prefix: RunPrefix, seaweed: Seaweed) -> None:
-    """Exit 5, every code has its result, and an item that could not be put has the error of the storage."""
+    """Exit 5, every code has its result, and an item that could not be put has the error of the storage.
+
+    An item has seven seconds here, and what follows five: the usual thirty would make a long test.
+    """
     alive = 10
     release = Event()
     with ExitStack() as stack:
@@ -348,7 +351,8 @@ def test_a_bucket_that_dies_ends_the_run(prefix: RunPrefix, seaweed: Seaweed) ->
         origin = stack.enter_context(mirror(flags()))
         origin.files.update({f"c{n}": Hold(release, Answer(body=numbered_gif(n))) for n in range(alive, NUMBER)})
         prefix.write(CODES)
-        settings = prefix.settings(origin, AWS_ENDPOINT_URL=gateway.url, FLAGJOB_WORKERS="20")
+        times = {"FLAGJOB_WORKERS": "20", "FLAGJOB_ITEM_TIMEOUT": "7"}
+        settings = prefix.settings(origin, AWS_ENDPOINT_URL=gateway.url, **times)
         process = stack.enter_context(start_flagjob(cwd=prefix.root, settings=settings))
         assert process.stdout
         lines = list(islice(process.stdout, alive + 1))  # the first tells of the start

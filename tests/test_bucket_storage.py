@@ -14,7 +14,7 @@ from hashlib import sha256
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
-from threading import Event
+from threading import Event, Timer
 
 import obstore.exceptions
 import pytest
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.s3
 SetVariable = Callable[[str, str], None]
 MEDIUM = numbered_gif(1, 300_000)
 LARGE = numbered_gif(2, 5_000_000)
-SHORT = BucketTimeouts(connect_seconds=1, request_seconds=1, retries=1, retry_seconds=1)
+SHORT = BucketTimeouts(connect_seconds=1, request_seconds=1, retry_seconds=1)
 IN_TIME = pytest.mark.timeout(20)
 """Ends a test that hangs; with the default time-outs a failure would take more than half a minute."""
 
@@ -325,7 +325,7 @@ def test_dropped_packets_are_an_error_in_time(variable: SetVariable) -> None:
             caller.settimeout(0)
             caller.connect_ex(full.getsockname())
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{full.getsockname()[1]}")
-        timeouts = BucketTimeouts(connect_seconds=0.3, request_seconds=60)
+        timeouts = BucketTimeouts(connect_seconds=0.3, request_seconds=60, first_retry_seconds=1)
         with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
             client(f"s3://{BUCKET}", timeouts).put("br.gif", GIF)
 
@@ -333,24 +333,30 @@ def test_dropped_packets_are_an_error_in_time(variable: SetVariable) -> None:
 @IN_TIME
 @pytest.mark.usefixtures("url")
 def test_retries_end_in_time(variable: SetVariable) -> None:
-    """No retry begins after `retry_seconds`, however many are left."""
+    """No retry begins after `retry_seconds`."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         variable("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        timeouts = BucketTimeouts(request_seconds=0.3, retries=20, retry_seconds=0.5)
+        timeouts = BucketTimeouts(request_seconds=0.3, retry_seconds=0.5)
         with pytest.raises(StorageError, match=r"cannot be written: no answer in time$"):
             client(f"s3://{BUCKET}", timeouts).put("br.gif", GIF)
 
 
-@pytest.mark.usefixtures("url")
-def test_a_503_is_retried(variable: SetVariable) -> None:
-    """A 503 is retried; it is an error when no retry is left."""
-    answers = [Answer(503), Answer(200, {"ETag": '"1"'}), Answer(503), Answer(503), Answer(200, {"ETag": '"1"'})]
-    with ScriptedServer({f"/{BUCKET}/br.gif": answers}) as server:
-        variable("AWS_ENDPOINT_URL", server.url().removesuffix("/"))
-        assert client(f"s3://{BUCKET}", SHORT).put("br.gif", GIF) == "1"
-        with pytest.raises(StorageError, match=r"cannot be written: 503 Service Unavailable$"):
-            client(f"s3://{BUCKET}", SHORT).put("br.gif", GIF)
-    assert len(server.requests) == 4
+@IN_TIME
+def test_a_server_that_falls_silent_for_seconds_costs_no_error(
+    seaweed: Seaweed, url: str, variable: SetVariable
+) -> None:
+    """Requests that get no answer in time are repeated until the server answers again."""
+    with seaweed.gateway() as gateway:
+        variable("AWS_ENDPOINT_URL", gateway.url)
+        patient = client(url, BucketTimeouts(request_seconds=0.5))
+        patient.put("br.gif", GIF)
+        patient.expect_answers()
+        gateway.pause()
+        timer = Timer(3, gateway.resume)
+        timer.start()
+        patient.put("br.gif", MEDIUM)
+        timer.join()
+        assert bytes(outside(url).get("br.gif").bytes()) == MEDIUM
 
 
 @IN_TIME
@@ -380,7 +386,7 @@ def test_a_server_that_dies_is_an_error_for_each_worker(
     ten = Event()
     with seaweed.gateway() as gateway, ThreadPoolExecutor(8) as pool:
         variable("AWS_ENDPOINT_URL", gateway.url)
-        storage = open_storage(url, scratch)
+        storage = open_storage(url, scratch, SHORT)
 
         def work(worker: int) -> StorageError:
             for number in count():

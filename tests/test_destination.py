@@ -28,7 +28,8 @@ from job.layout import Shard
 from job.manifest import ManifestScope
 from job.model import Result, Status, Stored, WorkItem
 from job.settings import load, parse_arguments
-from job.storage.bucket import StateObjects
+from job.storage.bucket import BucketStorage, StateObjects
+from job.storage.bucket_client import DEFAULT_TIMEOUTS, BucketTimeouts
 from job.template import UrlTemplate
 
 pytestmark = pytest.mark.s3
@@ -214,8 +215,10 @@ class DestinationPrefix:
     root: Path
     seconds: float = 0.0
 
-    def bucket(self, scope: ManifestScope = ALL) -> BucketDestination:
-        return BucketDestination(self.url, self.root / token_hex(8), scope, clock=lambda: self.seconds)
+    def bucket(self, scope: ManifestScope = ALL, timeouts: BucketTimeouts = DEFAULT_TIMEOUTS) -> BucketDestination:
+        scratch = self.root / token_hex(8)
+        storage = BucketStorage(self.url, scratch, timeouts=timeouts)
+        return BucketDestination(storage, scratch, scope, clock=lambda: self.seconds)
 
     @property
     def outside(self) -> S3Store:
@@ -294,7 +297,7 @@ def test_a_failed_upload_is_retried_only_at_the_end(
     """After a failed upload no result waits for another one; `close` tries again and raises the error."""
     with seaweed.gateway() as gateway:
         monkeypatch.setenv("AWS_ENDPOINT_URL", gateway.url)
-        destination = open_destination(prefix.bucket())
+        destination = open_destination(prefix.bucket(timeouts=BucketTimeouts(retry_seconds=1)))
         put(destination, "br")
     prefix.seconds = 10.0
     with pytest.raises(StorageError, match="cannot be written"):

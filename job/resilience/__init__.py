@@ -1,7 +1,7 @@
 """Resilience: retries, back-off, rate limit, Retry-After and circuit breaker, as wrappers around one `get`."""
 
 from job.resilience.attempt import Measured, Validated
-from job.resilience.retrying import RetryEvent, Retrying, RetryPolicy
+from job.resilience.retrying import RetryEvent, Retrying, RetryPolicy, retry_until
 from job.resilience.throttle import Throttle, Throttled, wait_for_permit
 from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ItemRequest, Permit, Source, ThrottleEvents, ThrottleLimits
 
@@ -19,5 +19,6 @@ __all__ = [
     "ThrottleLimits",
     "Throttled",
     "Validated",
+    "retry_until",
     "wait_for_permit",
 ]

@@ -4,13 +4,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from time import monotonic
-from typing import cast
+from typing import Generic, TypeVar, cast
 
 import tenacity
 
 from job.errors import AttemptError, Reason
 from job.model import NotModified, Reply
 from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ItemRequest, Source
+
+T = TypeVar("T")
 
 _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=10)
 """Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"), in seconds."""
@@ -159,6 +161,43 @@ def _has_looked_up_enough(state: tenacity.RetryCallState) -> bool:
 def _error(state: tenacity.RetryCallState) -> AttemptError:
     """Return the failure of a finished attempt; only asked for where `_is_worth_retrying` saw one."""
     return cast("AttemptError", state.outcome and state.outcome.exception())
+
+
+@dataclass(slots=True)
+class _CallsAfter(Generic[T]):
+    """The calls of some work, as tenacity makes them: the first one only raises what the work raised before."""
+
+    first_error: BaseException | None
+    work: Callable[[], T]
+
+    def __call__(self) -> T:
+        if self.first_error is not None:
+            error = self.first_error
+            self.first_error = None
+            raise error
+        return self.work()
+
+
+def retry_until(
+    ends_at: float,
+    work: Callable[[], T],
+    first_error: BaseException,
+    *,
+    is_temporary: Callable[[BaseException], bool],
+    longest_pause: float,
+) -> T:
+    """Return what `work` returns after it raised `first_error`; raise its last error if waiting does not help.
+
+    For work that has nothing to do with the origin. No call begins after `ends_at`, on the monotonic clock. The thread
+    waits between the calls, for random seconds, up to `longest_pause`.
+    """
+    controller = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_temporary),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=longest_pause),
+        stop=tenacity.stop_before_delay(ends_at - monotonic()),
+        reraise=True,
+    )
+    return controller(_CallsAfter(first_error, work))
 
 
 _CAPACITY = 100.0

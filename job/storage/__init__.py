@@ -6,11 +6,13 @@ from typing import Protocol
 from job.body import Body
 from job.model import Stored
 from job.storage.bucket import BucketStorage
+from job.storage.bucket_client import DEFAULT_TIMEOUTS
 from job.storage.directory import DirectoryStorage, is_same_time
 from job.storage.generations import Generations, GenerationStorage
 from job.storage.offloaded import OffloadedStorage
 
 __all__ = [
+    "DEFAULT_TIMEOUTS",
     "BucketStorage",
     "DirectoryStorage",
     "GenerationStorage",

@@ -72,6 +72,7 @@ class BucketStorage:
             self._scratch.mkdir(parents=True, exist_ok=True)
         self._client = BucketClient(self._location, self._timeouts, self._ca_bundle)
         probe, etag = self._put_probe()
+        self._client.expect_answers()
         probes = {probe}
         lists_other_etags = False
         for found in self._client.list_objects():
@@ -203,7 +204,7 @@ class StateObjects:
     def list_names(self, directory: str) -> list[str]:
         """Return the names that begin with the segments of `directory` (`a` has `a/b`, not `ab`), in order."""
         root = f"{OWN_DIRECTORY}/"
-        return sorted(found.path.removeprefix(root) for found in self._client.list_objects(root + directory))
+        return sorted({found.path.removeprefix(root) for found in self._client.list_objects(root + directory)})
 
     def read(self, name: str) -> Iterator[bytes]:
         """Yield an object's bytes in chunks of any length, not in lines; nothing if there is no such object."""
