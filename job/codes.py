@@ -43,7 +43,6 @@ _WAIT_SECONDS = 0.05
 """How long a reader waits for standard input before it lets others work, and looks for a signal or the deadline."""
 _TOKEN_MAX_BYTES = 4096
 """No valid code is as long. A longer token is cut here, which leaves it invalid and bounds the memory it takes."""
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _TOKENS = re.compile(rb"#[^\r\n]*|[^ \t\r\n,]+")
 """A comment begins where a code could begin (so `cn#f` is an invalid code, not CN) and ends with its line."""
 
@@ -56,7 +55,7 @@ _ZERO_WIDTH = (
     rb"(?:\xc2\xad|\xcd\x8f|\xd8\x9c|\xe1\xa0[\x8b-\x8f]|\xe2(?:\x80[\x8b-\x8f\xaa-\xae]|\x81[\xa0-\xaf])"
     rb"|\xef(?:\xbb\xbf|\xb8[\x80-\x8f]))"
 )
-"""In UTF-8, what takes no room: joiners, directions, selectors, soft hyphens, a second byte order mark."""
+"""In UTF-8, what takes no room: joiners, directions, selectors, soft hyphens, byte order marks."""
 _NON_ASCII_TOKENS = re.compile(_ZERO_WIDTH + rb"*#[^\r\n]*|[^ \t\r\n,]+")
 _EDGES = re.compile(rb"\A" + _ZERO_WIDTH + rb"+|" + _ZERO_WIDTH + rb"+\Z")
 _COMMENT = re.compile(_ZERO_WIDTH + rb"*#")
@@ -119,7 +118,7 @@ def read_tokens(
     interrupted one may be incomplete, so it is dropped. Raises OSError where the chunks do.
     """
     unfinished = b""
-    for chunk in _without_byte_order_mark(chunks):
+    for chunk in chunks:
         if chunk is None:
             yield None
             continue
@@ -160,22 +159,6 @@ def _is_comment(token: bytes) -> bool:
     if token.isascii():
         return token.startswith(b"#")
     return _COMMENT.match(token) is not None
-
-
-def _without_byte_order_mark(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
-    """Yield chunks without a byte order mark before the first one."""
-    source = iter(chunks)
-    start = b""
-    for chunk in source:
-        if chunk is None:
-            yield None
-            continue
-        # A pipe may deliver the three bytes of the mark one by one, so collect what could become one.
-        start += chunk
-        if not _BYTE_ORDER_MARK.startswith(start):
-            break
-    yield start.removeprefix(_BYTE_ORDER_MARK)
-    yield from source
 
 
 def file_chunks(stream: BinaryIO) -> Iterator[bytes]:
