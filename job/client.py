@@ -1,12 +1,13 @@
 """The HTTP client: one attempt at a URL, over its redirects, to a 200 answer; requests' exceptions become ours."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from hashlib import blake2b
 from http import HTTPStatus
+from threading import Lock
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
@@ -62,6 +63,8 @@ class ClientConfig:
     user_agent: str
     secret_headers: Mapping[str, str] = field(default_factory=dict)
     """Sent to the first host only, never along with a redirect to another."""
+    reread_headers: Callable[[], Mapping[str, str] | None] = lambda: None
+    """Returns other secret headers if there are such by now; called by one thread at a time."""
     connect_timeout: float
     read_timeout: float
     attempt_timeout: float
@@ -73,8 +76,39 @@ class ClientConfig:
     """Parameters of a query that sign a URL, beside the well-known ones: validators are not bound to them."""
 
 
+class SecretHeaders:
+    """The header lines with the secrets, which are read again when the origin refuses them. Thread-safe.
+
+    `lines` is replaced as a whole, so that each request has the old ones or the new ones. `_lock` guards the reading:
+    many requests are refused at the same moment, and the first of them reads for all. It is held meanwhile, because the
+    others can do no better than wait for what it reads; requests that are not refused never take it.
+    """
+
+    def __init__(
+        self,
+        headers: Mapping[str, str],
+        reread: Callable[[], Mapping[str, str] | None],
+        plain: Mapping[str, str],
+    ) -> None:
+        self._plain = plain
+        self._reread = reread
+        self._lock = Lock()
+        self.lines = self._prepare(headers)
+
+    def is_newer_than(self, sent: list[bytes]) -> bool:
+        """Return whether the lines are others than those that were sent, after reading them again if they are not."""
+        with self._lock:
+            headers = self._reread() if self.lines is sent else None
+            if headers is not None:
+                self.lines = self._prepare(headers)
+            return self.lines is not sent
+
+    def _prepare(self, headers: Mapping[str, str]) -> list[bytes]:
+        return _prepare_headers({**self._plain, **headers})
+
+
 class Client:
-    """Sends GET requests. Thread-safe: what threads share is only read after construction, or is an `lru_cache`.
+    """Sends GET requests. Thread-safe: what threads share is only read after construction, or thread-safe itself.
 
     There is no Session: the client keeps no cookies, decides on redirects itself, and leaves their bodies unread.
     """
@@ -84,7 +118,7 @@ class Client:
         self._config = config
         plain = {"User-Agent": config.user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
         self._plain = _prepare_headers(plain)
-        self._trusted = _prepare_headers({**plain, **config.secret_headers})
+        self.secret_headers = SecretHeaders(config.secret_headers, config.reread_headers, plain)
         self._verify = config.ca_bundle or True
         self._proxies_for = lru_cache(_CACHED_PROXIES)(_read_proxies)
 
@@ -102,7 +136,7 @@ class Client:
         while left > 0:
             conditions = _conditional_lines(validators, redirected_to)
             is_trusted = url is first_url or redirects.is_trusted_host(first_url, url)
-            lines = self._trusted if is_trusted else self._plain
+            lines = self.secret_headers.lines if is_trusted else self._plain
             response = self._send(url, [*lines, *conditions] if conditions else lines, left)
             if response.status_code == _OK:
                 return _read_reply(response, redirected_to)

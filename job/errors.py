@@ -108,7 +108,8 @@ class Failure:
     http_status: int | None = None
     """The status of the last answer; None where no answer came."""
     is_deferred: bool = False
-    """The answer's Retry-After asked to come back later: whatever the status is, it is not the last word."""
+    """It is not the last word, whatever the status is: the answer's Retry-After asked to come back later, or the origin
+    refuses what it gave before."""
 
     @property
     def reason(self) -> str:
@@ -118,9 +119,9 @@ class Failure:
     @property
     def retryable(self) -> bool:
         """Return whether another attempt, now or in a later run, may succeed."""
-        if self.kind is None:
-            return self.is_deferred or self.http_status in _RETRYABLE_STATUSES
-        return self.kind in _RETRYABLE_REASONS
+        if self.is_deferred:
+            return True
+        return self.http_status in _RETRYABLE_STATUSES if self.kind is None else self.kind in _RETRYABLE_REASONS
 
     @property
     def outcome(self) -> Outcome:

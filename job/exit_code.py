@@ -47,7 +47,10 @@ class Totals:
     """Items with at least one attempt."""
     retries: int = 0
     uniform_failure: Result | None = None
-    """The failure that all items have in common, if the repeated-failure cutoff ended the run for it."""
+    """The failure that all items have in common, if the repeated-failure cutoff ended the run for it.
+
+    None also where the origin came to refuse what it gave before, which ends a run with the same reason.
+    """
 
     def add(self, result: Result) -> None:
         """Count one result."""
@@ -146,7 +149,7 @@ def exit_code(
     """
     too_many_errors = not errors.allows(totals.counts[Status.ERROR], totals.items)
     uniform = totals.uniform_failure
-    uniform_code = ExitCode.RETRYABLE if uniform and uniform.retryable else ExitCode.PERMANENT
+    uniform_code = ExitCode.PERMANENT if uniform and not uniform.retryable else ExitCode.RETRYABLE
     over_budget = is_over_budget(totals, totals.items, errors=errors, not_found=not_found)
     no_answer = totals.attempted > 0 and totals.answered == 0 and totals.internal == 0
     # Checked in this order; the first match is the exit code.

@@ -14,7 +14,7 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from job.errors import Fault, LogError, map_exceptions
 from job.model import Item, LogStream, Result, Status, Summary
-from job.redaction import line_redactor, printable, visible, visible_json
+from job.redaction import LineRedactor, printable, visible, visible_json
 
 if TYPE_CHECKING:  # importing it brings requests, which verify and serve do not need
     from job.resilience import RetryEvent
@@ -58,7 +58,8 @@ class RunLog:
         secrets: Collection[str] = (),
         fields: Mapping[str, object] | None = None,
     ) -> None:
-        redact = line_redactor(secrets)
+        self._redactor = LineRedactor(secrets)
+        redact = self._redactor.redact
         render = _console_renderer(redact) if for_people else _json_renderer(redact)
         traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
         self._time = structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True)  # "iso" leaves .000000 out
@@ -86,6 +87,10 @@ class RunLog:
         # which come with the time of their batch, and never with an exception.
         line_processors: list[Processor] = [_add_result_fields, structlog.processors.add_log_level, render]
         self._renderer = logger(structlog.ReturnLogger(), line_processors, minimum)
+
+    def mask(self, secrets: Collection[str]) -> None:
+        """Mask further secrets in every line from now on. Only one thread at a time may call it."""
+        self._redactor.add(secrets)
 
     def info(self, event: str, **fields: object) -> None:
         """Write an event that is good to know."""

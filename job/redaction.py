@@ -2,9 +2,10 @@
 
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 MASK = "***"
+_MASK_IN_LINE = MASK.encode()
 HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)")
 """A field line (RFC 9110, 5.1 and 5.5)."""
 _URL_START = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -88,33 +89,40 @@ def path(text: str) -> str:
     return plain(text)
 
 
-def line_redactor(secrets: Collection[str]) -> Callable[[bytes], bytes]:
-    """Return a function that masks secrets in a rendered log line. Thread-safe: it only holds compiled patterns.
+class LineRedactor:
+    """Masks secrets in rendered log lines. Thread-safe: what it looks for is replaced as a whole.
 
     It masks each given secret, also in the escaped form that JSON gives it, and user, password and query of every URL.
     Secrets of less than 6 characters and numbers are not masked: the same characters also occur by chance, and in
     JSON's own syntax.
     """
-    forms: set[bytes] = set()
-    for secret in secrets:
-        if len(secret) >= _MIN_SECRET_CHARACTERS and not secret.isdigit():
-            forms.add(secret.encode())
-            forms.add(json.dumps(secret, ensure_ascii=False)[1:-1].encode())
-    # The longest form comes first, or a secret that begins with another secret would keep its end.
-    longest_first = sorted(forms, key=len, reverse=True)
-    known_secret = re.compile(b"|".join(map(re.escape, longest_first)))
-    replacement = MASK.encode()
 
-    def redact(line: bytes) -> bytes:
+    def __init__(self, secrets: Collection[str]) -> None:
+        self._known: tuple[list[bytes], re.Pattern[bytes]] = ([], re.compile(b""))
+        """The secrets in every form, and the pattern that finds them."""
+        self.add(secrets)
+
+    def add(self, secrets: Collection[str]) -> None:
+        """Mask further secrets from now on. Only one thread at a time may call it."""
+        forms = set(self._known[0])
+        for secret in secrets:
+            if len(secret) >= _MIN_SECRET_CHARACTERS and not secret.isdigit():
+                forms.add(secret.encode())
+                forms.add(json.dumps(secret, ensure_ascii=False)[1:-1].encode())
+        # The longest form comes first, or a secret that begins with another secret would keep its end.
+        longest_first = sorted(forms, key=len, reverse=True)
+        self._known = (longest_first, re.compile(b"|".join(map(re.escape, longest_first))))
+
+    def redact(self, line: bytes) -> bytes:
+        """Return a line with its secrets masked."""
         # A pattern is tried only on a line that contains what it cannot match without: a search for bytes takes much
         # less time, and most lines have nothing to mask.
         if b"@" in line:
-            line = _USER_IN_LINE.sub(b"://" + replacement + b"@", line)
+            line = _USER_IN_LINE.sub(b"://" + _MASK_IN_LINE + b"@", line)
         if b"?" in line:
-            line = _QUERY_IN_LINE.sub(rb"\1?" + replacement, line)
+            line = _QUERY_IN_LINE.sub(rb"\1?" + _MASK_IN_LINE, line)
+        longest_first, pattern = self._known
         for form in longest_first:
             if form in line:
-                return known_secret.sub(replacement, line)
+                return pattern.sub(_MASK_IN_LINE, line)
         return line
-
-    return redact

@@ -4,21 +4,22 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
 
-from job import __version__, progress
+from job import __version__, progress, redaction
 from job.cancellation import Cancellation
 from job.errors import AttemptError, Reason
+from job.exit_code import ExitCode, signal_exit_code
 from job.inputs import Inputs
 from job.log import RunLog, termination_message
 from job.metrics import Endpoint, Metrics, Push
 from job.model import Item, LogStream, Result, Status, Summary
 from job.resilience import RetryEvent, ThrottleEvents
-from job.settings import LogFormat, LogResults, Pushgateway, Settings
+from job.settings import LogFormat, LogResults, Pushgateway, Settings, header_secrets
 
 Consumer = Callable[[Sequence[Result]], None]
 """Takes a batch of results, on the main thread."""
@@ -37,6 +38,11 @@ _SAME_BYTES_HINT = (
 )
 _MAX_LOGGED_RATE = 1e6
 """Requests per second; more than a run can send. JSON has no infinity, which is the rate without a limit."""
+_PERMANENT_HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
+_RETRYABLE_HINT = "every item got something other than its file: is it a login page, a captive portal, a block?"
+_REFUSED_LATER_HINT = (
+    "the origin refuses what it gave before: has a token or a session expired, is this address blocked?"
+)
 _RETRY_BUDGET_HINT = (
     "too much fails: the run's retries are spent, and until files come again an item ends at its first failure"
 )
@@ -80,8 +86,9 @@ class Reporting:
     `consumers` take each batch of results in order: metrics, log, progress bar. A consumer of metrics or progress bar
     that fails is logged once and changes nothing else. The log is not protected: LogError ends the run.
 
-    Workers may call `report_retry`, `report_bug`, `report_limitation`, the events of `throttle_events` and the methods
-    of `metrics` and `log`, which are thread-safe. Only the main thread may call everything else.
+    Workers may call `report_retry`, `report_bug`, `report_limitation`, `report_headers`, `end_for_refusals`, the events
+    of `throttle_events` and the methods of `metrics` and `log`, which are thread-safe. Only the main thread may call
+    everything else.
     """
 
     def __init__(self, settings: Settings, cancellation: Cancellation, stdout: LogStream, *, terminal: bool) -> None:
@@ -106,9 +113,9 @@ class Reporting:
             secrets=settings.secrets,
             fields={"run_id": token_hex(8), "shard": settings.shard_index, "shards": settings.shard_count},
         )
-        self._limitations: set[str] = set()
+        self._warnings: set[str] = set()
         # Keeps two workers that find the same at the same time from both saying it.
-        self._limitations_lock = Lock()
+        self._warnings_lock = Lock()
         self.metrics = Metrics(__version__, os.environ.get("SOURCE_REVISION", "unknown"), settings.shard_count)
         self._same_bytes = SameBytes()
         self.consumers: list[Consumer] = [
@@ -178,11 +185,39 @@ class Reporting:
 
     def report_limitation(self, problem: str) -> None:
         """Log what the destination cannot do, and the run therefore passes over: once, however often it is told."""
-        with self._limitations_lock:
-            is_new = problem not in self._limitations
-            self._limitations.add(problem)
-        if is_new:
-            self.log.warning("destination_limited", dest=self._settings.dest, problem=problem)
+        self._warn_once("destination_limited", dest=self._settings.dest, problem=problem)
+
+    def report_headers(self, found: Mapping[str, str] | str) -> None:
+        """Mask and log that the secret headers were read again; of a problem, log each once: the old ones stay.
+
+        Called before the first request has new ones. The path may be a secret that was put into the wrong place.
+        """
+        path = redaction.path(self._settings.headers_file or "")
+        if isinstance(found, str):
+            self._warn_once("headers_not_renewed", path=path, problem=found)
+        else:
+            self.log.mask(list(header_secrets(found)))
+            self.log.info("headers_renewed", path=path)
+
+    def report_uniform_failure(self, failure: Result, outcomes: int) -> None:
+        """Log that all items failed in the same way from the start."""
+        hint = _RETRYABLE_HINT if failure.retryable else _PERMANENT_HINT
+        self.log.error("uniform_refusal", reason=failure.reason, outcomes=outcomes, hint=hint)
+
+    def end_for_refusals(self, reason: str, outcomes: int) -> None:
+        """Log that the origin refuses what it gave before, and end the run."""
+        try:
+            self.log.error("uniform_refusal", reason=reason, outcomes=outcomes, hint=_REFUSED_LATER_HINT)
+        finally:
+            self._cancellation.request(Reason.UNIFORM_REFUSAL)
+
+    def report_interruption(self, in_flight: int, cancelled: int) -> None:
+        """Log an end that comes from outside; every other cause was logged where it was found."""
+        reason = self._cancellation.reason
+        number = self._cancellation.signal
+        if reason in {Reason.SIGNAL, Reason.DEADLINE}:
+            name = ExitCode(signal_exit_code(number)).name if number else None
+            self.log.warning("interrupted", reason=reason, signal=name, in_flight=in_flight, cancelled=cancelled)
 
     def throttle_events(self, host: str) -> ThrottleEvents:
         """Return callbacks that log the throttle's events; a host that is given up ends the run.
@@ -249,6 +284,14 @@ class Reporting:
         """Stop serving the metrics."""
         if self._endpoint:
             self._endpoint.close()
+
+    def _warn_once(self, event: str, *, problem: str, **fields: object) -> None:
+        """Log a warning with a problem that was not logged before."""
+        with self._warnings_lock:
+            is_new = problem not in self._warnings
+            self._warnings.add(problem)
+        if is_new:
+            self.log.warning(event, **fields, problem=problem)
 
     def _log_results(self, results: Sequence[Result]) -> None:
         self.log.log_results([result for result in results if result.status in self._logged_statuses])

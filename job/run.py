@@ -30,6 +30,7 @@ from job.pool import NewExecutor, Pool, ignore, thread_pool
 from job.reporting import Consumer, Reporting
 from job.resilience import (
     MAX_RETRY_AFTER_SECONDS,
+    Authorized,
     Measured,
     Retrying,
     RetryPolicy,
@@ -39,7 +40,7 @@ from job.resilience import (
     Validated,
 )
 from job.revalidation import RevalidationPolicy
-from job.settings import Executor, LogLevel, NewOrigin, Order, Publish, Settings
+from job.settings import Executor, HeadersFile, LogLevel, NewOrigin, Order, Publish, Settings
 from job.storage import OffloadedStorage, Publisher, Storage
 from job.transport import BlockingTransfers, CurlAdapter, Transfers
 
@@ -50,8 +51,6 @@ _PATIENCE_ONCE_ANSWERED_SECONDS = 30.0
 """How long an origin that is away is probed by default: a restart takes seconds, a wrong port never heals."""
 _LAST_SECOND = 1.0
 """A worker that waits for an origin until the run's deadline gives up this much earlier, so that it can report why."""
-_PERMANENT_HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
-_RETRYABLE_HINT = "every item got something other than its file: is it a login page, a captive portal, a block?"
 
 
 class Run:
@@ -205,8 +204,7 @@ class Run:
         if is_over_budget(self._totals, items, errors=settings.max_errors, not_found=settings.max_not_found):
             self._totals.uniform_failure = failure
             self._cancellation.request(Reason.UNIFORM_REFUSAL)
-            hint = _RETRYABLE_HINT if failure.retryable else _PERMANENT_HINT
-            self._reporting.log.error("uniform_refusal", reason=failure.reason, outcomes=self._totals.items, hint=hint)
+            self._reporting.report_uniform_failure(failure, self._totals.items)
 
     def _close(self, destination: Destination) -> bool:
         """Make everything durable; publish a set only if every budget holds. Return whether readers see it."""
@@ -302,7 +300,7 @@ class _Wiring:
             singly=max(_CUTOFF_ITEMS, 2 * self._workers),
             as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
             on_shortage=on_shortage,
-            on_drain=self._report_interruption,
+            on_drain=self.reporting.report_interruption,
             on_scheduled=log.log_scheduled if is_debug else ignore,
             on_done=log.log_done if is_debug else ignore,
         )
@@ -322,7 +320,7 @@ class _Wiring:
         return _Waits(executor.transfers, executor, offloaded, lambda _: executor.start(), executor.threads_left)
 
     def _downloader(self, destination: Destination, client: Client, waits: "_Waits") -> Downloader:
-        """Return the downloader with its source: Retrying(Throttled(Measured(Validated(client))))."""
+        """Return the downloader with its source: Authorized(Retrying(Throttled(Measured(Validated(client)))))."""
         settings = self.settings
         reporting = self.reporting
         throttle = Throttle(self._throttle_limits(), reporting.throttle_events(self.inputs.template.origin))
@@ -333,8 +331,11 @@ class _Wiring:
         throttled = Throttled(measured, throttle, policy=policy, sleeper=waits.sleeper, on_retry=on_retry)
         sleep = waits.sleeper.sleep
         retrying = Retrying(throttled, policy, sleep=sleep, may_retry=throttle.may_retry, on_retry=on_retry)
+        on_refusals = reporting.end_for_refusals
         return Downloader(
-            source=retrying,
+            source=Authorized(
+                retrying, client.secret_headers, policy=policy, on_retry=on_retry, on_all_refused=on_refusals
+            ),
             storage=waits.storage,
             manifest=destination.manifest,
             expected_digests=settings.expected_digests,
@@ -346,9 +347,11 @@ class _Wiring:
 
     def _client_config(self) -> ClientConfig:
         settings = self.settings
+        report = self.reporting.report_headers
         return ClientConfig(
             user_agent=settings.user_agent,
             secret_headers=settings.secret_headers,
+            reread_headers=HeadersFile(settings.headers_file, settings.secret_headers, report).read_if_changed,
             connect_timeout=settings.connect_timeout,
             read_timeout=settings.read_timeout,
             attempt_timeout=settings.attempt_timeout,
@@ -388,12 +391,3 @@ class _Wiring:
         """Return how long downloads in flight may still take: half the grace, but 0.0 if the origin is away."""
         is_origin_away = self.cancellation.reason is Reason.ORIGIN_DOWN
         return 0.0 if is_origin_away else self.settings.shutdown_grace / 2
-
-    def _report_interruption(self, in_flight: int, cancelled: int) -> None:
-        """Log an end that comes from outside; every other cause was logged where it was found."""
-        reason = self.cancellation.reason
-        number = self.cancellation.signal
-        if reason in {Reason.SIGNAL, Reason.DEADLINE}:
-            name = ExitCode(signal_exit_code(number)).name if number else None
-            log = self.reporting.log
-            log.warning("interrupted", reason=reason, signal=name, in_flight=in_flight, cancelled=cancelled)

@@ -5,10 +5,11 @@ import resource
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 
 import pytest
 import requests
@@ -18,7 +19,7 @@ from images import GIF, numbered_gif
 from rows import row
 from scripted import Answer, Raw, Request, Script, ScriptedServer, Stall
 
-from job.client import Client, ClientConfig
+from job.client import Client, ClientConfig, SecretHeaders
 from job.errors import (
     AttemptError,
     ContentError,
@@ -276,6 +277,47 @@ def test_a_redirect_to_an_allowed_host_sends_no_secrets(new_client: Make) -> Non
             ).body.close()
     assert "x-key" not in other.requests[0].headers
     assert other.requests[0].headers["user-agent"] == "flagjob/test"
+
+
+@row(77)
+def test_new_headers_stay_on_their_host(new_client: Make) -> None:
+    """Secret headers that were read again are sent to the URL's host, and not along with a redirect to another."""
+    with ScriptedServer({"/": Answer(body=GIF)}) as other:
+        script = {"/": [Answer(401), Answer(302, {"Location": f"http://localhost:{other.port}/"})]}
+        with ScriptedServer(script) as server:
+            headers = {"X-Key": "new"}
+            client = new_client(
+                secret_headers={"X-Key": "old"}, reread_headers=lambda: headers, redirect_hosts=("localhost",)
+            )
+            sent = client.secret_headers.lines
+            with pytest.raises(HttpError):
+                client.get(server.url())
+            assert client.secret_headers.is_newer_than(sent)
+            require_reply(client.get(server.url())).body.close()
+        assert [request.headers["x-key"] for request in server.requests] == ["old", "new"]
+    assert "x-key" not in other.requests[0].headers
+
+
+@row(77)
+def test_many_refusals_read_the_headers_once() -> None:
+    """Requests that are refused at the same moment all find the new headers, which one of them has read."""
+    start = Barrier(30)
+    reads: list[int] = []
+
+    def reread() -> dict[str, str]:
+        reads.append(1)
+        return {"X-Key": "new"}
+
+    headers = SecretHeaders({"X-Key": "old"}, reread, {})
+    sent = headers.lines
+
+    def find_out(_: int) -> bool:
+        start.wait(10)
+        return headers.is_newer_than(sent)
+
+    with ThreadPoolExecutor(30) as pool:
+        assert list(pool.map(find_out, range(30))) == [True] * 30
+    assert (len(reads), headers.is_newer_than(headers.lines), len(reads)) == (1, True, 2)
 
 
 def test_at_most_five_redirects_are_followed(new_client: Make) -> None:

@@ -44,7 +44,7 @@ MAINTENANCE = {"verify": {"--delete"}, "rollback": set()}
 SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *sorted((ROOT / "k8s").rglob("*.*"))]
 SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("events.schema.json").read_text("utf-8")))
 RUN_FIELDS = {"timestamp", "level", "event", "run_id", "shard", "shards"}
-LOGGING = {"debug", "info", "warning", "error", "log", "log_plan", "write"}
+LOGGING = {"debug", "info", "warning", "error", "log", "log_plan", "write", "_warn_once"}
 """What methods of logs, and the one variable for such a method, are called."""
 
 
@@ -382,6 +382,24 @@ def troubled(cwd: Path) -> list[Done]:
             return [*done, terminated(late, server, cwd)]
 
 
+def refused(cwd: Path) -> list[Done]:
+    """Ask an origin that wants another token, which the file of headers gets meanwhile, or loses."""
+    headers = cwd / "headers"
+    headers.write_text("X-Token: the-first-one\n")
+
+    def answer(request: Request) -> Step:
+        headers.write_text("X-Token: the-second-one\n")
+        return Answer(401) if request.headers["x-token"] == "the-first-one" else Answer(body=GIF)
+
+    def spoil(_: Request) -> Step:
+        headers.unlink()
+        return Answer(403)
+
+    with ScriptedServer({"/br.gif": answer, "/cn.gif": spoil}) as server:
+        words = ["--dest=refused", "--url", server.url("/{cc}.gif"), "--headers-file", str(headers)]
+        return [flagjob("BR", *words, cwd=cwd), flagjob("CN", *words, cwd=cwd)]
+
+
 def terminated(words: list[str], server: ScriptedServer, cwd: Path) -> Done:
     """Send SIGTERM to a run that has one of two answers, or is about to get it."""
     with start_flagjob(*words, cwd=cwd, settings={"FLAGJOB_TERMINATION_LOG": str(cwd / "message")}) as process:
@@ -408,7 +426,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
         flagjob("--dest=file", cwd=cwd),
     ]
     (cwd / "builtin" / "br.gif").touch()
-    others += [flagjob("BR", "--dest=builtin", cwd=cwd), *kept(cwd), *troubled(cwd)]
+    others += [flagjob("BR", "--dest=builtin", cwd=cwd), *kept(cwd), *troubled(cwd), *refused(cwd)]
     with start_flagjob("serve", "--port", "0", cwd=cwd) as process:
         assert process.stdout
         first = process.stdout.readline()

@@ -57,9 +57,11 @@ def code_of(
     not_found: Budget = NOTHING,
 ) -> int:
     cancellation = Cancellation()
+    counted = totals(results)
     if cause:
         cancellation.request(*cause)
-    return exit_code(totals(results), cancellation, errors=errors, not_found=not_found)
+        counted.uniform_failure = FORBIDDEN if cause == UNIFORM else None
+    return exit_code(counted, cancellation, errors=errors, not_found=not_found)
 
 
 SIGTERM = (Reason.SIGNAL, signal.SIGTERM)
@@ -300,6 +302,14 @@ def test_a_uniform_failure_that_may_pass_is_retryable(failure: Result, code: int
     counted.uniform_failure = failure
     cancellation.request(Reason.UNIFORM_REFUSAL)
     assert exit_code(counted, cancellation, errors=NOTHING, not_found=NOTHING) == code
+
+
+def test_an_origin_that_refuses_what_it_gave_is_retryable() -> None:
+    """Without a failure from the start that all items share, the origin came to refuse them: a token expired."""
+    cancellation = Cancellation()
+    cancellation.request(Reason.UNIFORM_REFUSAL)
+    assert exit_code(totals([OK, FORBIDDEN, NOT_BEGUN]), cancellation, errors=EVERYTHING, not_found=NOTHING) == 3
+    assert exit_code(totals([OK, BUG, NOT_BEGUN]), cancellation, errors=NOTHING, not_found=NOTHING) == 1
 
 
 @pytest.mark.parametrize("ours", [BUG, FULL_DISK])

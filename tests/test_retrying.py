@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from job.client import retry_after_seconds
+from job.client import SecretHeaders, retry_after_seconds
 from job.errors import (
     AttemptError,
     Cancelled,
@@ -22,8 +22,8 @@ from job.errors import (
     RedirectError,
     StorageError,
 )
-from job.model import NotModified, WorkItem
-from job.resilience import MAX_RETRY_AFTER_SECONDS, ItemRequest, RetryEvent, Retrying, RetryPolicy
+from job.model import NotModified, Reply, WorkItem
+from job.resilience import MAX_RETRY_AFTER_SECONDS, Authorized, ItemRequest, RetryEvent, Retrying, RetryPolicy
 from job.resilience.circuit_breaker import probe_wait_seconds
 
 BOUND = 20
@@ -390,3 +390,137 @@ def test_probes_back_off_exponentially() -> None:
     waits = [probe_wait_seconds(probe) for probe in range(1, 40)]
     assert all(2 ** (n - 1) <= wait <= 2 ** (n - 1) + 1 for n, wait in enumerate(waits[:5], 1))
     assert all(wait <= 30 for wait in waits)
+
+
+# Refusals
+
+
+class Origin:
+    """A source that refuses some items, and from a request on all of them; its parts are those of one run."""
+
+    def __init__(self, refuses: Callable[[str, int], BaseException | None], reread: list[str] | None = None) -> None:
+        """Take what it answers to the item of a code at the n-th request: an error, or None for the file."""
+        self._refuses = refuses
+        self.asked: list[str] = []
+        self.conditions: list[str | None] = []
+        self.ends: list[tuple[str, int]] = []
+        self.retries: list[RetryEvent] = []
+        values = list(reread or [])
+        headers = SecretHeaders({"X": "old"}, lambda: {"X": values.pop(0)} if values else None, {})
+        self.authorized = Authorized(
+            self,
+            headers,
+            policy=RetryPolicy(1, 1e6),
+            on_retry=lambda _, event: self.retries.append(event),
+            on_all_refused=lambda reason, number: self.ends.append((reason, number)),
+        )
+
+    def get(self, request: ItemRequest) -> Reply | NotModified:
+        self.asked.append(request.item.code)
+        self.conditions.append(request.validators.etag if request.validators else None)
+        request.attempts += 1
+        error = self._refuses(request.item.code, len(self.asked))
+        if error:
+            raise error
+        return NotModified()
+
+    def run(self, codes: list[str]) -> list[AttemptError | None]:
+        """Return how each item ends."""
+        return [self.outcome(code) for code in codes]
+
+    def outcome(self, code: str) -> AttemptError | None:
+        try:
+            self.authorized.get(ItemRequest(WorkItem(code, "u", "f")))
+        except AttemptError as error:
+            return error
+        return None
+
+
+def refusal(status: int = 401) -> HttpError:
+    return HttpError(status, f"HTTP error {status}")
+
+
+@settings(deadline=None)
+@given(st.sets(st.integers(0, 400)), st.none() | st.integers(1, 200))
+@example(set(range(100, 400)), None)
+@example(set(range(30)), 1)
+def test_only_an_origin_that_refuses_what_it_gave_ends_the_run(own: set[int], expires_at: int | None) -> None:
+    """Whatever items are refused by themselves, the run ends if the token expires, after 100 more, and only then."""
+    expired = False
+
+    def refuses(code: str, _: int) -> BaseException | None:
+        return refusal(403) if expired or int(code) in own else None
+
+    origin = Origin(refuses)
+    before = list(range(400 if expires_at is None else expires_at))
+    origin.run([str(code) for code in before])
+    assert origin.ends == []
+    accepted = set(before) - own
+    expired = True
+    after = origin.run([str(code) for code in range(1000, 1200)])
+    assert len(origin.ends) == (1 if accepted else 0)
+    assert all(isinstance(error, HttpError) for error in after)
+    assert after[-1] is not None
+    assert after[-1].failure.retryable is bool(accepted)
+    assert len(origin.asked) <= len(before) + len(after) + 2 + len(own) // 100 + 2
+
+
+def test_the_witness_is_asked_for_without_its_body() -> None:
+    """At the first refusal the last accepted item is asked for; the condition holds for whatever file it is."""
+    origin = Origin(lambda code, _: refusal() if code == "c" else None)
+    origin.run(["a", "b", "c", "d"])
+    assert (origin.asked, origin.conditions) == (["a", "b", "c", "b", "d"], [None, None, None, "*", None])
+
+
+def test_a_witness_that_fails_in_another_way_shows_nothing() -> None:
+    """A witness that is missing, or gets no answer, does not make refusals retryable."""
+    for other in (NotFoundError(404, "gone"), TIMEOUT, refusal(403)):
+        origin = Origin(lambda code, n, other=other: None if n == 1 else other if code == "a" else refusal())  # type: ignore[misc]
+        outcomes = origin.run(["a", *map(str, range(150))])
+        assert [error.failure.retryable for error in outcomes if error] == [False] * 150
+        assert origin.ends == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [NotFoundError(404, "gone"), TIMEOUT, busy(None), HttpError(403, "wait", 5), StorageError("full")],
+)
+def test_other_failures_are_no_refusals(error: BaseException) -> None:
+    """Missing files, an origin in trouble, pauses that it asks for and failures of this machine count for nothing."""
+    origin = Origin(lambda code, _: None if code == "a" else error, ["new"])
+    origin.run(["a"])
+    for _ in range(120):
+        with pytest.raises(type(error)):
+            origin.authorized.get(ItemRequest(ITEM))
+    assert (origin.ends, origin.retries, len(origin.asked)) == ([], [], 121)
+
+
+@pytest.mark.parametrize(("of_witness", "asked"), [(refusal(), list("abaxcx")), (None, list("abaxc"))])
+def test_a_row_ends_where_something_is_accepted_meanwhile(of_witness: HttpError | None, asked: list[str]) -> None:
+    """An item that is accepted while the witness is asked for begins another row: what that shows is no news."""
+
+    def refuses(code: str, number: int) -> BaseException | None:
+        if number == 3:
+            origin.run(["x"])
+            return of_witness
+        return None if code in {"a", "x"} else refusal()
+
+    origin = Origin(refuses)
+    outcomes = origin.run(["a", "b", "c"])
+    assert origin.asked == asked
+    assert [error and error.failure.retryable for error in outcomes] == [None, False, False]
+
+
+def test_a_refused_item_is_tried_again_once_for_new_headers() -> None:
+    """Other headers are worth one more try, which is no attempt of the item's own, however often they change."""
+    origin = Origin(lambda _, n: None if n == 2 else refusal(), ["new", "newer", "newest"])
+    assert origin.run(["a", "b"])[0] is None
+    assert (origin.asked, len(origin.retries)) == (["a", "a", "b", "b", "a"], 2)
+    event = origin.retries[0]
+    assert (event.attempt, event.max_attempts, event.wait_seconds, event.ignored) == (1, 2, 0.0, True)
+
+
+def test_a_failure_after_new_headers_is_the_items_own() -> None:
+    """What fails with new headers, and is no refusal, is raised as it is."""
+    origin = Origin(lambda _, n: refusal() if n == 1 else TIMEOUT, ["new"])
+    assert origin.outcome("a") is TIMEOUT

@@ -1,12 +1,13 @@
 """Resilience: retries, back-off, rate limit, Retry-After and circuit breaker, as wrappers around one `get`."""
 
 from job.resilience.attempt import Measured, Validated
-from job.resilience.retrying import RetryEvent, Retrying, RetryPolicy, retry_until
+from job.resilience.retrying import Authorized, RetryEvent, Retrying, RetryPolicy, retry_until
 from job.resilience.throttle import Throttle, Throttled, wait_for_permit
 from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ItemRequest, Permit, Source, ThrottleEvents, ThrottleLimits
 
 __all__ = [
     "MAX_RETRY_AFTER_SECONDS",
+    "Authorized",
     "ItemRequest",
     "Measured",
     "Permit",

@@ -1,15 +1,17 @@
 """Retries: which failures are tried again, the back-off between tries, and when to stop; decided by tenacity."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
+from threading import Lock
 from time import monotonic
 from typing import Generic, TypeVar, cast
 
 import tenacity
 
-from job.errors import AttemptError, Reason
-from job.model import NotModified, Reply
+from job.client import SecretHeaders
+from job.errors import AttemptError, ContentError, NotFoundError, Reason
+from job.model import NotModified, Reply, Validators, WorkItem
 from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ItemRequest, Source
 
 T = TypeVar("T")
@@ -18,6 +20,9 @@ _BACKOFF = tenacity.wait_random_exponential(multiplier=0.5, max=10)
 """Full jitter (AWS Architecture Blog, "Exponential Backoff And Jitter"), in seconds."""
 _JITTER = tenacity.wait_random(0, 1)
 """Added to a Retry-After, so that items do not come back all at once, in seconds."""
+_REFUSALS_IN_A_ROW = 100
+_ANY = "*"
+"""In If-None-Match the validator that every file matches (RFC 9110, 13.1.2)."""
 _DNS_ATTEMPTS = 2
 """A name that does not resolve is looked up once more, not as often as a busy server is asked."""
 
@@ -113,6 +118,146 @@ class Retrying:
         max_attempts = self._policy.max_attempts + request.ignored_failures
         event = RetryEvent(request.attempts, max_attempts, state.upcoming_sleep, _error(state))
         self._on_retry(request.item.code, event)
+
+
+class Authorized:
+    """Wraps `get`: notices that the origin refuses what it gave before, as it does after a token has expired.
+
+    A *refusal* is an answer that is not the file, whichever form it has: 401, 403, another 4xx, a redirect to the page
+    for a login, or that page itself. It is none that a file does not exist, nor that the origin is in trouble. A
+    refused item is tried once more, at no cost, if there are other secret headers than those that were sent.
+
+    A refusal may be its item's own: object stores answer 403 for an object that they have not. What tells is the
+    *witness*, the item that was accepted last, which is asked for again (`If-None-Match: *` spares its body).
+
+    | refusals alike in a row   | what follows                                                                         |
+    |---------------------------|--------------------------------------------------------------------------------------|
+    | 1, and later 10, then 100 | the witness is asked for: if that is not refused alike, the row begins anew, and the |
+    |                           | witness is asked for next after ten times as many, 100 at most                       |
+    | refused as the witness is | a later run may fare better: the failure is retryable                                |
+    | 100 of them               | `on_all_refused` is called, once, with the reason and their number                   |
+
+    Any item that is accepted ends the row. Refusals from the start, before anything was accepted, are left to the
+    cutoff for repeated failures.
+
+    Thread-safe. `_lock` guards the row, which only refusals touch; it is never held while a request is under way. Who
+    succeeds writes one attribute, `_accepted`, and a row knows by that which witness it began with.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        headers: SecretHeaders,
+        *,
+        policy: RetryPolicy,
+        on_retry: Callable[[str, RetryEvent], None],
+        on_all_refused: Callable[[str, int], None],
+    ) -> None:
+        self._source = source
+        self._headers = headers
+        self._policy = policy
+        self._on_retry = on_retry
+        self._on_all_refused = on_all_refused
+        self._accepted: WorkItem | None = None
+        self._lock = Lock()
+        self._witness: WorkItem | None = None
+        """The item that had been accepted last when the row began."""
+        self._reason = ""
+        self._row = 0
+        self._ask_after = 1
+        """How many refusals in a row lead to the witness."""
+        self._is_confirmed = False
+        """The witness was refused, too."""
+        self._is_reported = False
+
+    def get(self, request: ItemRequest) -> Reply | NotModified:
+        """Return what the wrapped `get` returns; raise its error, which is retryable if all is refused by now."""
+        sent = self._headers.lines
+        try:
+            reply = self._source.get(request)
+        except AttemptError as error:
+            if not _is_refused(error):
+                raise
+            if not self._headers.is_newer_than(sent):
+                self._count(error)
+                raise
+            request.ignored_failures += 1
+            self._report(request, error)
+            reply = self._get_again(request)
+        self._accepted = request.item
+        return reply
+
+    def _get_again(self, request: ItemRequest) -> Reply | NotModified:
+        """Send a request with other headers than before; that is the last time, even if there are others again."""
+        try:
+            return self._source.get(request)
+        except AttemptError as error:
+            if _is_refused(error):
+                self._count(error)
+            raise
+
+    def _report(self, request: ItemRequest, error: AttemptError) -> None:
+        max_attempts = self._policy.max_attempts + request.ignored_failures
+        self._on_retry(request.item.code, RetryEvent(request.attempts, max_attempts, 0.0, error, ignored=True))
+
+    def _count(self, error: AttemptError) -> None:
+        """Count a refusal; change its failure to a retryable one if the witness is refused, too."""
+        reason = error.failure.reason
+        witness = self._extend_row(reason)
+        if witness is not None:
+            self._ask_for(witness, reason)
+        with self._lock:
+            is_confirmed = self._is_confirmed and self._reason == reason
+            row = self._row
+            is_enough = is_confirmed and row >= _REFUSALS_IN_A_ROW and not self._is_reported
+            self._is_reported = self._is_reported or is_enough
+        if is_confirmed:
+            error.failure = replace(error.failure, is_deferred=True)
+        if is_enough:
+            self._on_all_refused(reason, row)
+
+    def _extend_row(self, reason: str) -> WorkItem | None:
+        """Add a refusal to its row; return the witness if it is to be asked for now."""
+        with self._lock:
+            if self._accepted is not self._witness or reason != self._reason:
+                self._begin_row(reason)
+            self._row += 1
+            return self._witness if self._row == self._ask_after else None
+
+    def _begin_row(self, reason: str) -> None:
+        """Begin a row after an item was accepted, or at a refusal of another kind. With the lock only."""
+        self._witness = self._accepted
+        self._reason = reason
+        self._row = 0
+        self._is_confirmed = False
+
+    def _ask_for(self, witness: WorkItem, reason: str) -> None:
+        """Ask for the item that was accepted last, and record whether it is refused in the same way."""
+        is_refused = False
+        try:
+            reply = self._source.get(ItemRequest(witness, Validators(_ANY, None)))
+        except AttemptError as error:
+            is_refused = error.failure.reason == reason
+        else:
+            if isinstance(reply, Reply):
+                reply.body.close()
+        with self._lock:
+            # Or the row has ended meanwhile: an item was accepted, or refused in another way.
+            is_same_row = self._accepted is witness and reason == self._reason
+            if is_refused:
+                self._is_confirmed = self._is_confirmed or is_same_row
+                return
+            self._ask_after = min(10 * self._ask_after, _REFUSALS_IN_A_ROW)
+            if is_same_row:
+                self._row = 0
+
+
+def _is_refused(error: AttemptError) -> bool:
+    """Return whether the origin is well and answered, but neither with the file nor that there is none."""
+    failure = error.failure
+    if failure.http_status is None or isinstance(error, NotFoundError):
+        return False
+    return isinstance(error, ContentError) or not failure.retryable
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """Reads command line, environment and secret files once, checks all settings and freezes them."""
 
+from job.settings.checks import HeadersFile, header_secrets
 from job.settings.command_options import Arguments, Command, ServeOptions, SimulateOptions, parse_arguments
 from job.settings.loader import load, load_options
 from job.settings.options import (
@@ -21,6 +22,7 @@ __all__ = [
     "Arguments",
     "Command",
     "Executor",
+    "HeadersFile",
     "LogFormat",
     "LogLevel",
     "LogResults",
@@ -32,6 +34,7 @@ __all__ = [
     "Server",
     "Settings",
     "SimulateOptions",
+    "header_secrets",
     "load",
     "load_options",
     "parse_arguments",

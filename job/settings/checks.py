@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -211,14 +211,70 @@ def _add_digest(line: str, digests: dict[str, str]) -> str | None:
     return None
 
 
+class HeadersFile:
+    """The file of secret headers, which another program may replace while the run goes on.
+
+    It is known by what `stat` says of the file that its path leads to, so that a link that is set to another file, as
+    Kubernetes does it, counts. Not thread-safe.
+    """
+
+    def __init__(
+        self, path: str | None, headers: Mapping[str, str], report: Callable[[Mapping[str, str] | str], None]
+    ) -> None:
+        """Take the headers that were read at the start, and what is called with others, or with a problem."""
+        self._path = path
+        self._headers = headers
+        self._report = report
+        self._version: tuple[int, ...] = ()
+        """Of the file as it was read last here; nothing until then, as it may have changed since the start."""
+
+    def read_if_changed(self) -> Mapping[str, str] | None:
+        """Return the headers if they are others by now; None also for a file that is not usable at the moment.
+
+        They are reported before they are returned, so that they are masked in the log before they are sent.
+        """
+        headers = self._read_changed()
+        if headers is None or headers == self._headers:
+            return None
+        if not headers:  # it may be that somebody is just writing the file
+            self._report("must have a header: it is empty")
+            return None
+        self._headers = headers
+        self._report(headers)
+        return headers
+
+    def _read_changed(self) -> Mapping[str, str] | None:
+        if self._path is None:
+            return None
+        try:
+            found = Path(self._path).stat()
+        except OSError as error:
+            self._report(f"must be a file that can be read ({error.strerror})")
+            return None
+        # The time of the last change, too: a file that is written in place may keep its size, and its mtime is coarse.
+        version = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        if version == self._version:
+            return None
+        self._version = version
+        headers, faults = read_headers(RawText("FLAGJOB_HEADERS_FILE", self._path))
+        for fault in faults:
+            self._report(fault.problem)
+        return None if faults else headers
+
+
+def header_secrets(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield the values of secret headers, and the credentials after a scheme, as in `Bearer TOKEN`."""
+    for value in headers.values():
+        yield value
+        yield from value.split()[1:]
+
+
 def secrets(parsed: Mapping[str, object], headers: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
     """Yield the texts that must never be printed.
 
     These are the secret headers, the query of the URL template, and the passwords of Pushgateway and proxies.
     """
-    for value in headers.values():
-        yield value
-        yield from value.split()[1:]  # the credentials after a scheme, as in `Bearer TOKEN`
+    yield from header_secrets(headers)
     url = parsed["url"]
     query = urlsplit(url.text).query if isinstance(url, UrlTemplate) else ""
     yield query
