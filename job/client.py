@@ -71,6 +71,8 @@ class ClientConfig:
     """From the name look-up to the last byte, redirects included."""
     ca_bundle: str | None = None
     """A file or directory of certificate authorities; certifi's if None. Verification cannot be turned off."""
+    client_cert: str | None = None
+    """A PEM file with a certificate and its key, for the first host only, as the secret headers."""
     redirect_hosts: Collection[str] = ()
     ignored_parameters: Collection[str] = ()
     """Parameters of a query that sign a URL, beside the well-known ones: validators are not bound to them."""
@@ -137,7 +139,8 @@ class Client:
             conditions = _conditional_lines(validators, redirected_to)
             is_trusted = url is first_url or redirects.is_trusted_host(first_url, url)
             lines = self.secret_headers.lines if is_trusted else self._plain
-            response = self._send(url, [*lines, *conditions] if conditions else lines, left)
+            lines = [*lines, *conditions] if conditions else lines
+            response = self._send(url, lines, left, is_trusted=is_trusted)
             if response.status_code == _OK:
                 return _read_reply(response, redirected_to)
             if response.status_code == _NOT_MODIFIED and conditions:
@@ -154,12 +157,13 @@ class Client:
         """Close every connection."""
         self._adapter.close()
 
-    def _send(self, url: str, lines: list[bytes], seconds: float) -> CurlResponse:
+    def _send(self, url: str, lines: list[bytes], seconds: float, *, is_trusted: bool) -> CurlResponse:
         try:
             return self._adapter.send(
                 CurlRequest(url, lines),
                 timeout=(self._config.connect_timeout, self._config.read_timeout, seconds),
                 verify=self._verify,
+                cert=self._config.client_cert if is_trusted else None,
                 proxies=self._proxies_for(_origin(url)),
             )
         except OSError as error:  # every exception of requests is one; `map_exceptions` would double the cost of this

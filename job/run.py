@@ -356,6 +356,7 @@ class _Wiring:
             read_timeout=settings.read_timeout,
             attempt_timeout=settings.attempt_timeout,
             ca_bundle=settings.ca_bundle,
+            client_cert=settings.client_cert,
             redirect_hosts=settings.redirect_hosts,
             ignored_parameters=settings.url_ignore_query,
         )

@@ -147,7 +147,7 @@ class ScriptedServer:
         """Answer requests until the script, the client or the server ends the connection."""
         with contextlib.suppress(OSError), wire.makefile("rb") as stream:  # clients leave; scripts provoke it
             if isinstance(wire, ssl.SSLSocket):
-                wire.do_handshake()
+                _shake_hands(wire)
             while (request := _read_request(stream, number)) and self._act(wire, self._step_for(request)):
                 pass
         with self._changed, wire:
@@ -188,6 +188,18 @@ class ScriptedServer:
         for part in (data[start : start + (1 << 16)] for start in range(0, len(data), 1 << 16)):
             wire.sendall(part)
             self.sent += len(part)
+
+
+def _shake_hands(wire: ssl.SSLSocket) -> None:
+    """Complete the handshake of TLS; where it fails, let the client read the alert."""
+    try:
+        wire.do_handshake()
+    except OSError:
+        # A close with unread bytes is a reset, which can reach the client before it has read the alert.
+        wire.shutdown(socket.SHUT_WR)
+        while wire.recv(1 << 16):
+            pass
+        raise
 
 
 def _read_request(stream: BinaryIO, number: int) -> Request | None:

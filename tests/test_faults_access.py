@@ -1,13 +1,16 @@
-"""The catalogue of faults, row 77: an origin that refuses what it gave before, and headers that are replaced."""
+"""The catalogue of faults, rows 75 and 77: client certificates, authorities that are none, tokens that expire."""
 
 import os
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from pathlib import Path
 
 import pytest
+import trustme
 from command import Done
 from images import GIF, HTML
 from inprocess import files_in, run, run_here
@@ -245,3 +248,102 @@ def test_a_run_that_is_refused_from_the_start_is_permanent(tmp_path: Path) -> No
         )
         assert len(server.requests) <= 110
     assert (done.code, len(done.events_named("uniform_refusal"))) == (line_of("the first hundred").exit_code, 1)
+
+
+# Client certificates
+
+
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
+"""With 1.3 a client learns that its certificate is refused after the handshake, in an alert."""
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    """Return the authority of all servers, and of the clients that they know."""
+    return trustme.CA()
+
+
+def guarded_context(authority: trustme.CA, version: ssl.TLSVersion, host: str = "127.0.0.1") -> ssl.SSLContext:
+    """Return the context of a server that wants a client certificate."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = context.maximum_version = version
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.issue_cert(host).configure_cert(context)
+    authority.configure_trust(context)
+    return context
+
+
+def write_certificate(path: Path, issuer: trustme.CA, until: timedelta = timedelta(hours=1)) -> str:
+    """Write a client certificate with its key, and return the path."""
+    now = datetime.now(UTC)
+    made = issuer.issue_cert("client@example.org", not_before=now - timedelta(hours=2), not_after=now + until)
+    made.private_key_and_cert_chain_pem.write_to_path(path)
+    return str(path)
+
+
+def trust(tmp_path: Path, authority: trustme.CA) -> dict[str, str]:
+    """Return the setting by which the servers are trusted."""
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return {"ca_bundle": str(tmp_path / "ca.pem")}
+
+
+@row(75)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_client_certificate_opens_the_origin(tmp_path: Path, authority: trustme.CA, version: ssl.TLSVersion) -> None:
+    """An origin that wants a client certificate gives its files for FLAGJOB_CLIENT_CERT."""
+    line = line_of("TLS: the client certificate of FLAGJOB_CLIENT_CERT")
+    certificate = write_certificate(tmp_path / "client.pem", authority)
+    with ScriptedServer({"/cn.gif": Answer(body=GIF)}, guarded_context(authority, version)) as server:
+        settings = {**trust(tmp_path, authority), "client_cert": certificate, "url": server.url("/{cc}.gif")}
+        done = run_here("cn", dest=tmp_path / "dest", **settings)
+    assert (results(done), done.code) == ({("ok", None): 1}, line.exit_code)
+
+
+@row(75)
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("certificate", ["none", "another authority's", "expired"])
+def test_a_refused_client_is_a_lasting_tls_failure(
+    tmp_path: Path, authority: trustme.CA, certificate: str, version: ssl.TLSVersion
+) -> None:
+    """Without a certificate, or with one that the origin refuses, an item ends after one try; the alert is told."""
+    line = line_of("TLS: the origin wants a client certificate")
+    settings = trust(tmp_path, authority)
+    if certificate != "none":
+        issuer = trustme.CA() if certificate == "another authority's" else authority
+        until = timedelta(hours=-1 if certificate == "expired" else 1)
+        settings["client_cert"] = write_certificate(tmp_path / "client.pem", issuer, until)
+    with ScriptedServer({"/cn.gif": Answer(body=GIF)}, guarded_context(authority, version)) as server:
+        done = run_here("cn", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **settings)
+        assert (server.requests, server.connections) == ([], 1)
+    (result,) = done.events_named("result")
+    assert ([result["status"], result["reason"]], result["attempts"], done.code) == (line.words, 1, 6)
+    assert "alert" in result["error"]
+
+
+@row(75)
+def test_many_refused_clients_end_the_run_at_once(tmp_path: Path, authority: trustme.CA) -> None:
+    """A long list without the certificate that the origin wants is not asked for to its end, nor waited for."""
+    with ScriptedServer({}, guarded_context(authority, ssl.TLSVersion.TLSv1_3)) as server:
+        url = server.url("/{cc}.gif")
+        done = run_here(*codes_of(300), dest=tmp_path / "dest", url=url, workers="5", **trust(tmp_path, authority))
+    assert (done.code, results(done)["cancelled", "origin_down"] > 200) == (6, True)
+    assert (done.events_named("host_paused"), done.events_named("origin_down")[0]["reason"]) == ([], "tls")
+
+
+@row(75)
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("where", ["another host", "another port"])
+def test_a_client_certificate_stays_on_its_host(
+    tmp_path: Path, authority: trustme.CA, version: ssl.TLSVersion, where: str
+) -> None:
+    """A redirect to another host or port brings no certificate there, which that server would want, too."""
+    certificate = write_certificate(tmp_path / "client.pem", authority)
+    there = "localhost" if where == "another host" else "127.0.0.1"
+    settings = {**trust(tmp_path, authority), "client_cert": certificate, "redirect_hosts": there, "workers": "1"}
+    with ScriptedServer({"/cn.gif": Answer(body=GIF)}, guarded_context(authority, version, there)) as other:
+        redirect = Answer(302, {"Location": other.url("/cn.gif").replace("127.0.0.1", there)})
+        script = {"/br.gif": Answer(body=GIF), "/cn.gif": redirect, "/us.gif": Answer(body=GIF)}
+        with ScriptedServer(script, guarded_context(authority, version)) as server:
+            done = run_here("br", "cn", "us", dest=tmp_path / "dest", url=server.url("/{cc}.gif"), **settings)
+        assert other.requests == []
+    assert results(done) == {("ok", None): 2, ("error", "tls"): 1}

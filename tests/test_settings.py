@@ -1,13 +1,21 @@
 """The sources of each setting, and the exact message of each wrong one."""
 
 import re
+import ssl
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import trustme
+from certifi import where
 from command import flagjob
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rows import row
 
 from job.errors import UsageError
 from job.model import Budget, FileType, Refresh
@@ -201,6 +209,10 @@ REJECTED = [
     ),
     ("headers_file", "\udcff", r"'\\xff'", UTF_8),
     ("ca_bundle", "/nowhere", "'/nowhere'", "must be a file or directory of certificates that can be read"),
+    ("client_cert", "/nowhere", "'/nowhere'", "must be a file that can be read (No such file or directory)"),
+    ("client_cert", "/", "'/'", "must be a file that can be read (Is a directory)"),
+    ("client_cert", "X: -----BEGIN", "'***'", "must be a file that can be read (No such file or directory)"),
+    ("client_cert", "\udcff", r"'\\xff'", UTF_8),
     ("metrics_address", "9464", "'9464'", ADDRESS),
     ("metrics_address", ":65536", "':65536'", ADDRESS),
     ("metrics_address", ":0000000009999", "':0000000009999'", ADDRESS),
@@ -267,7 +279,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "max_not_found": ("5%", Budget(0.05, is_share=True)),
     "user_agent": ("mirror/1.0", "mirror/1.0"),
     "headers_file": ("/dev/null", "/dev/null"),
-    "ca_bundle": ("/", "/"),
+    "ca_bundle": (where(), where()),
     "metrics_address": (":9464", Address("", 9464)),
     "metrics_linger": ("1m", 60.0),
     "metrics_file": ("flagjob.prom", "flagjob.prom"),
@@ -331,7 +343,8 @@ def test_empty_options(name: str) -> None:
 def good(tmp_path: Path) -> dict[str, tuple[str, object]]:
     """Return a valid text of each setting, and its value."""
     sums = file(tmp_path / "SHA256SUMS", f"{DIGEST}  br.gif\n")
-    return {**GOOD, "checksums": (sums, sums)}
+    certificate = file(tmp_path / "client.pem", CERTIFICATE + KEY)
+    return {**GOOD, "checksums": (sums, sums), "client_cert": (certificate, certificate)}
 
 
 @pytest.mark.parametrize("name", VARIABLES)
@@ -688,7 +701,7 @@ def test_a_secret_in_the_place_of_its_file_is_not_shown(text: str) -> None:
 def test_certificate_authorities(tmp_path: Path) -> None:
     """Authorities come from FLAGJOB_CA_BUNDLE, else REQUESTS_CA_BUNDLE, else SSL_CERT_FILE, else they are certifi's."""
     names = ["FLAGJOB_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"]
-    environ = {name: file(tmp_path / name, "") for name in names}
+    environ = {name: file(tmp_path / name, Path(where()).read_bytes()) for name in names}
     for name in names:
         assert load([], environ).ca_bundle == environ.pop(name)
     assert load([], {"SSL_CERT_FILE": " "}).ca_bundle is None
@@ -700,6 +713,103 @@ def test_missing_certificate_authorities(variable: str) -> None:
     problem = "must be a file or directory of certificates that can be read"
     assert faults(environ={variable: "/nowhere"}) == [f"{variable} '/nowhere': {problem}"]
     assert faults(environ={variable: "/\udcff"}) == [f"{variable} '/\\\\xff': {UTF_8}"]
+
+
+def new_certificate() -> tuple[bytes, bytes]:
+    """Return a certificate and its key."""
+    made = trustme.CA().issue_cert("me@example.org")
+    return made.cert_chain_pems[0].bytes(), made.private_key_pem.bytes()
+
+
+CERTIFICATE, KEY = new_certificate()
+OTHER_CERTIFICATE, OTHER_KEY = new_certificate()
+
+
+def in_der(pem: bytes) -> bytes:
+    """Return a certificate in the form that Windows exports."""
+    return ssl.PEM_cert_to_DER_cert(pem.decode())
+
+
+def revocations() -> bytes:
+    """Return an authority's list of revoked certificates, which OpenSSL reads from the same files."""
+    now = datetime.now(UTC)
+    builder = x509.CertificateRevocationListBuilder().last_update(now).next_update(now + timedelta(days=1))
+    builder = builder.issuer_name(x509.load_pem_x509_certificate(CERTIFICATE).issuer)
+    made = builder.sign(ec.generate_private_key(ec.SECP256R1()), hashes.SHA256())
+    return made.public_bytes(serialization.Encoding.PEM)
+
+
+NO_AUTHORITIES = {
+    "empty": b"",
+    "in DER": in_der(CERTIFICATE),
+    "a key": KEY,
+    "a list of revocations": revocations(),
+    "a page": b"<html>",
+    "cut": CERTIFICATE[:100],
+    "damaged": CERTIFICATE.replace(b"MII", b"AAA", 1),
+}
+
+
+@row(75)
+@pytest.mark.parametrize("variable", ["FLAGJOB_CA_BUNDLE", "SSL_CERT_FILE"])
+@pytest.mark.parametrize("content", NO_AUTHORITIES.values(), ids=NO_AUTHORITIES)
+def test_authorities_that_are_none(tmp_path: Path, variable: str, content: bytes) -> None:
+    """A file of authorities that has no certificate, or is DER, is a fault of the setting that names it."""
+    path = file(tmp_path / "ca.pem", content)
+    problem = "must hold certificates in PEM (BEGIN CERTIFICATE), not in DER, and at least one"
+    assert faults(environ={variable: path}) == [f"{variable} '{path}': {problem}"]
+
+
+@row(75)
+def test_a_directory_without_indexed_authorities(tmp_path: Path) -> None:
+    """A directory in which OpenSSL would find no authority is a fault."""
+    file(tmp_path / "ca.pem", CERTIFICATE)
+    problem = "must hold certificates under the names that `openssl rehash` makes"
+    assert faults(FLAGJOB_CA_BUNDLE=str(tmp_path)) == [f"FLAGJOB_CA_BUNDLE '{tmp_path}': {problem}"]
+
+
+def encrypted(key: bytes) -> bytes:
+    """Return a key with a passphrase."""
+    encryption = serialization.BestAvailableEncryption(b"hunter2")
+    loaded = serialization.load_pem_private_key(key, None)
+    return loaded.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+
+
+NO_CERTIFICATE = "must hold a certificate in PEM (BEGIN CERTIFICATE)"
+NO_KEY = "must hold the certificate's key, too, in PEM (BEGIN PRIVATE KEY)"
+ENCRYPTED = "must hold a key without a passphrase: nobody is there to type it (openssl pkey removes it)"
+OF_ANOTHER = "must hold the key of its first certificate, not another one"
+UNREADABLE = "must hold a certificate and a key that OpenSSL can read"
+UNUSABLE = {
+    "empty": (b"", NO_CERTIFICATE),
+    "in DER": (in_der(CERTIFICATE), NO_CERTIFICATE),
+    "only the key": (KEY, NO_CERTIFICATE),
+    "without its key": (CERTIFICATE, NO_KEY),
+    "encrypted": (CERTIFICATE + encrypted(KEY), ENCRYPTED),
+    "another certificate": (OTHER_CERTIFICATE + KEY, OF_ANOTHER),
+    "another key": (CERTIFICATE + OTHER_KEY, OF_ANOTHER),
+    "a cut key": (CERTIFICATE + KEY[:60], UNREADABLE),
+    "a cut certificate": (KEY + CERTIFICATE[:60], UNREADABLE),
+}
+
+
+@row(75)
+@pytest.mark.parametrize(("content", "problem"), UNUSABLE.values(), ids=UNUSABLE)
+def test_client_certificates_that_cannot_be_used(tmp_path: Path, content: bytes, problem: str) -> None:
+    """A client certificate that is incomplete, encrypted or another key's is one fault, which shows nothing of it."""
+    path = file(tmp_path / "client.pem", content)
+    (fault,) = faults(FLAGJOB_CLIENT_CERT=path)
+    assert fault.partition(" (")[0] == f"FLAGJOB_CLIENT_CERT '{path}': {problem}".partition(" (")[0]
+
+
+@row(75)
+@pytest.mark.parametrize(
+    "content", [CERTIFICATE + KEY, KEY + CERTIFICATE + OTHER_CERTIFICATE], ids=["key last", "first"]
+)
+def test_client_certificates(tmp_path: Path, content: bytes) -> None:
+    """A client certificate is one file with its key, before or after it; more certificates are its chain."""
+    path = file(tmp_path / "client.pem", content)
+    assert load(["--client-cert", path], {}).client_cert == path
 
 
 @pytest.mark.parametrize("name", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"])
@@ -749,7 +859,7 @@ def test_sets_need_a_directory_of_all_files() -> None:
 
 def test_a_bucket_takes_authorities_from_a_file(tmp_path: Path) -> None:
     """A directory of certificates is a fault with a bucket, because the client for buckets reads one file."""
-    directory, path = str(tmp_path), file(tmp_path / "ca.pem", "")
+    directory, path = str(tmp_path), file(tmp_path / "0a1b2c3d.0", Path(where()).read_bytes())
     assert faults("--dest=s3://flags", SSL_CERT_FILE=directory) == [
         f"SSL_CERT_FILE '{directory}': must be a file of certificates, not a directory, where --dest is a bucket"
     ]

@@ -22,6 +22,7 @@ import requests
 import trustme
 from bodies import MemoryBody
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from cryptography.x509.name import _ASN1Type
 from requests import exceptions as rx
 from requests.structures import CaseInsensitiveDict
@@ -456,12 +457,13 @@ def test_verification_cannot_be_turned_off(client: Client) -> None:
     assert (type(caught.value), str(caught.value)) == (ValueError, "TLS verification cannot be turned off")
 
 
-def test_client_certificates_are_refused(client: Client) -> None:
-    """`cert` is a ValueError."""
+def test_a_key_in_another_file_is_refused(client: Client) -> None:
+    """A `cert` of two files is a ValueError."""
     request = requests.Request("GET", "https://127.0.0.1:9/").prepare()
     with pytest.raises(ValueError) as caught:
-        client.send(request, cert="my.pem")
-    assert (type(caught.value), str(caught.value)) == (ValueError, "client certificates are not supported")
+        client.send(request, cert=("my.pem", "my.key"))
+    problem = "a client certificate and its key must be in one file"
+    assert (type(caught.value), str(caught.value)) == (ValueError, problem)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://127.0.0.1/", ""])
@@ -726,6 +728,41 @@ def test_a_connection_is_not_reused_under_other_authorities(client: Client, auth
         with authority.cert_pem.tempfile() as ca:
             assert client.get(server.url("/cn"), verify=ca).status_code == 200
         assert type(client.failure(server.url("/cn"))) is rx.SSLError
+
+
+@row(75)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_connection_with_a_certificate_is_not_reused_without(
+    client: Client, authority: trustme.CA, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    """A connection, or a session of TLS, that was made with a client certificate serves no request without it."""
+    context = tls_context_for(authority, "127.0.0.1")
+    context.minimum_version = context.maximum_version = version
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("me@flags.test").private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+    with ScriptedServer({"/cn": Answer()}, context) as server:
+        request = requests.Request("GET", server.url("/cn")).prepare()
+        trusted: dict[str, Any] = {"verify": str(tmp_path / "ca.pem"), "timeout": (5, 5)}
+        for _ in range(2):
+            assert client.send(request, cert=str(tmp_path / "client.pem"), **trusted).status_code == 200
+            with pytest.raises(rx.SSLError, match="alert"):
+                client.send(request, **trusted)
+        assert [request.connection for request in server.requests] == [1, 1]
+
+
+@row(75)
+def test_an_encrypted_key_is_not_asked_for(client: Client, authority: trustme.CA, tmp_path: Path) -> None:
+    """A key that is encrypted, as it may be after the start, is an SSLError; nobody is asked for the password."""
+    made = authority.issue_cert("me@flags.test")
+    key = serialization.load_pem_private_key(made.private_key_pem.bytes(), None)
+    encryption = serialization.BestAvailableEncryption(b"hunter2")
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    (tmp_path / "client.pem").write_bytes(pem + made.cert_chain_pems[0].bytes())
+    with ScriptedServer({}, tls_context_for(authority, "127.0.0.1")) as server, pytest.raises(rx.SSLError):
+        client.send(requests.Request("GET", server.url("/cn")).prepare(), cert=str(tmp_path / "client.pem"))
+    assert server.requests == []
 
 
 def test_a_silent_tls_peer_is_a_connect_timeout(client: Client) -> None:

@@ -31,6 +31,9 @@ _RESERVED_HEADERS = (
 )
 """Headers that change how a response must be read; headers that were copied from a browser contain several of them."""
 _CHECKSUM_LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
+_HASHED_NAME = "[0-9a-f]" * 8 + ".[0-9]*"
+"""Under such a name OpenSSL looks for an authority in a directory."""
+_NO_CERTIFICATES = "must hold certificates in PEM (BEGIN CERTIFICATE), not in DER, and at least one"
 _MAXIMUM_REPORTED_LINES = 10
 """A file of something else, such as codes, may have a million lines."""
 
@@ -114,10 +117,70 @@ def check_input_files(raw: Mapping[str, RawText]) -> Iterator[Fault]:
     codes = raw.get("codes_file")
     if codes and codes.text != "-" and not _is_readable_file(codes.text):
         yield Fault(codes.name, redaction.plain(codes.text), "must be a file that can be read, or - for standard input")
+
+
+def check_certificates(raw: Mapping[str, RawText]) -> Iterator[Fault]:
+    """Yield a fault for authorities that are none, and for a client certificate that cannot be used without asking."""
     authorities = raw.get("ca_bundle")
-    if authorities and not Path(authorities.text).is_dir() and not _is_readable_file(authorities.text):
-        problem = "must be a file or directory of certificates that can be read"
-        yield Fault(authorities.name, redaction.plain(authorities.text), problem)
+    certificate = raw.get("client_cert")
+    if authorities:
+        problem = _authorities_problem(Path(authorities.text))
+        if problem:
+            yield Fault(authorities.name, redaction.plain(authorities.text), problem)
+    if certificate:
+        problem = _client_certificate_problem(certificate.text)
+        if problem:
+            yield Fault(certificate.name, redaction.path(certificate.text), problem)
+
+
+def _authorities_problem(path: Path) -> str | None:
+    """Return what is wrong with a file or directory of certificate authorities, if anything is."""
+    if path.is_dir():
+        is_indexed = any(path.glob(_HASHED_NAME))
+        return None if is_indexed else "must hold certificates under the names that `openssl rehash` makes"
+    if not _is_readable_file(str(path)):
+        return "must be a file or directory of certificates that can be read"
+    import ssl  # noqa: PLC0415  (most runs name no authorities, and it takes its time)
+
+    store = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    try:
+        store.load_verify_locations(path)
+    except (ssl.SSLError, OSError):
+        return _NO_CERTIFICATES
+    return None if store.cert_store_stats()["x509"] else _NO_CERTIFICATES
+
+
+def _client_certificate_problem(path: str) -> str | None:
+    """Return what is wrong with a file of a client certificate and its key, if anything is."""
+    try:
+        text = Path(path).read_bytes()
+    except OSError as error:
+        return f"must be a file that can be read ({error.strerror})"
+    if b"CERTIFICATE-----" not in text:
+        return "must hold a certificate in PEM (BEGIN CERTIFICATE)"
+    if b"PRIVATE KEY-----" not in text:
+        return "must hold the certificate's key, too, in PEM (BEGIN PRIVATE KEY)"
+    return _key_problem(path)
+
+
+def _key_problem(path: str) -> str | None:
+    """Return why OpenSSL cannot use the certificate and the key of a file, if it cannot."""
+    import ssl  # noqa: PLC0415  (as above)
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(path, password=_refuse_password)
+    except ssl.SSLError as error:
+        if error.reason == "KEY_VALUES_MISMATCH":
+            return "must hold the key of its first certificate, not another one"
+        return f"must hold a certificate and a key that OpenSSL can read ({error.reason or error.strerror})"
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _refuse_password() -> str:
+    """Raise ValueError: nobody is there whom OpenSSL could ask for the passphrase of a key."""
+    raise ValueError("must hold a key without a passphrase: nobody is there to type it (openssl pkey removes it)")
 
 
 def check_output_files(raw: Mapping[str, RawText]) -> Iterator[Fault]:

@@ -66,6 +66,7 @@ class _Loader:
         headers, header_faults = checks.read_headers(valid.get("headers_file"))
         digests, digest_faults = checks.read_checksums(valid.get("checksums"))
         self._faults += checks.check_input_files(valid)
+        self._faults += checks.check_certificates(valid)
         self._faults += checks.check_output_files(valid)
         self._faults += [*header_faults, *digest_faults]
         self._faults += checks.check_proxies(self._environ)

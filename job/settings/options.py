@@ -298,6 +298,13 @@ class Settings:
         metavar="PATH",
         fallback_variables=("REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"),
     )
+    client_cert: str | None = option(
+        parsers.path,
+        None,
+        "client certificate with its key, one PEM file, for the URL's host",
+        metavar="PATH",
+        redact=redaction.path,
+    )
     metrics_address: parsers.Address | None = option(
         parsers.address, None, "where to serve /metrics during the run, as :9464", metavar="[HOST]:PORT"
     )

@@ -76,8 +76,9 @@ class CurlAdapter(BaseAdapter):
         self._max_bytes = max_bytes
         self._keeps_gzip = keeps_gzip
         self._transfers = BlockingTransfers() if transfers is None else transfers
-        self._idle: deque[Handle] = deque()
-        """Handles without a transfer. Who pops one owns it; `append` and `pop` are atomic, so no lock is needed."""
+        self._idle: dict[str, deque[Handle]] = {"": deque()}
+        """Handles without a transfer, by their client certificate. Who pops one owns it; `append` and `pop`, and the
+        dict's `setdefault`, are atomic, so no lock is needed."""
 
     def send(  # type: ignore[override]  # noqa: PLR0913  (requests' own parameters; it passes them by name)
         self,
@@ -86,7 +87,7 @@ class CurlAdapter(BaseAdapter):
         stream: bool = False,  # noqa: ARG002  (the transfer has ended before anybody can read)
         timeout: Timeout = None,
         verify: bool | str = True,
-        cert: object = None,
+        cert: str | tuple[str, str] | None = None,
         proxies: Mapping[str, str] | None = None,
     ) -> CurlResponse:
         """Return the answer to a GET request without a body; `raw` is the body of a 200, and empty otherwise.
@@ -96,16 +97,19 @@ class CurlAdapter(BaseAdapter):
         `timeout` is in seconds: connecting (name, TCP, TLS), and silence, counted from the start until a byte of a body
         came; the latter in whole seconds, two at least, and noticed up to 7 s late. A third one, which only this
         adapter knows, bounds all of it, from name look-up to last byte. `verify` is True for certifi's authorities, or
-        the path of a file or directory of others.
+        the path of a file or directory of others. `cert` is the path of a PEM file with a client certificate and its
+        key; connections that were made with one serve no request without it, nor the other way round.
         Raises subclasses of requests' RequestException by their meaning, those of `handle` among them; an
         OSError unchanged when this machine failed (`new_body`, writing, no descriptors left); ValueError for what this
-        adapter does not do: other methods, request bodies, client certificates, unverified TLS.
+        adapter does not do: other methods, request bodies, a key in a file of its own, unverified TLS.
         """
-        url = _check_url(request, verify=verify, cert=cert)
+        url = _check_url(request, verify=verify)
+        if cert is not None and not isinstance(cert, str):
+            raise ValueError("a client certificate and its key must be in one file")
         lines = request.lines if isinstance(request, CurlRequest) else header_lines(request.headers)
         proxy = select_proxy(url, proxies) if proxies else None
         try:
-            response = self._transfer(url, lines, (timeout, verify, proxy or ""))
+            response = self._transfer(url, lines, (timeout, verify, proxy or "", cert or ""))
         except rx.RequestException as error:
             error.request = request
             raise
@@ -128,7 +132,7 @@ class CurlAdapter(BaseAdapter):
 
     def _transfer(self, url: str, lines: list[bytes], route: Route) -> CurlResponse:
         """Run a transfer with a handle that nobody else has meanwhile, and return the answer."""
-        handle = self._take_handle()
+        handle = self._take_handle(route[3])
         try:
             self._perform(handle, url, lines, route)
             return handle.transfer.take_response()
@@ -138,15 +142,17 @@ class CurlAdapter(BaseAdapter):
         finally:
             self._give_back(handle)
 
-    def _take_handle(self) -> Handle:
+    def _take_handle(self, certificate: str) -> Handle:
         """Return a handle that nobody else has, unless no transfer may start any more."""
         if self._transfers.is_interrupted:
             raise rx.ConnectionError(_INTERRUPTED)
         try:
-            return self._idle.pop()  # the one that was given back last: its connection is the least likely to be stale
-        except IndexError:
+            # The one that was given back last: its connection is the least likely to be stale.
+            return self._idle[certificate].pop()
+        except LookupError:
+            self._idle.setdefault(certificate, deque())
             transfer = Transfer(self._new_body, self._max_bytes, keeps_gzip=self._keeps_gzip)
-            return Handle(self._transfers, transfer)
+            return Handle(self._transfers, transfer, certificate)
 
     def _give_back(self, handle: Handle) -> None:
         """Make a handle idle; close it if no transfer will take it any more."""
@@ -155,18 +161,19 @@ class CurlAdapter(BaseAdapter):
         # is set, `close` may have seen an empty deque already, so that this thread empties it again. Both may do so at
         # once: `pop` gives each handle to one of them. A transfer that read the flag before it was set may still pop a
         # handle; it owns it then, gets no new socket, and comes here at its end.
-        self._idle.append(handle)
+        self._idle[handle.certificate].append(handle)
         if self._transfers.is_interrupted:
             self._close_idle()
 
     def _close_idle(self) -> None:
         """Close the handles that nobody owns, each exactly once."""
-        while True:
-            try:
-                handle = self._idle.pop()
-            except IndexError:
-                return
-            handle.close()
+        for idle in list(self._idle.values()):
+            while True:
+                try:
+                    handle = idle.pop()
+                except IndexError:
+                    break
+                handle.close()
 
     def _perform(self, handle: Handle, url: str, lines: list[bytes], route: Route) -> None:
         """Run a transfer, and raise unless there is an answer to return."""
@@ -214,14 +221,12 @@ def _parse_lines(lines: list[bytes]) -> CaseInsensitiveDict[str]:
     return headers
 
 
-def _check_url(request: PreparedRequest, *, verify: bool | str, cert: object) -> str:
+def _check_url(request: PreparedRequest, *, verify: bool | str) -> str:
     """Return the request's URL; raise for everything that this adapter does not do."""
     if request.method != "GET" or request.body:
         raise ValueError("only GET without a body is sent")
     if not verify:
         raise ValueError("TLS verification cannot be turned off")
-    if cert:
-        raise ValueError("client certificates are not supported")
     url = request.url or ""
     if not url.lower().startswith(("http://", "https://")):
         raise rx.InvalidSchema("only http and https are spoken", request=request)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from job.transport.transfer import TooLargeError, Transfer
 
 Timeout = float | tuple[float | None, ...] | None
 """requests' time-outs in seconds: one for both, or (connect, read); and, as an addition, (connect, read, total)."""
-Route = tuple[Timeout, str | bool, str]
-"""What transfers to one origin have in common: time-outs, authorities as requests' `verify`, proxy URL or ""."""
+Route = tuple[Timeout, str | bool, str, str]
+"""What transfers to one origin have in common: time-outs, authorities as requests' `verify`, proxy URL or "", path of
+the client certificate or ""."""
 SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 """Why a connection can fail that no other host has to do with: this machine is short of something."""
 
@@ -40,6 +42,16 @@ _PROXY_FAILED = {
 }
 """Errors that are the proxy's, if there is one, while no request was sent yet."""
 _CONNECTION_CUT = {errno.ECONNRESET, errno.EPIPE}
+_LATE_ALERT_CODES = {pycurl.E_RECV_ERROR, pycurl.E_SEND_ERROR}
+_CERTIFICATE_ALERT = re.compile(
+    rb"alert (?:bad certificate|unsupported certificate|certificate|unknown ca|access denied|decrypt error"
+    rb"|handshake failure|no certificate)"
+)
+"""OpenSSL's names of the alerts (RFC 8446, 6.2) by which a server refuses a client without a certificate, or with that
+one. With TLS 1.3 they come after the handshake, from the client's point of view."""
+_EXPIRED = "SSL certificate verification failed"
+"""What libcurl says when the server's alert is that the client certificate has expired. When it refuses the server's
+certificate, it adds the reason."""
 _QUICK_EXIT = 322
 """CURLOPT_QUICK_EXIT, which pycurl does not name: closing a handle does not wait for a name server."""
 _SUPPRESS_CONNECT_HEADERS = 265
@@ -211,13 +223,15 @@ class BlockingTransfers:
 
 
 class Handle:
-    """An easy handle. It keeps its connections, and the options of the last route.
+    """An easy handle. It keeps its connections, the options of the last route, and its client certificate for good.
 
     It belongs to no thread, but to whoever took it from the idle ones: one transfer at a time, and no lock.
     """
 
-    def __init__(self, transfers: Transfers, transfer: Transfer) -> None:
+    def __init__(self, transfers: Transfers, transfer: Transfer, certificate: str = "") -> None:
         self._transfers = transfers
+        self.certificate = certificate
+        """The path of a PEM file with a client certificate and its key, or "": pycurl cannot take it back."""
         self.transfer = transfer
         """The answer to the present request; what libcurl calls back is set once, and this is reset each time."""
         self._route: Route | None = None
@@ -233,13 +247,17 @@ class Handle:
         self._curl.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         if transfers.close_socket is not None:
             self._curl.setopt(pycurl.CLOSESOCKETFUNCTION, transfers.close_socket)
+        if certificate:
+            self._curl.setopt(pycurl.SSLCERT, certificate)
+            self._curl.setopt(pycurl.SSLKEY, certificate)
+            self._curl.setopt(pycurl.KEYPASSWD, "")  # or OpenSSL asks the terminal, if the key is encrypted by then
 
     def perform(self, url: str, lines: list[bytes], route: Route) -> None:
         """Run a transfer to its end; raise pycurl.error if it failed. `lines`, the headers, are not changed later."""
         self._shortage = None
         self.transfer.reset()
         if route != self._route:
-            self._set_route(*route)
+            self._set_route(*route[:3])
             self._route = route
         if lines != self._lines:
             self._curl.setopt(pycurl.HTTPHEADER, lines)
@@ -261,7 +279,10 @@ class Handle:
         except OSError as shortage:
             return shortage
         message = self._curl.errstr_raw().decode("utf-8", "replace")  # it may quote what a server sent
-        return self._exception_for(code)(message or pycurl.easy_strerror(code))
+        if message == _EXPIRED:
+            message = "the server's alert is that the client certificate has expired"
+        kind = rx.SSLError if self._is_certificate_refused(code) else self._exception_for(code)
+        return kind(message or pycurl.easy_strerror(code))
 
     def _check_for_shortage(self, code: int) -> None:
         """Raise OSError if what libcurl could not open cannot be opened: then the network is not the cause."""
@@ -285,6 +306,13 @@ class Handle:
         if code == pycurl.E_FTP_WEIRD_SERVER_REPLY and b"Content-Length" not in self._curl.errstr_raw():
             return rx.ConnectionError  # garbage in the headers; a wrong length is the origin's own lasting mistake
         return exception_for(code)
+
+    def _is_certificate_refused(self, code: int) -> bool:
+        """Return whether the server refuses the client's certificate late, or that cannot be used any more."""
+        text = self._curl.errstr_raw()
+        if code == pycurl.E_BAD_FUNCTION_ARGUMENT:
+            return bool(self.certificate) and self.certificate.encode() in text
+        return code in _LATE_ALERT_CODES and bool(_CERTIFICATE_ALERT.search(text))
 
     def _is_cut(self) -> bool:
         """Return whether the peer left during the handshake, as a balancer without a server does."""
