@@ -1,15 +1,19 @@
 """Exit code of a run: computed from the totals of its results, the cause of its end, and the failure budgets."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from http import HTTPStatus
 
 from job.cancellation import Cancellation
 from job.errors import Reason
-from job.model import Budget, Result, Status
+from job.model import Budget, Cause, Result, Status
 
 _NO_ANSWER_REASONS = {Reason.TIMEOUT, Reason.CONNECTION, Reason.DNS, Reason.PROXY}
 """Retryable reasons of attempts without a usable answer: the circuit breaker judges these."""
+TOO_MANY_CHANGED = "too_many_changed"
+"""The cause of a run whose failures are within their budgets, but which changed more files than its budget allows."""
+_MOST_FREQUENT = 5
 _SIGNAL_BASE = 128
 """POSIX shells report a process that a signal ended with 128 plus the signal's number."""
 
@@ -30,6 +34,16 @@ class ExitCode(IntEnum):
     SIGTERM = 143
 
 
+_CAUSE_REASONS: Mapping[int, Reason] = {
+    ExitCode.BUG: Reason.INTERNAL,
+    ExitCode.DEADLINE: Reason.DEADLINE,
+    ExitCode.SIGHUP: Reason.SIGNAL,
+    ExitCode.SIGINT: Reason.SIGNAL,
+    ExitCode.SIGTERM: Reason.SIGNAL,
+}
+"""The causes that an exit code names itself."""
+
+
 @dataclass(slots=True)
 class Totals:
     """The numbers that the exit code depends on, counted as results arrive. For the main thread only."""
@@ -46,6 +60,12 @@ class Totals:
     attempted: int = 0
     """Items with at least one attempt."""
     retries: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+    """How many items are neither ok nor unchanged, by reason."""
+    failures: dict[str, int] = field(default_factory=dict)
+    """The same of those that cost a budget: errors, and items that should have been found."""
+    first_errors: dict[str, str] = field(default_factory=dict)
+    """The first error of each reason, in one line for people."""
     uniform_failure: Result | None = None
     """The failure that all items have in common, if the repeated-failure cutoff ended the run for it.
 
@@ -55,22 +75,39 @@ class Totals:
     def add(self, result: Result) -> None:
         """Count one result."""
         self.counts[result.status] += 1
-        if result.status is Status.NOT_FOUND and result.speculative:
-            self.expected_missing += 1
-        if result.status is Status.ERROR and result.retryable:
-            self.retryable += 1
-        if result.reason == Reason.INTERNAL:
-            self.internal += 1
+        if result.status is not Status.OK and result.status is not Status.UNCHANGED:
+            self._add_reason(result)
         if result.answered:
             self.answered += 1
         if result.attempts > 0:
             self.attempted += 1
             self.retries += result.attempts - 1
 
+    def _add_reason(self, result: Result) -> None:
+        """Count why an item is neither ok nor unchanged."""
+        reason = str(result.reason or result.status)
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+        if result.error:
+            self.first_errors.setdefault(reason, result.error)
+        if result.status is Status.NOT_FOUND and result.speculative:
+            self.expected_missing += 1
+        elif result.status is not Status.CANCELLED:
+            self.failures[reason] = self.failures.get(reason, 0) + 1
+        if result.status is Status.ERROR and result.retryable:
+            self.retryable += 1
+        if reason == Reason.INTERNAL:
+            self.internal += 1
+
     @property
     def items(self) -> int:
         """Return the number of results."""
         return sum(self.counts.values())
+
+    @property
+    def most_frequent_reasons(self) -> dict[str, int]:
+        """Return the five most frequent reasons with their numbers, the most frequent first."""
+        by_number = sorted(self.reasons.items(), key=lambda counted: -counted[1])
+        return dict(by_number[:_MOST_FREQUENT])
 
 
 def signal_exit_code(signal: int) -> int:
@@ -166,6 +203,33 @@ def exit_code(
         (too_many_changed, ExitCode.PERMANENT),  # the set is not published, and a person must look at it
     )
     return next((code for matches, code in rules if matches), ExitCode.OK)
+
+
+def find_cause(code: int, totals: Totals, endings: Mapping[int, Cause], *, is_over_budget: bool) -> Cause | None:
+    """Return why a run has an exit code, without the host; None for 0.
+
+    `endings` has what ended a run, by the exit code that it leads to. Where it has nothing, the cause is the most
+    frequent failure. The error is the first of its kind.
+    """
+    ending = endings.get(code)
+    if code in {ExitCode.OK, ExitCode.STORAGE}:
+        return ending
+    if ending:
+        return Cause(ending.reason, totals.first_errors.get(ending.reason, ending.error))
+    reason = _cause_reason(code, totals, is_over_budget=is_over_budget)
+    return Cause(reason, totals.first_errors.get(reason))
+
+
+def _cause_reason(code: int, totals: Totals, *, is_over_budget: bool) -> str:
+    """Return the reason of an exit code that nothing which ended the run has led to."""
+    if code in _CAUSE_REASONS:
+        return _CAUSE_REASONS[code]
+    if totals.uniform_failure:
+        return str(totals.uniform_failure.reason)
+    if code == ExitCode.PERMANENT and not is_over_budget:
+        return TOO_MANY_CHANGED
+    counted = totals.failures or totals.reasons  # without a failure the items were cancelled before one had an answer
+    return max(counted, key=counted.__getitem__, default=Reason.ORIGIN_DOWN)
 
 
 def outcome_name(code: int) -> str:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
@@ -35,6 +36,7 @@ _UNCUT_EVENTS = {
     "origin_down",
     "uniform_refusal",
     "retry_budget_spent",
+    "run_finished",
     "same_bytes",
 }
 """These console lines may wrap: they end with the advice to the user."""
@@ -91,6 +93,12 @@ class RunLog:
     def mask(self, secrets: Collection[str]) -> None:
         """Mask further secrets in every line from now on. Only one thread at a time may call it."""
         self._redactor.add(secrets)
+
+    def masked(self, text: str) -> str:
+        """Return a text for other places than the log: secrets are masked, and what cannot be seen is escaped."""
+        # Secrets come first: an escaped secret would not be recognised.
+        line = self._redactor.redact(text.encode("utf-8", "surrogatepass"))
+        return visible(line.decode("utf-8", "surrogatepass"))
 
     def info(self, event: str, **fields: object) -> None:
         """Write an event that is good to know."""
@@ -185,7 +193,10 @@ class RunLog:
 
 
 def termination_message(summary: Summary, text: str) -> bytes:
-    """Return a run's summary as one JSON object for `kubectl describe`, well under the 4 KiB that Kubernetes keeps."""
+    """Return a run's summary as one JSON object for `kubectl describe`, below the 4,096 bytes that Kubernetes keeps.
+
+    The caller has masked and cut the error of its cause, which is the only text in it that others wrote.
+    """
     return orjson.dumps(_summary_fields(summary, text))
 
 
@@ -230,6 +241,8 @@ def _summary_fields(summary: Summary, text: str) -> dict[str, object]:
     return {
         "outcome": summary.outcome,
         "exit_code": summary.exit_code,
+        "cause": asdict(summary.cause) if summary.cause else None,
+        "reasons": dict(summary.reasons),
         "codes": summary.items,
         "counts": {status.value: count for status, count in summary.counts.items()},
         **summary.changes,

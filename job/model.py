@@ -179,6 +179,18 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Cause:
+    """Why a run did not end with exit code 0."""
+
+    reason: str
+    """A reason as items have it, or `too_many_changed` where a set was not published for that."""
+    error: str | None = None
+    """One line for people, of the first failure of this kind; None where there is nothing to add to the reason."""
+    host: str | None = None
+    """The origin, as in `https://example.org`; None where the reason is none of the origin's."""
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What a run did, for the last log line, the metrics, the termination message and the exit code."""
 
@@ -192,7 +204,11 @@ class Summary:
     changes: Mapping[str, int] = field(default_factory=dict)
     """How many files are new, changed and gone, by these words."""
     published: bool = True
-    """Readers see what was downloaded; False if a set was discarded."""
+    """Readers see something new: a file that came, or a set; False if nothing came or a set was discarded."""
+    cause: Cause | None = None
+    """Why the exit code is not 0."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """The most frequent reasons of items that are neither ok nor unchanged, with their numbers, in this order."""
 
     @property
     def items(self) -> int:

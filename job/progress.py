@@ -7,14 +7,17 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from job.model import LogStream, Result, Status, Summary
+from job.model import Cause, LogStream, Result, Status, Summary
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
 
 def summary_text(summary: Summary) -> str:
-    """Return how a run ended in the book's words: one line for each status that occurred, then the elapsed time."""
+    """Return how a run ended, in lines.
+
+    In the book's words, one for each status that occurred and the elapsed time; before that the cause and the reasons.
+    """
     counts = summary.counts
     lines = [f"{_counted(counts[Status.OK], 'flag')} downloaded."]
     if counts[Status.UNCHANGED]:
@@ -25,8 +28,18 @@ def summary_text(summary: Summary) -> str:
         lines.append(f"{_counted(counts[Status.ERROR], 'error')}.")
     if counts[Status.CANCELLED]:
         lines.append(f"{counts[Status.CANCELLED]} cancelled.")
+    if summary.cause:
+        lines.append(_cause_text(summary.cause))
+    if summary.reasons:
+        lines.append(f"Reasons: {', '.join(f'{number} {reason}' for reason, number in summary.reasons.items())}.")
     lines.append(f"Elapsed time: {summary.duration_seconds:.2f}s")
     return "\n".join(lines)
+
+
+def _cause_text(cause: Cause) -> str:
+    place = f" at {cause.host}" if cause.host else ""
+    error = f": {cause.error}" if cause.error else "."
+    return f"Cause: {cause.reason}{place}{error}"
 
 
 def _counted(count: int, noun: str) -> str:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from secrets import token_hex
 from threading import Lock
@@ -13,13 +14,14 @@ from threading import Lock
 from job import __version__, progress, redaction
 from job.cancellation import Cancellation
 from job.errors import AttemptError, Reason
-from job.exit_code import ExitCode, signal_exit_code
+from job.exit_code import TOO_MANY_CHANGED, ExitCode, signal_exit_code
 from job.inputs import Inputs
 from job.log import RunLog, termination_message
 from job.metrics import Endpoint, Metrics, Push
-from job.model import Item, LogStream, Result, Status, Summary
+from job.model import Cause, Item, LogStream, Result, Status, Summary
 from job.resilience import RetryEvent, ThrottleEvents
 from job.settings import LogFormat, LogResults, Pushgateway, Settings, header_secrets
+from job.validation import SameBytes
 
 Consumer = Callable[[Sequence[Result]], None]
 """Takes a batch of results, on the main thread."""
@@ -27,12 +29,13 @@ Consumer = Callable[[Sequence[Result]], None]
 _LOGGED_STATUSES = {
     LogResults.ALL: frozenset(Status),
     LogResults.CHANGED: frozenset(Status) - {Status.UNCHANGED},
-    LogResults.PROBLEMS: frozenset({Status.NOT_FOUND, Status.ERROR, Status.CANCELLED}),
+    LogResults.PROBLEMS: frozenset({Status.NOT_FOUND, Status.ERROR}),
 }
+_LOCAL_REASONS = {Reason.INVALID_CODE, Reason.STORAGE, Reason.SIGNAL, Reason.INTERNAL, TOO_MANY_CHANGED}
+"""Causes that are none of the origin's."""
+_CAUSE_BYTES = 500
+"""How much of a cause's error is kept. It stands twice in the termination message, in which JSON may double it."""
 _PUSH_SECONDS = 5.0
-_SAME_BYTES_CODES = 20
-_SAME_BYTES_SHARE = 0.01
-_COUNTED_DIGESTS = 1000
 _SAME_BYTES_HINT = (
     "look at that file: if the origin serves it for all that it has not, put the digest into FLAGJOB_PLACEHOLDERS"
 )
@@ -46,38 +49,6 @@ _REFUSED_LATER_HINT = (
 _RETRY_BUDGET_HINT = (
     "too much fails: the run's retries are spent, and until files come again an item ends at its first failure"
 )
-
-
-class SameBytes:
-    """Finds the bytes that many codes got; for the main thread only. Memory does not grow with the number of codes.
-
-    This is the algorithm of Misra and Gries: 1000 digests are counted, and where another one comes, each of them loses
-    one. A count is therefore too small by one in 1000 codes at most.
-    """
-
-    def __init__(self) -> None:
-        self._counts: dict[str, int] = {}
-        self._lost = 0
-
-    def add(self, results: Sequence[Result]) -> None:
-        """Count the digests of new files."""
-        counts = self._counts
-        for result in results:
-            if result.status is not Status.OK or result.data is None:
-                continue
-            digest = result.data.sha256
-            if digest in counts or len(counts) < _COUNTED_DIGESTS:
-                counts[digest] = counts.get(digest, 0) + 1
-            else:
-                self._lost += 1
-                counts = {digest: count - 1 for digest, count in counts.items() if count > 1}
-                self._counts = counts
-
-    def most_frequent(self, items: int) -> tuple[str, int] | None:
-        """Return the digest that most codes got, and of how many it was counted; None if they are few of all items."""
-        digest, count = max(self._counts.items(), key=lambda counted: counted[1], default=("", 0))
-        is_frequent = count + self._lost >= max(_SAME_BYTES_CODES, _SAME_BYTES_SHARE * items)
-        return (digest, count) if count and is_frequent else None
 
 
 class Reporting:
@@ -105,7 +76,7 @@ class Reporting:
         self._logged_statuses = _LOGGED_STATUSES[settings.log_results]
         if self._has_bar and is_for_people and "log_results" not in settings.changed:
             # The bar counts the other results, and the last line has the number of cancelled ones.
-            self._logged_statuses = _LOGGED_STATUSES[LogResults.PROBLEMS] - {Status.CANCELLED}
+            self._logged_statuses = _LOGGED_STATUSES[LogResults.PROBLEMS]
         self.log = RunLog(
             progress.LinesAboveBar(stdout) if self._has_bar and terminal else stdout,
             level="debug" if settings.verbose else settings.log_level,
@@ -114,6 +85,11 @@ class Reporting:
             fields={"run_id": token_hex(8), "shard": settings.shard_index, "shards": settings.shard_count},
         )
         self._warnings: set[str] = set()
+        self.endings: dict[int, Cause] = {}
+        """What ended the run, by the exit code that it leads to. Any thread may add one: that is atomic."""
+        self._first_errors: dict[str, str] = {}
+        self._origin: str | None = None
+        """The origin, known from the start of the run on."""
         # Keeps two workers that find the same at the same time from both saying it.
         self._warnings_lock = Lock()
         self.metrics = Metrics(__version__, os.environ.get("SOURCE_REVISION", "unknown"), settings.shard_count)
@@ -151,6 +127,10 @@ class Reporting:
         if inputs.built_in:
             hint = "these are the built-in origin's flags; set FLAGJOB_URL to download from a real one"
             self.log.info("builtin_origin", hint=hint)
+        self._origin = inputs.template.origin
+        ending = self.endings.get(ExitCode.STORAGE)
+        if ending:
+            self.log.log_storage_error(str(ending.error))
 
     @contextmanager
     def progress_bar(self, total: int | None) -> Iterator[None]:
@@ -176,12 +156,23 @@ class Reporting:
 
     def report_retry(self, code: str, retry: RetryEvent) -> None:
         """Count and log that an item is tried again."""
+        # Of an origin that is away no item may have a result but that it was cancelled: its first error is this one.
+        # Workers come here at the same time, and `setdefault` is atomic.
+        self._first_errors.setdefault(retry.error.failure.reason, str(retry.error))
         self.metrics.count_retry(retry)
         self.log.log_retry(code, retry)
 
     def report_bug(self, code: str, error: Exception) -> None:
         """Log an exception that the program did not expect."""
         self.log.log_bug(error, code=code)
+
+    def report_storage_failure(self, problem: str) -> None:
+        """Log why the destination or this machine failed: once, and after `run_started`; for the main thread only."""
+        if ExitCode.STORAGE in self.endings:  # what fails after that fails for the same reason
+            return
+        self.endings[ExitCode.STORAGE] = Cause(Reason.STORAGE, problem)
+        if self._origin is not None:
+            self.log.log_storage_error(problem)
 
     def report_limitation(self, problem: str) -> None:
         """Log what the destination cannot do, and the run therefore passes over: once, however often it is told."""
@@ -206,6 +197,7 @@ class Reporting:
 
     def end_for_refusals(self, reason: str, outcomes: int) -> None:
         """Log that the origin refuses what it gave before, and end the run."""
+        self.endings[ExitCode.RETRYABLE] = Cause(reason)
         try:
             self.log.error("uniform_refusal", reason=reason, outcomes=outcomes, hint=_REFUSED_LATER_HINT)
         finally:
@@ -235,8 +227,10 @@ class Reporting:
             log.info("host_resumed", host=host, requests_per_s=round(rate, 3))
 
         def end_run(error: AttemptError) -> None:
+            reason = error.failure.reason
+            self.endings[ExitCode.ORIGIN_DOWN] = Cause(reason, self._first_errors.get(reason, str(error)))
             try:
-                log.error("origin_down", host=host, reason=error.failure.reason, error=str(error))
+                log.error("origin_down", host=host, reason=reason, error=str(error))
             finally:
                 self._cancellation.request(Reason.ORIGIN_DOWN)
 
@@ -253,6 +247,7 @@ class Reporting:
 
         The log comes last, so that a reader of its last line finds everything else in place.
         """
+        summary = replace(summary, cause=self.shown_cause(summary.cause))
         text = progress.summary_text(summary)
         same = self._same_bytes.most_frequent(summary.items)
         if same:
@@ -270,6 +265,14 @@ class Reporting:
         self.log.log_run_finished(summary, text)
         if not self._is_for_people and progress.is_terminal(sys.stderr):
             sys.stderr.write(f"{text}\n")
+
+    def shown_cause(self, cause: Cause | None) -> Cause | None:
+        """Return a cause with its host, and with an error that is masked and cut: not only the log will show it."""
+        if cause is None:
+            return None
+        masked = self.log.masked(cause.error or "").encode()
+        error = masked[:_CAUSE_BYTES].decode(errors="ignore") or None
+        return Cause(cause.reason, error, None if cause.reason in _LOCAL_REASONS else self._origin)
 
     def linger(self) -> None:
         """Wait until the final metrics are scraped, at most FLAGJOB_METRICS_LINGER; a signal ends the wait.

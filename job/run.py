@@ -17,6 +17,7 @@ from job.exit_code import (
     RepeatedFailureCutoff,
     Totals,
     exit_code,
+    find_cause,
     is_over_budget,
     outcome_name,
     signal_exit_code,
@@ -25,7 +26,7 @@ from job.file_table import FileTable
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
-from job.model import FileType, Item, LogStream, Result, Summary, WorkItem
+from job.model import FileType, Item, LogStream, Result, Status, Summary, WorkItem
 from job.pool import NewExecutor, Pool, ignore, thread_pool
 from job.reporting import Consumer, Reporting
 from job.resilience import (
@@ -64,7 +65,6 @@ class Run:
         self._ends_at = time.monotonic() + settings.deadline
         self._stack = ExitStack()
         self._is_open = False
-        self._is_storage_failure_reported = False
         self._abandoned_calls = 0
         self._pool: Pool | None = None
 
@@ -163,6 +163,8 @@ class Run:
                 outcome_name(code),
                 changes={change.value: count for change, count in changes.items() if change is not Change.UNCHANGED},
                 published=is_published,
+                cause=find_cause(code, self._totals, self._reporting.endings, is_over_budget=self._is_over_budget()),
+                reasons=self._totals.most_frequent_reasons,
             )
         )
         return code
@@ -196,18 +198,16 @@ class Run:
 
     def _stop_if_all_fail(self, cutoff: RepeatedFailureCutoff, known: int | None, results: Sequence[Result]) -> None:
         """End a run whose items all fail with one reason, unless the user allows that: a wrong path stays wrong."""
-        settings = self._settings
-        items = max(self._totals.items, known or 0)
         failure = next(filter(None, [cutoff.add(result) for result in results]), None)
         if failure is None or self._cancellation.reason:
             return
-        if is_over_budget(self._totals, items, errors=settings.max_errors, not_found=settings.max_not_found):
+        if self._is_over_budget(known or 0):
             self._totals.uniform_failure = failure
             self._cancellation.request(Reason.UNIFORM_REFUSAL)
             self._reporting.report_uniform_failure(failure, self._totals.items)
 
     def _close(self, destination: Destination) -> bool:
-        """Make everything durable; publish a set only if every budget holds. Return whether readers see it."""
+        """Make everything durable; publish a set only if every budget holds. Return whether something is new."""
         if not self._is_open:
             return False
         publish = self._exit_code(destination.manifest.counts) == ExitCode.OK
@@ -219,7 +219,7 @@ class Run:
             return False
         if not is_published[0]:
             self._reporting.log.error("set_not_published", problem="a budget does not hold, or the run was stopped")
-        return is_published[0]
+        return is_published[0] and (self._settings.publish is Publish.SET or self._totals.counts[Status.OK] > 0)
 
     def _run_within_grace(self, work: Callable[[], None]) -> None:
         """Run work of the destination while there is time; after that it is not used any more."""
@@ -231,11 +231,13 @@ class Run:
             raise StorageError("it did not answer within FLAGJOB_SHUTDOWN_GRACE") from None
 
     def _end_for_storage(self, problem: str) -> None:
-        """End the run, and log why once: what fails after that fails for the same reason."""
         self._cancellation.request(Reason.STORAGE)
-        if not self._is_storage_failure_reported:
-            self._is_storage_failure_reported = True
-            self._reporting.log.log_storage_error(problem)
+        self._reporting.report_storage_failure(problem)
+
+    def _is_over_budget(self, known: int = 0) -> bool:
+        settings = self._settings
+        items = max(self._totals.items, known)
+        return is_over_budget(self._totals, items, errors=settings.max_errors, not_found=settings.max_not_found)
 
     def _exit_code(self, changes: Mapping[Change, int]) -> int:
         settings = self._settings

@@ -2,13 +2,13 @@
 
 import os
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import BinaryIO
 from xml.parsers import expat
 
 from job.body import Body
 from job.errors import ContentError, PlaceholderError, Reason
-from job.model import FileType, Reply
+from job.model import FileType, Reply, Result, Status
 
 _MEDIA_TYPES = {
     FileType.GIF: "image/gif",
@@ -50,6 +50,10 @@ _SEGMENT_HEADER_BYTES = 4
 _RIFF_HEADER_BYTES = 8
 _WEBP_MIN = 12
 """A RIFF length covers at least `WEBP` and the header of a chunk."""
+
+_SAME_BYTES_CODES = 20
+_SAME_BYTES_SHARE = 0.01
+_COUNTED_DIGESTS = 1000
 
 
 def accepted_types(suffix: str) -> tuple[FileType, ...]:
@@ -302,3 +306,35 @@ class _Expansion:
     def _check(self) -> None:
         if self._references * self._longest > _EXPANSION_MAX:
             raise ValueError("entities that expand to too much")
+
+
+class SameBytes:
+    """Finds the bytes that many codes got; for the main thread only. Memory does not grow with the number of codes.
+
+    This is the algorithm of Misra and Gries: 1000 digests are counted, and where another one comes, each of them loses
+    one. A count is therefore too small by one in 1000 codes at most.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._lost = 0
+
+    def add(self, results: Sequence[Result]) -> None:
+        """Count the digests of new files."""
+        counts = self._counts
+        for result in results:
+            if result.status is not Status.OK or result.data is None:
+                continue
+            digest = result.data.sha256
+            if digest in counts or len(counts) < _COUNTED_DIGESTS:
+                counts[digest] = counts.get(digest, 0) + 1
+            else:
+                self._lost += 1
+                counts = {digest: count - 1 for digest, count in counts.items() if count > 1}
+                self._counts = counts
+
+    def most_frequent(self, items: int) -> tuple[str, int] | None:
+        """Return the digest that most codes got, and of how many it was counted; None if they are few of all items."""
+        digest, count = max(self._counts.items(), key=lambda counted: counted[1], default=("", 0))
+        is_frequent = count + self._lost >= max(_SAME_BYTES_CODES, _SAME_BYTES_SHARE * items)
+        return (digest, count) if count and is_frequent else None

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from job.cancellation import Cancellation
 from job.errors import LogError
 from job.model import InvalidItem, Result, Status, Stored
-from job.reporting import Reporting, SameBytes
+from job.reporting import Reporting
 from job.settings import load, parse_arguments
+from job.validation import SameBytes
 
 OK = Result(Status.OK, None, "BR", attempts=1)
 MISSING = Result(Status.NOT_FOUND, None, "ZZ", attempts=1)

@@ -18,9 +18,10 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
-from job.errors import Failure, Outcome
+from job.errors import Failure, Outcome, Reason
+from job.exit_code import TOO_MANY_CHANGED
 from job.metrics.endpoint import Endpoint
-from job.model import Result, Status, Summary
+from job.model import Cause, Result, Status, Summary
 from job.resilience import RetryEvent
 
 _ITEM_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -32,6 +33,9 @@ _RETRY_GROUPS = (
     Outcome.CONNECTION,
     Outcome.INVALID,
 )
+_OTHER_STATUS = "http_other"
+CAUSES = frozenset({"none", TOO_MANY_CHANGED, *Reason, *(f"http_{status}" for status in HTTPStatus), _OTHER_STATUS})
+"""The closed list of the label `reason` of `flagjob_last_run_info`."""
 
 
 class Metrics(Collector):
@@ -121,12 +125,16 @@ class Metrics(Collector):
         self._pending.set_function(pending)
 
     def record_end(self, summary: Summary, timestamp: float) -> None:
-        """Record the end of the run (Unix time, in seconds); only a successful run gets a time of success."""
+        """Record the end of the run (Unix time, in seconds), once; only a successful run gets a time of success."""
         self._end_time.set(timestamp)
         self._duration.set(summary.duration_seconds)
         self._exit_code.set(summary.exit_code)
         if summary.exit_code == 0:
             self._gauge("last_success_timestamp_seconds", "When the last successful run ended.").set(timestamp)
+        # Made here, with one series: a push replaces the series of this name that the run before has left.
+        text = "How the run ended, and the cause."
+        info = Gauge("flagjob_last_run_info", text, ["outcome", "reason"], registry=self._values)
+        info.labels(summary.outcome, _cause_label(summary.cause)).set(1)
 
     def serve(self, host: str, port: int) -> Endpoint:
         """Start serving /metrics; raise OSError if the address is in use or does not belong to this machine."""
@@ -163,6 +171,13 @@ class Metrics(Collector):
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"flagjob_{name}", text, registry=self._values)
+
+
+def _cause_label(cause: Cause | None) -> str:
+    """Return the cause as one of few values."""
+    if cause is None:
+        return "none"
+    return cause.reason if cause.reason in CAUSES else _OTHER_STATUS
 
 
 def _retry_group(failure: Failure) -> Outcome:
