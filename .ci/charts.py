@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 LAST, LIVE = '{job="$job"}', '{job="${job}-live"}'
-CRONJOB = '{namespace=~"$namespace", cronjob="flagjob"}'
+CRONJOB = '{namespace=~"$namespace", cronjob="$job"}'
 CONTAINER = 'namespace=~"$namespace", container="flagjob"'
 RATE = f"{LIVE}[$__rate_interval]"
 GREEN: tuple[float | None, str] = (None, "green")
@@ -38,7 +38,7 @@ def last(metric: str, labels: str = "") -> str:
 
 def of_jobs(metric: str) -> str:
     """Select a metric of the CronJob's Jobs, whose names only their owner tells."""
-    owner = 'kube_job_owner{namespace=~"$namespace", owner_kind="CronJob", owner_name="flagjob"}'
+    owner = 'kube_job_owner{namespace=~"$namespace", owner_kind="CronJob", owner_name="$job"}'
     return f'({metric}{{namespace=~"$namespace"}} and on (namespace, job_name) {owner})'
 
 

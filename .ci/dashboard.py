@@ -83,7 +83,7 @@ def variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariab
     job.query('label_values(flagjob_last_run_timestamp_seconds{job!~".+-live"}, job)')
     job.current(models.VariableOption(selected=True, text="flagjob", value="flagjob"))
     namespace = dashboard.QueryVariable("namespace").label("Namespace").description("Of the CronJob.")
-    namespace.query('label_values(kube_cronjob_info{cronjob="flagjob"}, namespace)').include_all(
+    namespace.query('label_values(kube_cronjob_info{cronjob="$job"}, namespace)').include_all(
         include_all=True
     ).all_value(".*")
     namespace.current(models.VariableOption(selected=True, text="All", value="$__all"))

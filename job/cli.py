@@ -238,7 +238,8 @@ def _open_log(loaded: settings.Settings, output: "LogStream") -> "RunLog":
 
     is_automatic = loaded.log_format is settings.LogFormat.AUTO
     for_people = sys.stdout.isatty() if is_automatic else loaded.log_format is settings.LogFormat.CONSOLE
-    return RunLog(output, level=loaded.log_level, for_people=for_people, secrets=loaded.secrets)
+    fields = {"job": loaded.name}
+    return RunLog(output, level=loaded.log_level, for_people=for_people, secrets=loaded.secrets, fields=fields)
 
 
 def _open_failure_log() -> "RunLog":

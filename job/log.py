@@ -329,7 +329,7 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _default_text(event: Mapping[str, Any]) -> str:
-    hidden = {"event", "timestamp", "level", "run_id", "shard", "shards", "exception"}
+    hidden = {"event", "timestamp", "level", "job", "run_id", "shard", "shards", "exception"}
     fields = [f"{name}={value}" for name, value in event.items() if name not in hidden]
     return " ".join([event["event"].replace("_", " "), *fields])
 

@@ -82,7 +82,12 @@ class Reporting:
             level="debug" if settings.verbose else settings.log_level,
             for_people=is_for_people,
             secrets=settings.secrets,
-            fields={"run_id": token_hex(8), "shard": settings.shard_index, "shards": settings.shard_count},
+            fields={
+                "job": settings.name,
+                "run_id": token_hex(8),
+                "shard": settings.shard_index,
+                "shards": settings.shard_count,
+            },
         )
         self._warnings: set[str] = set()
         self.endings: dict[int, Cause] = {}
@@ -314,8 +319,10 @@ class Reporting:
         if self._grace_left() <= 0:
             return "nothing was left of the grace"
         settings = self._settings
-        shard = settings.shard_index if settings.shard_count > 1 else None
-        push = Push(self.metrics.registry, gateway, shard, settings.ca_bundle)
+        group = {"job": settings.name, **dict(settings.pushgateway_labels)}
+        if settings.shard_count > 1:
+            group["shard"] = str(settings.shard_index)
+        push = Push(self.metrics.registry, gateway, group, settings.ca_bundle)
         ends_at = time.monotonic() + _PUSH_SECONDS
         problem = push.push_within(lambda: min(ends_at - time.monotonic(), self._grace_left()))
         if push.is_alive():

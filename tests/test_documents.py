@@ -43,7 +43,7 @@ MAINTENANCE = {"verify": {"--delete"}, "rollback": set()}
 """The commands that take the job's options, and those of their own."""
 SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *sorted((ROOT / "k8s").rglob("*.*"))]
 SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("events.schema.json").read_text("utf-8")))
-RUN_FIELDS = {"timestamp", "level", "event", "run_id", "shard", "shards"}
+RUN_FIELDS = {"timestamp", "level", "event", "job", "run_id", "shard", "shards"}
 LOGGING = {"debug", "info", "warning", "error", "log", "log_plan", "write", "_warn_once"}
 """What methods of logs, and the one variable for such a method, are called."""
 

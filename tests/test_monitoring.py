@@ -31,7 +31,9 @@ PUSHGATEWAY = {"push_time_seconds", "push_failure_time_seconds"}
 """Series that a Pushgateway adds for each group (its README, "About metric inconsistencies")."""
 KUBERNETES = {
     "container_memory_working_set_bytes",  # cAdvisor
-    "kube_cronjob_next_schedule_time",  # this and the rest: kube-state-metrics, its docs/metrics
+    "kube_cronjob_info",  # this and the rest: kube-state-metrics, its docs/metrics
+    "kube_cronjob_labels",
+    "kube_cronjob_next_schedule_time",
     "kube_cronjob_spec_suspend",
     "kube_cronjob_status_active",
     "kube_cronjob_status_last_schedule_time",

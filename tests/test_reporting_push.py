@@ -4,7 +4,7 @@ import base64
 import signal
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from io import BytesIO
 from pathlib import Path
 from time import monotonic
@@ -26,13 +26,16 @@ from job.reporting import Reporting
 from job.settings import Pushgateway, load, parse_arguments
 
 GROUP = "/metrics/job/flagjob"
+JOB = {"job": "flagjob"}
 SECRET = "hunter2/and:more"  # noqa: S105  (an example of one)
 HEAD = b"HTTP/1.1 200 OK\r\nX-Drops: "
 
 
-def push(url: str, shard: int | None = None, user: str = "", password: str = "", ca_bundle: str | None = None) -> Push:
+def push(
+    url: str, user: str = "", password: str = "", *, ca_bundle: str | None = None, group: Mapping[str, str] = JOB
+) -> Push:
     """Return a push of new metrics."""
-    return Push(Metrics("1.2.3", "abc").registry, Pushgateway(url, user, password), shard, ca_bundle)
+    return Push(Metrics("1.2.3", "abc").registry, Pushgateway(url, user, password), group, ca_bundle)
 
 
 def countdown(seconds: float) -> Callable[[], float]:
@@ -52,11 +55,19 @@ def value(request: Request, name: str) -> float:
     return float(sample.value)
 
 
-@pytest.mark.parametrize(("shard", "group"), [(None, GROUP), (0, f"{GROUP}/shard/0"), (7, f"{GROUP}/shard/7")])
-def test_all_series_are_pushed_into_their_group(shard: int | None, group: str) -> None:
-    """Every series is sent by POST to the group of the job or of its shard, below the gateway's path."""
+@pytest.mark.parametrize(
+    ("labels", "group"),
+    [
+        (JOB, GROUP),
+        ({**JOB, "shard": "7"}, f"{GROUP}/shard/7"),
+        ({"job": "maps", "team": "geo", "env": "prod", "shard": "0"}, "/metrics/job/maps/env/prod/shard/0/team/geo"),
+        ({**JOB, "team": "a/b"}, f"{GROUP}/team@base64/YS9i"),
+    ],
+)
+def test_all_series_are_pushed_into_their_group(labels: Mapping[str, str], group: str) -> None:
+    """Every series is sent by POST to the group of the job and its labels, below the gateway's path."""
     with ScriptedServer({f"/prefix{group}": Answer(202)}) as server:
-        assert push(server.url("/prefix"), shard).push_within(countdown(TIMEOUT)) is None
+        assert push(server.url("/prefix"), group=labels).push_within(countdown(TIMEOUT)) is None
     (request,) = server.requests
     expected = {family.name for family in Metrics("1.2.3", "abc").registry.collect()}
     assert (request.method, set(families(request))) == ("POST", expected)
@@ -69,7 +80,7 @@ def test_all_series_are_pushed_into_their_group(shard: int | None, group: str) -
 def test_credentials_are_sent_as_basic_authentication(user: str, password: str) -> None:
     """User and password of the URL are sent as basic authentication, and not in the request's target."""
     with ScriptedServer({GROUP: Answer()}) as server:
-        assert push(server.url("").rstrip("/"), user=user, password=password).push_within(countdown(TIMEOUT)) is None
+        assert push(server.url("").rstrip("/"), user, password).push_within(countdown(TIMEOUT)) is None
     (request,) = server.requests
     scheme, _, token = request.headers["authorization"].partition(" ")
     assert (scheme, base64.b64decode(token).decode()) == ("Basic", f"{user}:{password}")
@@ -176,7 +187,7 @@ def test_a_gateway_that_cannot_be_trusted(tmp_path: Path, name: str, *, trusted:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with ScriptedServer({GROUP: Answer()}, tls_for(authority, name)) as server:
         bundle = str(tmp_path / "ca.pem") if trusted else None
-        found = push(server.url(""), user="me", password=SECRET, ca_bundle=bundle).push_within(countdown(TIMEOUT))
+        found = push(server.url(""), "me", SECRET, ca_bundle=bundle).push_within(countdown(TIMEOUT))
     assert "CERTIFICATE_VERIFY_FAILED" in (found or "")
     assert server.requests == []
 
@@ -205,6 +216,20 @@ def test_a_run_that_failed_leaves_the_last_success_alone(tmp_path: Path) -> None
     assert (done.code, value(request, "flagjob_last_run_exit_code")) == (4, 4)
     assert (request.method, "flagjob_last_success_timestamp_seconds" in families(request)) == ("POST", False)
     assert value(request, "flagjob_shards") == 2
+
+
+def test_a_name_and_labels_are_the_group_of_a_push(tmp_path: Path) -> None:
+    """The name is the job and a field of every line; the labels and the shard stand beside it."""
+    group = "/metrics/job/maps/namespace/geo/shard/0/team/tiles"
+    with ScriptedServer({group: Answer()}) as gateway:
+        settings = {"FLAGJOB_NAME": "maps", "FLAGJOB_PUSHGATEWAY_LABELS": "team=tiles, namespace=geo"}
+        settings |= {"FLAGJOB_SHARD_INDEX": "0", "FLAGJOB_SHARD_COUNT": "2"}
+        done = flagjob("BR", "US", cwd=tmp_path, settings={**settings, "FLAGJOB_PUSHGATEWAY_URL": gateway.url()})
+    assert [request.target for request in gateway.requests] == [group]
+    assert {line["job"] for line in done.events} == {"maps"}
+    assert failed(done) == []
+    verified = flagjob("verify", cwd=tmp_path, settings={"FLAGJOB_NAME": "maps", "FLAGJOB_DEST": "downloads"})
+    assert {line["job"] for line in verified.events} == {"maps"}
 
 
 def failed(done: Done) -> list[tuple[str, str]]:

@@ -40,6 +40,9 @@ from job.template import UrlTemplate
 
 SECRET = "hunter2-and-more"  # noqa: S105  (an example of one)
 URL = "https://example.org/{cc}.gif"
+NAME = "must be up to 63 letters, digits, hyphens, dots or underscores, and must not end in -live"
+LABELS = "must be labels, each once, such as team=maps,env=prod"
+OWN_LABELS = "must not begin with __, and be none of job, le, outcome, python, reason, revision, shard, status, version"
 WHOLE = "must be a whole number from"
 TIME = "seconds, such as 30, 1.5, 500ms, 5m or 1h"
 SIZE = "must be a size from 1 byte to 1TiB, such as 5242880, 500kB or 5MiB"
@@ -237,6 +240,17 @@ REJECTED = [
     ("pushgateway_url", f"http://me:9091#{SECRET}@gateway", "'http://***@gateway'", NO_QUERY),
     ("pushgateway_url", "http://gate way", "'http://gate way'", ASCII),
     ("pushgateway_url", f"http://me:{SECRET}\u00e9@gateway", "'http://***@gateway'", ASCII),
+    ("name", "maps live", "'maps live'", NAME),
+    ("name", "maps-live", "'maps-live'", NAME),
+    ("name", "m" * 64, f"'{'m' * 64}'", NAME),
+    ("name", "-maps", "'-maps'", NAME),
+    ("pushgateway_labels", "team", "'team'", LABELS),
+    ("pushgateway_labels", "team=", "'team='", LABELS),
+    ("pushgateway_labels", "team=a,team=b", "'team=a,team=b'", LABELS),
+    ("pushgateway_labels", "te-am=a", "'te-am=a'", LABELS),
+    ("pushgateway_labels", "team=ä", "'team=ä'", LABELS),
+    ("pushgateway_labels", "team=a,job=b", "'team=a,job=b'", OWN_LABELS),
+    ("pushgateway_labels", "__team=a", "'__team=a'", OWN_LABELS),
     ("log_format", "yaml", "'yaml'", "must be one of auto, json, console"),
     ("log_level", "warn", "'warn'", "must be one of debug, info, warning, error"),
     ("log_results", "none", "'none'", "must be one of all, changed, problems"),
@@ -284,6 +298,8 @@ GOOD: dict[str, tuple[str, object]] = {
     "metrics_linger": ("1m", 60.0),
     "metrics_file": ("flagjob.prom", "flagjob.prom"),
     "pushgateway_url": ("http://gateway:9091", Pushgateway("http://gateway:9091")),
+    "name": ("Maps_2.eu-west", "Maps_2.eu-west"),
+    "pushgateway_labels": ("team=maps, env=prod", (("team", "maps"), ("env", "prod"))),
     "log_format": ("json", LogFormat.JSON),
     "log_level": ("Debug", LogLevel.DEBUG),
     "log_results": ("changed", LogResults.CHANGED),
@@ -395,6 +411,7 @@ def test_defaults() -> None:
     assert (found.publish, found.keep, found.max_changed) == (Publish.EACH, 3, Budget(1, is_share=True))
     assert (found.shard_index, found.shard_count, found.checksums, found.expected_digests) == (0, 1, None, {})
     assert (found.origin_patience, found.metrics_linger, found.pushgateway_url) == (None, 0, None)
+    assert (found.name, found.pushgateway_labels) == ("flagjob", ())
     assert (found.url, found.server, found.codes, found.codes_file, found.redirect_hosts) == (
         None,
         None,

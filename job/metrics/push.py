@@ -2,7 +2,7 @@
 
 import base64
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
 from threading import Thread
 from time import monotonic
@@ -23,14 +23,13 @@ from job import __version__
 from job.settings import Pushgateway
 from job.transport import certificate_paths, proxy_for
 
-_JOB = "flagjob"
 _POLL_SECONDS = 0.1
 _MESSAGE_BYTES = 500
 """How much of an error response is read: the gateway's first line says what is wrong."""
 
 
 class Push(Thread):
-    """One push of a registry into the gateway's group of the job, or of one shard of it.
+    """One push of a registry into a group of the gateway: that of a job with a name, labels and perhaps a shard.
 
     It runs on a thread of its own because socket time-outs are no limit for the whole push: each applies to one step
     only, a gateway that sends a byte now and then never exceeds it, and a DNS look-up has none. The request is a POST,
@@ -39,12 +38,14 @@ class Push(Thread):
     """
 
     def __init__(
-        self, registry: CollectorRegistry, gateway: Pushgateway, shard: int | None, ca_bundle: str | None
+        self, registry: CollectorRegistry, gateway: Pushgateway, group: Mapping[str, str], ca_bundle: str | None
     ) -> None:
+        """Take the labels of the group, `job` among them."""
         super().__init__(name="push", daemon=True)
         self._registry = registry
         self._gateway = gateway
-        self._shard = shard
+        self._group = dict(group)
+        self._job = self._group.pop("job")
         self._ca_bundle = ca_bundle
         self._timeout = 0.0
         self._problem: str | None = None
@@ -75,9 +76,8 @@ class Push(Thread):
 
     def run(self) -> None:
         """Push on this thread, and keep the problem for `push_within`."""
-        grouping_key = {} if self._shard is None else {"shard": self._shard}
         try:
-            pushadd_to_gateway(self._gateway.url, _JOB, self._registry, grouping_key, self._timeout, self._handler)
+            pushadd_to_gateway(self._gateway.url, self._job, self._registry, self._group, self._timeout, self._handler)
         except Exception as error:  # noqa: BLE001  (whatever it is, it changes no result)
             self._problem = _problem(error)
 

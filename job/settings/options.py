@@ -305,6 +305,9 @@ class Settings:
         metavar="PATH",
         redact=redaction.path,
     )
+    name: str = option(
+        parsers.name, "flagjob", "the job's name, in each log line and in its metrics' group", metavar="NAME"
+    )
     metrics_address: parsers.Address | None = option(
         parsers.address, None, "where to serve /metrics during the run, as :9464", metavar="[HOST]:PORT"
     )
@@ -324,6 +327,13 @@ class Settings:
         metavar="URL",
         secret=True,
         redact=redaction.url,
+    )
+    pushgateway_labels: tuple[tuple[str, str], ...] = option(
+        parsers.labels,
+        None,
+        "further labels of the pushed group, as team=maps,env=prod",
+        metavar="LABELS",
+        absent_value=(),
     )
     log_format: LogFormat = option(
         parsers.choice(LogFormat), "auto", "json, console, or auto: console on a terminal", metavar="FORMAT"

@@ -26,6 +26,10 @@ _HOST = r"(?:(?!-)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*|\[[0-9A-Fa-f:.]+
 _ADDRESS = re.compile(rf"({_HOST}?):([0-9]{{1,5}})")
 _PORT_MAX = 65535
 _RATE_MAX = 1_000_000
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_LABEL = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([!-~]+)", re.ASCII)
+_OWN_LABELS = {"job", "shard", "status", "outcome", "reason", "le", "version", "revision", "python"}
+"""Labels that flagjob's series have, so that no others may have their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +152,24 @@ def digests(text: str) -> tuple[str, ...]:
     if not found or not all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in found):
         raise ValueError("must be sha256 digests of 64 hexadecimal digits, separated by commas or blanks")
     return found
+
+
+def name(text: str) -> str:
+    """Return the name of a job; `-live` at its end would be taken for the series of a run that goes on."""
+    if not _NAME.fullmatch(text) or text.endswith("-live"):
+        raise ValueError("must be up to 63 letters, digits, hyphens, dots or underscores, and must not end in -live")
+    return text
+
+
+def labels(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the names and values of labels; the text separates them by commas or spaces."""
+    matches = [_LABEL.fullmatch(word) for word in text.replace(",", " ").split()]
+    found = {match[1]: match[2] for match in matches if match}
+    if not found or len(found) < len(matches):
+        raise ValueError("must be labels, each once, such as team=maps,env=prod")
+    if any(label in _OWN_LABELS or label.startswith("__") for label in found):
+        raise ValueError(f"must not begin with __, and be none of {', '.join(sorted(_OWN_LABELS))}")
+    return tuple(found.items())
 
 
 def address(text: str) -> Address:

@@ -32,8 +32,11 @@ class Manifests:
         return list(yaml.safe_load_all(self.rendered))
 
     def find(self, kind: str, name: str = "flagjob") -> object:
-        """Return the only document of a kind and name, which may end in the hash of a generated ConfigMap."""
-        pattern = re.compile(rf"{name}(-[0-9a-z]{{10}})?")
+        """Return the only document of a kind and name.
+
+        The name may begin with a prefix of an example, and end in the hash of a generated ConfigMap.
+        """
+        pattern = re.compile(rf"(large-)?{name}(-[0-9a-z]{{10}})?")
         (found,) = (one for one in self.kind(kind) if pattern.fullmatch(text(one, "metadata.name")))
         return found
 
@@ -62,7 +65,8 @@ class Manifests:
     def settings(self) -> dict[str, str]:
         """The environment of the job: the ConfigMap, then the container's own variables."""
         data = branch(self.find("ConfigMap", "flagjob-env"), "data")
-        own = {text(one, "name"): text(one, "value") for one in each(self.container, "env")}
+        variables = [one for one in each(self.container, "env") if pick(one, "valueFrom") is None]
+        own = {text(one, "name"): text(one, "value") for one in variables}
         return {**{name: str(value) for name, value in data.items()}, **own}
 
 

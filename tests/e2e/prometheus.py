@@ -106,7 +106,7 @@ class Prometheus:
         since = time.time()
         wait_until(lambda: all(evaluated_at(rule) > since for rule in self._rules()))
         alerts = (alert for rule in self._rules() for alert in rule.get("alerts", ()))
-        label_names = ("alertname", "shard")
+        label_names = ("alertname", "namespace", "job", "shard")
         found = [
             {name: alert["labels"][name] for name in label_names if name in alert["labels"]}
             | {"value": f"{float(alert['value']):g}"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.manifests import COMPONENTS, JOB, OVERLAYS, POD, Manifests, differences, render
+from e2e.manifests import COMPONENTS, JOB, OVERLAYS, POD, Manifests, copy_with_examples, differences, render
 from e2e.programs import ROOT, run
 from e2e.tree import branch, each, number, pick, text
 from job.settings.options import OPTIONS
@@ -61,7 +61,7 @@ def default(setting: str) -> object:
             },
         ),
         ("openshift", {f"template.spec.securityContext.{name}" for name in ("fsGroup", "runAsGroup", "runAsUser")}),
-        ("monitoring", {"template.spec.containers.envFrom"}),
+        ("monitoring", {"template.spec.containers.env", "template.spec.containers.envFrom"}),
     ],
 )
 def test_overlay_changes_only_these_fields(name: str, changes: set[str]) -> None:
@@ -183,11 +183,36 @@ def test_pod_monitor_finds_the_pod() -> None:
     assert [pick(endpoint, "port") for endpoint in each(monitor, "spec.podMetricsEndpoints")] == ports
 
 
-def test_scraped_series_have_their_own_job() -> None:
-    """Scraped series have the job `flagjob-live`, which no alert uses."""
-    monitor = overlay("monitoring").find("PodMonitor")
+@pytest.mark.parametrize("prefix", ["", "maps-"])
+def test_the_name_of_a_job_follows_a_prefix(tmp_path: Path, prefix: str) -> None:
+    """Pushed series have the CronJob's name, also under a namePrefix, and the pod's namespace.
+
+    Scraped ones have the name with `-live`, which no alert uses.
+    """
+    k8s = copy_with_examples(tmp_path)
+    (k8s / "overlays" / "prefixed").mkdir()
+    kustomization = f"namespace: geo\nnamePrefix: {prefix}\nresources: [../monitoring]\n"
+    (k8s / "overlays" / "prefixed" / "kustomization.yaml").write_text(kustomization)
+    name = f"{prefix}flagjob"
+    manifests = render(k8s, "prefixed")
+    (cronjob,) = manifests.kind("CronJob")
+    (monitor,) = manifests.kind("PodMonitor")
+    (container,) = each(cronjob, f"{POD}.containers")
+    variables = list(each(container, "env"))
+    assert text(cronjob, "metadata.name") == name
+    assert {"name": "FLAGJOB_NAME", "value": name} in variables
+    namespace = {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}}
+    labels = {"name": "FLAGJOB_PUSHGATEWAY_LABELS", "value": "namespace=$(POD_NAMESPACE)"}
+    assert variables.index(namespace) < variables.index(labels)  # a variable can use those before it
+    pod_labels = branch(cronjob, f"{JOB}.template.metadata.labels")
+    selected = branch(monitor, "spec.selector.matchLabels")
+    assert selected == {"app.kubernetes.io/name": "flagjob", "app.kubernetes.io/instance": name}
+    assert selected.items() <= pod_labels.items()
     (endpoint,) = each(monitor, "spec.podMetricsEndpoints")
-    assert list(each(endpoint, "relabelings")) == [{"targetLabel": "job", "replacement": "flagjob-live"}]
+    assert list(each(endpoint, "relabelings")) == [
+        {"targetLabel": "job", "replacement": name},
+        {"sourceLabels": ["job"], "targetLabel": "job", "replacement": "$1-live"},
+    ]
 
 
 def test_prometheus_reaches_the_pod_and_the_pod_its_gateway() -> None:

@@ -1,5 +1,6 @@
 """Runs that push to a real Pushgateway, and the alerts and dashboard queries that follow."""
 
+import json
 import re
 import socket
 import subprocess
@@ -84,9 +85,14 @@ def wait_until_scraped(gateway: Pushgateway, database: Prometheus, labels: str =
     wait_until(lambda: pushed in database.query(f"flagjob_last_run_timestamp_seconds{{{scraped}}}").values())
 
 
+def fired(name: str, value: str, **labels: str) -> dict[str, str]:
+    """Return an alert about the job."""
+    return {"alertname": name, "job": "flagjob", "value": value, **labels}
+
+
 def last_run_failed(code: int, **labels: str) -> dict[str, str]:
     """Return the alert about an exit code."""
-    return {"alertname": "FlagjobLastRunFailed", "value": str(code), **labels}
+    return fired("FlagjobLastRunFailed", str(code), **labels)
 
 
 def test_alerts_after_each_kind_of_run(tmp_path: Path, gateway: Pushgateway, database: Prometheus) -> None:
@@ -104,22 +110,56 @@ def test_alerts_after_each_kind_of_run(tmp_path: Path, gateway: Pushgateway, dat
         assert '"event":"metrics_push_failed"' not in done.stdout, number
         wait_until_scraped(gateway, database)
         found.append((done.returncode, database.firing_alerts()))
-    ratio = {"alertname": "FlagjobErrorRatioHigh"}
     assert found == [
         (0, []),
-        (3, [{**ratio, "value": "0.25"}, last_run_failed(3)]),
-        (4, [last_run_failed(4), {"alertname": "FlagjobNothingFound", "value": "20"}]),
-        (0, [{"alertname": "FlagjobThrottled", "value": "0.5"}]),
-        (5, [last_run_failed(5), {"alertname": "FlagjobStorageFailed", "value": "1"}]),
+        (3, [fired("FlagjobErrorRatioHigh", "0.25"), last_run_failed(3)]),
+        (4, [last_run_failed(4), fired("FlagjobNothingFound", "20")]),
+        (0, [fired("FlagjobThrottled", "0.5")]),
+        (5, [last_run_failed(5), fired("FlagjobStorageFailed", "1")]),
         (0, []),
     ]
     nowhere = f"http://127.0.0.1:{free_port()}/{{cc}}.gif"
     done = flagjob(settings(tmp_path / "e", gateway.url, url=nowhere))
     wait_until_scraped(gateway, database)
-    assert (done.returncode, database.firing_alerts()) == (6, [{**ratio, "value": "1"}, last_run_failed(6)])
+    everything = fired("FlagjobErrorRatioHigh", "1")
+    assert (done.returncode, database.firing_alerts()) == (6, [everything, last_run_failed(6)])
     code = run_until_sigterm(tmp_path / "f", gateway)
     wait_until_scraped(gateway, database)
     assert (code, database.firing_alerts()) == (143, [last_run_failed(143)])
+
+
+@pytest.mark.parametrize("order", [("maps", "logos"), ("logos", "maps")])
+@pytest.mark.parametrize("namespaces", [{"maps": "geo", "logos": "web"}, {}])
+def test_a_good_mirror_hides_no_failure_of_another(
+    tmp_path: Path, gateway: Pushgateway, database: Prometheus, order: tuple[str, str], namespaces: dict[str, str]
+) -> None:
+    """Of two mirrors on one Pushgateway one fails and one is well: the alerts are about the first, in both orders.
+
+    The series of the reason is the last run's alone.
+    """
+    scripts: dict[str, Script] = {"maps": {path: Answer(403) for path in GOOD}, "logos": GOOD}
+    for name in ("maps", *order):  # the first run of the failing one was well
+        namespace = namespaces.get(name, "")
+        labels = {"pushgateway_labels": f"namespace={namespace}"} if namespace else {}
+        is_first = not gateway.sample("flagjob_shards", group_labels("maps", namespaces.get("maps", "")))
+        run(tmp_path / name, gateway, GOOD if is_first else scripts[name], name=name, new_origin="accept", **labels)
+        wait_until_scraped(gateway, database, group_labels(name, namespace))
+    failing = {"job": "maps"} | ({"namespace": namespaces["maps"]} if namespaces else {})
+    assert database.firing_alerts() == [
+        fired("FlagjobErrorRatioHigh", "1", **failing),
+        last_run_failed(4, **failing),
+    ]
+    causes = [json.loads(labels) for labels in database.query("flagjob_last_run_info")]
+    assert sorted((found["job"], found["outcome"], found["reason"]) for found in causes) == [
+        ("logos", "ok", "none"),
+        ("maps", "permanent", "http_403"),
+    ]
+
+
+def group_labels(name: str, namespace: str) -> str:
+    """Return the labels of a group's series, as the Pushgateway shows them."""
+    own = f'instance="",job="{name}"'
+    return f'{own},namespace="{namespace}"' if namespace else own
 
 
 def test_alerts_about_shards(tmp_path: Path, gateway: Pushgateway, database: Prometheus) -> None:
@@ -127,7 +167,7 @@ def test_alerts_about_shards(tmp_path: Path, gateway: Pushgateway, database: Pro
     first, second = (f'instance="",job="flagjob",shard="{shard}"' for shard in (0, 1))
     run(tmp_path, gateway, GOOD, shard_count="2", shard_index="0", new_origin="accept")
     wait_until_scraped(gateway, database, first)
-    assert database.firing_alerts() == [{"alertname": "FlagjobShardMissing", "value": "1"}]
+    assert database.firing_alerts() == [fired("FlagjobShardMissing", "1")]
     run(tmp_path, gateway, {}, shard_count="2", shard_index="1", new_origin="accept")
     wait_until_scraped(gateway, database, second)
     found = database.firing_alerts()
