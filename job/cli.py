@@ -44,18 +44,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _execute(words: Sequence[str]) -> int:
     """Run a command and log the reason if it fails; raise LogError if standard output cannot be written."""
+    arguments = settings.parse_arguments(words)
     try:
-        arguments = settings.parse_arguments(words)
         if arguments.page:
             return _print(arguments.page)
         return _COMMANDS[arguments.command](arguments)
     except UsageError as error:
-        _open_failure_log().log_usage_errors(error.faults)
+        _open_failure_log(arguments).log_usage_errors(error.faults)
         return ExitCode.USAGE
     except LogError:
         raise
     except Exception as error:  # noqa: BLE001  (every exception ends in a log line and an exit code)
-        return _log_exception(error, _open_failure_log())
+        return _log_exception(error, _open_failure_log(arguments))
 
 
 def _log_exception(error: Exception, log: "RunLog") -> int:
@@ -136,15 +136,17 @@ def _serve(arguments: Arguments) -> int:
 
 
 def _simulate(arguments: Arguments) -> int:
-    from job.simulate import Plan, simulate  # noqa: PLC0415  (see the module's docstring)
+    from job.log import RunLog  # noqa: PLC0415  (see the module's docstring)
+    from job.simulate import Plan, Timeline, simulate  # noqa: PLC0415  (the same)
 
     options = settings.load_options(SimulateOptions, arguments)
     workers = 1 if options.executor is Executor.SEQUENTIAL else options.workers
     plan = Plan(options.tasks, workers, options.latency, options.rate)
     cancellation = Cancellation()
     _install_signal_handlers(cancellation)
+    log = Timeline(sys.stdout) if sys.stdout.isatty() else RunLog(sys.stdout.buffer)
     try:
-        is_complete = simulate(plan, cancellation, sys.stdout, options.executor)
+        is_complete = simulate(plan, cancellation, log, options.executor)
     except OSError as error:
         raise LogError(f"standard output cannot be written: {error.strerror}") from error
     if is_complete:
@@ -239,13 +241,24 @@ def _open_log(loaded: settings.Settings, output: "LogStream") -> "RunLog":
     is_automatic = loaded.log_format is settings.LogFormat.AUTO
     for_people = sys.stdout.isatty() if is_automatic else loaded.log_format is settings.LogFormat.CONSOLE
     fields = {"job": loaded.name}
-    return RunLog(output, level=loaded.log_level, for_people=for_people, secrets=loaded.secrets, fields=fields)
+    return RunLog(
+        output,
+        level=loaded.log_level,
+        for_people=for_people,
+        for_google=loaded.log_format is settings.LogFormat.GCP,
+        secrets=loaded.secrets,
+        fields=fields,
+    )
 
 
-def _open_failure_log() -> "RunLog":
+def _open_failure_log(arguments: Arguments) -> "RunLog":
     """Return a log for a command that failed before it had one: for people on a terminal, else JSON lines."""
     from job.log import RunLog  # noqa: PLC0415  (see the module's docstring)
 
+    # Of wrong settings this one may be right: without it, Google Cloud would file the others under INFO.
+    wanted = arguments.texts.get("log_format") or os.environ.get("FLAGJOB_LOG_FORMAT", "")
+    if wanted.strip().lower() == settings.LogFormat.GCP:
+        return RunLog(sys.stdout.buffer, for_google=True)
     for_people = sys.stdout.isatty() or is_terminal(sys.stderr)
     stream = sys.stderr if for_people and sys.stderr is not None else sys.stdout
     return RunLog(stream.buffer, for_people=for_people)

@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import orjson
@@ -15,11 +16,14 @@ from structlog.typing import EventDict, FilteringBoundLogger, Processor, Wrapped
 
 from job.errors import Fault, LogError, map_exceptions
 from job.model import Item, LogStream, Result, Status, Summary
-from job.redaction import LineRedactor, printable, visible, visible_json
+from job.progress import event_text
+from job.redaction import LineRedactor, printable, shortened_json, visible, visible_json
 
 if TYPE_CHECKING:  # importing it brings requests, which verify and serve do not need
     from job.resilience import RetryEvent
 
+_MAX_LINE_BYTES = 8192
+"""What log collectors take as one line; some have no more."""
 _MEMORY_ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 _RESULT_LEVELS = {
     Status.OK: logging.INFO,
@@ -46,23 +50,28 @@ class RunLog:
     """The log of one run. A method `log_x` writes the event x; `info`, `warning` and `error` write any event.
 
     Thread-safe: each line, or batch of lines, is one write under structlog's lock for the stream. Lines below `level`
-    are dropped, `secrets` are masked in every line, and `fields` are added to every line. Every method raises LogError
-    if the stream cannot be written: a reader that has gone away must not go unnoticed. What was written is flushed
-    before a method returns, so it is not lost when the process is killed.
+    are dropped, `secrets` are masked in every line, and `fields` are added to every line. `noun` is what words call an
+    item's file. Every method raises LogError if the stream cannot be written: a reader that has gone away must not go
+    unnoticed. What was written is flushed before a method returns, so it is not lost when the process is killed.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (a keyword for each choice of how lines look)
         self,
         stream: LogStream,
         *,
         level: str = "info",
         for_people: bool = False,
+        for_google: bool = False,
+        noun: str = "flag",
         secrets: Collection[str] = (),
         fields: Mapping[str, object] | None = None,
     ) -> None:
         self._redactor = LineRedactor(secrets)
         redact = self._redactor.redact
-        render = _console_renderer(redact) if for_people else _json_renderer(redact)
+        if for_people:
+            render = _console_renderer(redact, noun)
+        else:
+            render = _json_renderer(redact, partial(_google_fields, noun) if for_google else None)
         traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
         self._time = structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True)  # "iso" leaves .000000 out
         processors: list[Processor] = [
@@ -284,28 +293,43 @@ def _future_state(future: object) -> str:
     return _MEMORY_ADDRESS.sub("", repr(future).strip("<>"))
 
 
-def _json_renderer(redact: Callable[[bytes], bytes]) -> Processor:
-    """Return a processor that renders one strict JSON object (NaN becomes null)."""
+def _json_renderer(
+    redact: Callable[[bytes], bytes], arrange: Callable[[EventDict], dict[str, object]] | None
+) -> Processor:
+    """Return a processor that renders one strict JSON object (NaN becomes null) in one line of at most 8 KiB.
+
+    `arrange` returns the fields of an event as they are written; None is all as they are.
+    """
 
     def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
+        arranged = arrange(event) if arrange else event
         try:
-            return visible_json(redact(orjson.dumps(event, default=str)))
+            line = orjson.dumps(arranged, default=str)
         except TypeError:  # text that is not UTF-8 (PEP 383), such as a path: its bytes are shown with backslashes
-            encodable = {name: _encodable(value) for name, value in event.items()}
-            return visible_json(redact(orjson.dumps(encodable, default=str)))
+            encodable = {name: _encodable(value) for name, value in arranged.items()}
+            line = orjson.dumps(encodable, default=str)
+        line = visible_json(redact(line))
+        return line if len(line) <= _MAX_LINE_BYTES else shortened_json(line, _MAX_LINE_BYTES)
 
     return render
+
+
+def _google_fields(noun: str, event: EventDict) -> dict[str, object]:
+    """Return an event as Google Cloud reads it: with severity and time, and the event in words as its message."""
+    fields = dict(event)
+    severity = str(fields.pop("level")).upper()
+    return {"severity": severity, "time": fields.pop("timestamp"), **fields, "message": event_text(event, noun)}
 
 
 def _encodable(value: object) -> object:
     return printable(value) if isinstance(value, str) else value
 
 
-def _console_renderer(redact: Callable[[bytes], bytes]) -> Processor:
+def _console_renderer(redact: Callable[[bytes], bytes], noun: str) -> Processor:
     """Return a processor that renders an event in the book's words, on lines that fit the terminal."""
 
     def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-        text = _CONSOLE_TEXTS.get(event["event"], _default_text)(event)
+        text = event_text(event, noun)
         # Secrets are masked before characters are escaped and lines are cut: an escaped or a cut secret would not be
         # recognised, and a part of it would show.
         masked = redact(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
@@ -322,76 +346,3 @@ def _cut(line: str, width: int) -> str:
     if len(line) <= width:
         return line
     return line[: width - 1] + "…"
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _default_text(event: Mapping[str, Any]) -> str:
-    hidden = {"event", "timestamp", "level", "job", "run_id", "shard", "shards", "exception"}
-    fields = [f"{name}={value}" for name, value in event.items() if name not in hidden]
-    return " ".join([event["event"].replace("_", " "), *fields])
-
-
-def _result_text(event: Mapping[str, Any]) -> str:
-    if event["status"] == "error":
-        return f"*** Error for {event['code']}: {event.get('error') or event['reason']}"
-    return f"{event['code']} {event['status'].replace('_', ' ')}"
-
-
-def _retry_text(event: Mapping[str, Any]) -> str:
-    return f"{event['code']} again in {event['wait_s']:.1f}s: {event['error']}"
-
-
-def _run_started_text(event: Mapping[str, Any]) -> str:
-    """Return the book's initial report: server, codes, number of concurrent connections."""
-    label = f"{event['server'].upper()} site" if event["server"] else "Site"
-    searched = "flags"
-    if event["codes"] is not None:
-        searched = f"{_counted(event['codes'], 'flag')}: from {event['first']} to {event['last']}"
-    connections = _counted(event["workers"], "concurrent connection")
-    return f"{label}: {event['url']}\nSearching for {searched}\n{connections} will be used."
-
-
-def _host_paused_text(event: Mapping[str, Any]) -> str:
-    return f"Waiting for {event['host']}, {event['until_s']:.1f}s at most: {event['error']}"
-
-
-def _repeated_failure_text(event: Mapping[str, Any]) -> str:
-    return f"*** {event['reason']} for each of {_counted(event['outcomes'], 'item')}, the run ends: {event['hint']}"
-
-
-def _interrupted_text(event: Mapping[str, Any]) -> str:
-    cause = event["signal"] or "The time is up"
-    return f"{cause}: {_counted(event['in_flight'], 'download')} may still end."
-
-
-def _request_text(event: Mapping[str, Any]) -> str:
-    fault = f" ({event['fault']})" if event["fault"] else ""
-    return f"{event['method']} {event['path']} {event['status']}{fault}"
-
-
-_CONSOLE_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
-    "builtin_origin": lambda _: "These are the built-in origin's flags; FLAGJOB_URL names a real one.",
-    "done": lambda event: f"<{event['future']}> for {event['code']}",
-    "file": lambda event: f"{event['file']}: {event['finding']}",
-    "host_paused": _host_paused_text,
-    "host_resumed": lambda event: f"Going on with {event['requests_per_s']:g} requests a second at first.",
-    "interrupted": _interrupted_text,
-    "origin_back": lambda event: f"{event['host']} is back.",
-    "origin_down": lambda event: f"*** {event['host']} is down, the run ends: {event['error']}",
-    "request": _request_text,
-    "result": _result_text,
-    "retry": _retry_text,
-    "retry_budget_spent": lambda event: f"No retries are left: {event['hint']}",
-    "rolled_back": lambda event: f"Readers see {event['generation']} now.",
-    "run_finished": lambda event: str(event["summary"]),
-    "run_started": _run_started_text,
-    "scheduled": lambda event: f"Scheduled for {event['code']}: <{event['future']}>",
-    "serving": lambda event: f"Serving {event['url']}",
-    "uniform_refusal": _repeated_failure_text,
-    "usage_error": lambda event: f"flagjob: {event['message']}",
-    "verify_finished": lambda event: ", ".join(f"{count} {name}" for name, count in event["counts"].items()),
-}
-"""How each event reads on a console; an event without an entry is shown as its name and its fields."""

@@ -1,11 +1,11 @@
-"""Terminal output for people: tqdm's progress bar, log lines above it, and the summary of a run in words."""
+"""Output for people: events and the summary of a run in words, tqdm's progress bar, and log lines above it."""
 
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from job.model import Cause, LogStream, Result, Status, Summary
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 
-def summary_text(summary: Summary) -> str:
+def summary_text(summary: Summary, noun: str = "flag") -> str:
     """Return how a run ended, in lines.
 
     In the book's words, one for each status that occurred and the elapsed time; before that the cause and the reasons.
     """
     counts = summary.counts
-    lines = [f"{_counted(counts[Status.OK], 'flag')} downloaded."]
+    lines = [f"{_counted(counts[Status.OK], noun)} downloaded."]
     if counts[Status.UNCHANGED]:
-        lines.append(f"{_counted(counts[Status.UNCHANGED], 'flag')} unchanged.")
+        lines.append(f"{_counted(counts[Status.UNCHANGED], noun)} unchanged.")
     if counts[Status.NOT_FOUND]:
         lines.append(f"{counts[Status.NOT_FOUND]} not found.")
     if counts[Status.ERROR]:
@@ -102,11 +102,11 @@ class Terminal:
 class Bar:
     """A progress bar on a terminal. For the main thread only.
 
-    `total` is None as long as the number of items is unknown.
+    `total` is None as long as the number of items is unknown; `noun` is what an item is.
     """
 
-    def __init__(self, total: int | None, terminal: TextIO) -> None:
-        self._bar = _import_tqdm()(total=total, file=terminal, unit="flag", dynamic_ncols=True)
+    def __init__(self, total: int | None, terminal: TextIO, noun: str = "flag") -> None:
+        self._bar = _import_tqdm()(total=total, file=terminal, unit=noun, dynamic_ncols=True)
 
     def advance(self, results: Sequence[Result]) -> None:
         """Count the results, and draw the bar at most ten times a second; raise what the terminal raises."""
@@ -153,3 +153,77 @@ def _import_tqdm() -> "type[tqdm[NoReturn]]":
     # tqdm would start a thread that redraws bars without updates; a bar that advances with each item needs none.
     tqdm.monitor_interval = 0
     return tqdm
+
+
+def event_text(event: Mapping[str, Any], noun: str) -> str:
+    """Return an event of the log in words, in one line or several; `noun` is what they call an item's file."""
+    return _CONSOLE_TEXTS.get(event["event"], _default_text)({**event, "noun": noun})
+
+
+def _default_text(event: Mapping[str, Any]) -> str:
+    hidden = {"event", "timestamp", "level", "job", "run_id", "shard", "shards", "exception", "noun"}
+    fields = [f"{name}={value}" for name, value in event.items() if name not in hidden]
+    return " ".join([event["event"].replace("_", " "), *fields])
+
+
+def _result_text(event: Mapping[str, Any]) -> str:
+    if event["status"] == "error":
+        return f"*** Error for {event['code']}: {event.get('error') or event['reason']}"
+    return f"{event['code']} {event['status'].replace('_', ' ')}"
+
+
+def _retry_text(event: Mapping[str, Any]) -> str:
+    return f"{event['code']} again in {event['wait_s']:.1f}s: {event['error']}"
+
+
+def _run_started_text(event: Mapping[str, Any]) -> str:
+    """Return the book's initial report: server, codes, number of concurrent connections."""
+    label = f"{event['server'].upper()} site" if event["server"] else "Site"
+    searched = f"{event['noun']}s"
+    if event["codes"] is not None:
+        searched = f"{_counted(event['codes'], event['noun'])}: from {event['first']} to {event['last']}"
+    connections = _counted(event["workers"], "concurrent connection")
+    return f"{label}: {event['url']}\nSearching for {searched}\n{connections} will be used."
+
+
+def _host_paused_text(event: Mapping[str, Any]) -> str:
+    return f"Waiting for {event['host']}, {event['until_s']:.1f}s at most: {event['error']}"
+
+
+def _repeated_failure_text(event: Mapping[str, Any]) -> str:
+    return f"*** {event['reason']} for each of {_counted(event['outcomes'], 'item')}, the run ends: {event['hint']}"
+
+
+def _interrupted_text(event: Mapping[str, Any]) -> str:
+    cause = event["signal"] or "The time is up"
+    return f"{cause}: {_counted(event['in_flight'], 'download')} may still end."
+
+
+def _request_text(event: Mapping[str, Any]) -> str:
+    fault = f" ({event['fault']})" if event["fault"] else ""
+    return f"{event['method']} {event['path']} {event['status']}{fault}"
+
+
+_CONSOLE_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
+    "builtin_origin": lambda _: "These are the built-in origin's flags; FLAGJOB_URL names a real one.",
+    "done": lambda event: f"<{event['future']}> for {event['code']}",
+    "file": lambda event: f"{event['file']}: {event['finding']}",
+    "host_paused": _host_paused_text,
+    "host_resumed": lambda event: f"Going on with {event['requests_per_s']:g} requests a second at first.",
+    "interrupted": _interrupted_text,
+    "origin_back": lambda event: f"{event['host']} is back.",
+    "origin_down": lambda event: f"*** {event['host']} is down, the run ends: {event['error']}",
+    "request": _request_text,
+    "result": _result_text,
+    "retry": _retry_text,
+    "retry_budget_spent": lambda event: f"No retries are left: {event['hint']}",
+    "rolled_back": lambda event: f"Readers see {event['generation']} now.",
+    "run_finished": lambda event: str(event["summary"]),
+    "run_started": _run_started_text,
+    "scheduled": lambda event: f"Scheduled for {event['code']}: <{event['future']}>",
+    "serving": lambda event: f"Serving {event['url']}",
+    "uniform_refusal": _repeated_failure_text,
+    "usage_error": lambda event: f"flagjob: {event['message']}",
+    "verify_finished": lambda event: ", ".join(f"{count} {name}" for name, count in event["counts"].items()),
+}
+"""How each event reads on a console; an event without an entry is shown as its name and its fields."""

@@ -53,6 +53,30 @@ def _json_escape(character: str) -> str:
     return "".join(f"\\u{units[start : start + 2].hex()}" for start in range(0, len(units), 2))
 
 
+def shortened_json(line: bytes, limit: int) -> bytes:
+    """Return a line of JSON, which is masked already, in at most so many bytes: its longest texts and lists are cut.
+
+    The line has few fields, so that their names alone are never too long.
+    """
+    event = json.loads(line)
+    length = limit // 2
+    while len(line) > limit:
+        line = visible_json(json.dumps(_cut(event, length), ensure_ascii=False, separators=(",", ":")).encode())
+        length //= 2
+    return line
+
+
+def _cut(value: object, length: int) -> object:
+    """Return a value of JSON with texts of at most so many characters, and lists of a sixteenth as many items."""
+    if isinstance(value, str) and len(value) > length:
+        return f"{value[:length]}..."
+    if isinstance(value, list):
+        return [_cut(item, length) for item in value[: length // 16]]
+    if isinstance(value, dict):
+        return {name: _cut(item, length) for name, item in value.items()}
+    return value
+
+
 def plain(text: str) -> str:
     """Return a text that is not secret, cut after 200 characters."""
     shown = printable(text)

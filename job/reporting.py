@@ -13,6 +13,7 @@ from threading import Lock
 
 from job import __version__, progress, redaction
 from job.cancellation import Cancellation
+from job.codes import NAMED_SETS
 from job.errors import AttemptError, Reason
 from job.exit_code import TOO_MANY_CHANGED, ExitCode, signal_exit_code
 from job.inputs import Inputs
@@ -72,6 +73,7 @@ class Reporting:
         if settings.log_format is LogFormat.AUTO:
             is_for_people = terminal
         self._is_for_people = is_for_people
+        self._noun = _noun(settings)
         self._has_bar = not settings.verbose and progress.is_terminal(sys.stderr)
         self._logged_statuses = _LOGGED_STATUSES[settings.log_results]
         if self._has_bar and is_for_people and "log_results" not in settings.changed:
@@ -81,6 +83,8 @@ class Reporting:
             progress.LinesAboveBar(stdout) if self._has_bar and terminal else stdout,
             level="debug" if settings.verbose else settings.log_level,
             for_people=is_for_people,
+            for_google=settings.log_format is LogFormat.GCP,
+            noun=self._noun,
             secrets=settings.secrets,
             fields={
                 "job": settings.name,
@@ -143,7 +147,7 @@ class Reporting:
         if not self._has_bar:
             yield
             return
-        bar = progress.Bar(total, sys.stderr)
+        bar = progress.Bar(total, sys.stderr, self._noun)
         consumer = self._protected("progress bar", bar.advance)
         self.consumers.append(consumer)
         try:
@@ -253,7 +257,7 @@ class Reporting:
         The log comes last, so that a reader of its last line finds everything else in place.
         """
         summary = replace(summary, cause=self.shown_cause(summary.cause))
-        text = progress.summary_text(summary)
+        text = progress.summary_text(summary, self._noun)
         same = self._same_bytes.most_frequent(summary.items)
         if same:
             self.log.warning("same_bytes", sha256=same[0], codes=same[1], hint=_SAME_BYTES_HINT)
@@ -359,6 +363,14 @@ class Reporting:
             yield
         except (OSError, RuntimeError) as error:  # RuntimeError: the system cannot start the endpoint's thread
             self.log.warning("sink_failed", target=target, error=_problem(error))
+
+
+def _noun(settings: Settings) -> str:
+    """Return what the files are: flags, if they are the demo server's, or those of sets of countries."""
+    words = settings.arguments or tuple((settings.codes or "").replace(",", " ").split())
+    is_listed = bool(settings.codes_file) and not settings.arguments
+    has_sets_only = not is_listed and all(word.upper() in NAMED_SETS for word in words)  # without words they are POP20
+    return "flag" if settings.url is None or has_sets_only else "file"
 
 
 def _problem(error: Exception) -> str:

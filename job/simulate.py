@@ -5,20 +5,29 @@ from dataclasses import dataclass, field
 from itertools import chain
 from threading import Lock
 from time import monotonic, strftime
-from typing import TextIO
+from typing import TextIO, cast
 
 from job.cancellation import Cancellation, Sleeper
 from job.errors import Cancelled
+from job.log import RunLog
 from job.model import Item, Result, Status, WorkItem
 from job.pool import NewExecutor, Pool, thread_pool
 from job.resilience import Permit, Throttle, ThrottleLimits, wait_for_permit
 from job.settings import Executor
 
 _DRAWN_MAX = 100
-"""A timeline of more tasks is unreadable, so only its first and last line are printed."""
+"""A timeline of more tasks is unreadable, so only its first and last line are logged."""
 _INDENT_COLUMNS = 4
 _INDENT_LEVELS = 8
 """How many levels of indentation fit into 80 columns beside the text."""
+_TEXTS = {
+    "simulation_started": "{tasks} tasks on {workers} workers: expected {expected_s:.2f}s",
+    "task_begun": "loiter({task}): doing nothing for {sleeps_s:g}s",
+    "task_done": "loiter({task}): done",
+    "task_result": "result {task}: {status}",
+    "simulation_finished": "{done} of {tasks} tasks done in {duration_s:.2f}s",
+}
+_TASK_EVENTS = {"task_begun", "task_done"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +57,22 @@ class Plan:
 
 
 @dataclass(slots=True)
-class _Timeline:
-    """Prints lines that begin with the time, like `display` in *Fluent Python*. Thread-safe."""
+class Timeline:
+    """Draws events as lines that begin with the time, like `display` in *Fluent Python*. Thread-safe."""
 
     out: TextIO
     _lock: Lock = field(default_factory=Lock)
 
-    def show(self, text: str, level: int = 0) -> None:
-        """Print a line, indented by its level."""
+    def info(self, event: str, **fields: object) -> None:
+        """Print an event; those of a task are indented by its number."""
+        task = fields["task"] if event in _TASK_EVENTS else 0
+        self._print(_TEXTS[event].format(**fields), cast("int", task))
+
+    def log_storage_error(self, problem: str) -> None:
+        """Print that this machine is short of something."""
+        self._print(problem, 0)
+
+    def _print(self, text: str, level: int) -> None:
         indent = " " * _INDENT_COLUMNS * (level % _INDENT_LEVELS)
         # Tasks print on their worker threads. Without the lock, a line could be written between another thread's
         # write and its flush, and a text file's buffer is not safe for two writers.
@@ -64,20 +81,23 @@ class _Timeline:
             self.out.flush()
 
 
-def simulate(plan: Plan, cancellation: Cancellation, out: TextIO, executor: Executor = Executor.THREADS) -> bool:
-    """Print the expected time, the timeline and the actual time; return whether every task was done."""
+def simulate(
+    plan: Plan, cancellation: Cancellation, log: Timeline | RunLog, executor: Executor = Executor.THREADS
+) -> bool:
+    """Log the expected time, what each task does and the actual time; return whether every task was done."""
     began = monotonic()
     sleeper, new_executor = _waits(plan.workers, cancellation, executor)
     throttle = Throttle(ThrottleLimits(rate=plan.rate))
-    timeline = _Timeline(out)
-    show = timeline.show if plan.tasks <= _DRAWN_MAX else lambda *_: None
+    is_drawn = plan.tasks <= _DRAWN_MAX
 
     def loiter(item: Item) -> Result:
         task = int(item.code)
         wait_for_permit(throttle, Permit(), sleeper.sleep)
-        show(f"loiter({task}): doing nothing for {plan.seconds(task):g}s", task)
+        if is_drawn:
+            log.info("task_begun", task=task, sleeps_s=plan.seconds(task))
         sleeper.sleep(plan.seconds(task))
-        show(f"loiter({task}): done", task)
+        if is_drawn:
+            log.info("task_done", task=task)
         return Result(Status.OK, None, item.code)
 
     def cancelled_result(item: Item) -> Result:
@@ -95,20 +115,22 @@ def simulate(plan: Plan, cancellation: Cancellation, out: TextIO, executor: Exec
         workers=plan.workers,
         cancellation=cancellation,
         drain_seconds=lambda: 0.0,
-        on_shortage=timeline.show,
+        on_shortage=log.log_storage_error,
         interrupt=lambda: None,
         new_executor=new_executor,
         max_batch=1,  # each result appears when it is there
         as_submitted=True,
     )
-    timeline.show(f"{plan.tasks} tasks on {plan.workers} workers: expected {plan.expected_seconds():.2f}s")
+    expected_seconds = round(plan.expected_seconds(), 3)
+    log.info("simulation_started", tasks=plan.tasks, workers=plan.workers, expected_s=expected_seconds)
     done = 0
     batches = pool.results(WorkItem(str(task), "", "") for task in range(plan.tasks))
     for result in chain.from_iterable(batches):
-        show(f"result {result.code}: {result.status}")
+        if is_drawn:
+            log.info("task_result", task=int(result.code), status=result.status)
         if result.status is Status.OK:
             done += 1
-    timeline.show(f"{done} of {plan.tasks} tasks done in {monotonic() - began:.2f}s")
+    log.info("simulation_finished", tasks=plan.tasks, done=done, duration_s=round(monotonic() - began, 3))
     return done == plan.tasks
 
 

@@ -208,13 +208,34 @@ def test_the_servers_of_the_book_have_their_labels(tmp_path: Path) -> None:
 
 
 def test_a_simulation_takes_its_expected_time(tmp_path: Path) -> None:
-    """The printed wall time is at least the expected time, all tasks are done, and the exit code is 0."""
+    """The logged wall time is at least the expected time, all tasks are done, and the exit code is 0."""
     done = flagjob("simulate", "--tasks", "100", "--workers", "10", "--latency", "100ms", cwd=tmp_path)
-    first, *_, last = done.stdout.decode().splitlines()
-    expected, actual = (float(re.search(r"([0-9.]+)s$", line)[1]) for line in (first, last))  # type: ignore[index]
-    assert (done.code, expected) == (0, 1.0)
-    assert actual >= expected
-    assert "100 of 100 tasks done" in last
+    first, *_, last = done.events
+    assert (done.code, first["expected_s"], last["done"], last["tasks"]) == (0, 1.0, 100, 100)
+    assert last["duration_s"] >= 1.0
+    assert len(done.events) == 302
+
+
+def test_a_simulation_on_a_terminal_is_drawn(tmp_path: Path) -> None:
+    """A terminal gets the book's timeline instead of the log's events."""
+    code, sent = on_terminal("simulate", "--tasks", "3", "--latency", "0", cwd=tmp_path)
+    first, *_, last, _ = screen(sent)
+    assert (code, first[11:]) == (0, "3 tasks on 3 workers: expected 0.00s")
+    assert "3 of 3 tasks done in " in last
+
+
+def test_a_simulation_whose_terminal_is_gone_ends(tmp_path: Path) -> None:
+    """A timeline that cannot be written any more is exit code 5, as a log is."""
+    leader, follower = pty.openpty()
+    command = [sys.executable, "-m", "job", "simulate", "--tasks=101", "--workers=101", "--latency=300ms"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=follower, stderr=pipe) as process:
+        os.close(follower)
+        os.read(leader, 100)
+        os.close(leader)
+        assert process.wait(TIMEOUT) == 5
+        assert process.stderr
+        assert b"standard output cannot be written" in process.stderr.read()
 
 
 def test_an_interrupted_simulation_has_the_exit_code_of_its_signal(tmp_path: Path) -> None:
@@ -225,7 +246,7 @@ def test_an_interrupted_simulation_has_the_exit_code_of_its_signal(tmp_path: Pat
         process.send_signal(signal.SIGINT)
         stdout, _ = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 130
-    assert b"0 of 5 tasks done" in stdout
+    assert json.loads(stdout.splitlines()[-1])["done"] == 0
 
 
 @pytest.mark.parametrize(

@@ -423,6 +423,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
         flagjob("BR", "--dest=builtin", cwd=cwd),
         flagjob("BR", "--dry-run", cwd=cwd),
         flagjob("--workers=0", cwd=cwd),
+        flagjob("simulate", "--latency=0", cwd=cwd),
         flagjob("--dest=file", cwd=cwd),
     ]
     (cwd / "builtin" / "br.gif").touch()
@@ -456,6 +457,32 @@ def test_the_schema_of_events(lines: list[dict[str, object]]) -> None:
         ("deadline", None, 1),
         ("signal", "SIGTERM", 1),
     ]
+
+
+@pytest.mark.parametrize("codes", [["BR", "ZZ"], ["-v", "BR"], ["--dry-run", "BR"], ["--workers=0", "--log-level=x"]])
+def test_lines_for_google_cloud(tmp_path: Path, codes: list[str]) -> None:
+    """A line has severity, time and a message; with the names of JSON in their places it is as its schema has it."""
+    done = flagjob(*codes, cwd=tmp_path, settings={"FLAGJOB_LOG_FORMAT": "gcp", "FLAGJOB_NAME": "maps"})
+    assert done.events
+    for line in done.events:
+        fields = {name: value for name, value in line.items() if name not in {"severity", "time", "message"}}
+        message = line["message"]
+        assert isinstance(message, str)
+        assert message
+        plain = {**fields, "timestamp": line["time"], "level": line["severity"].lower()}
+        if line["event"] == "usage_error":
+            plain["message"] = message
+        SCHEMA.evolve(schema={"$ref": f"#/$defs/{line['event']}"}).validate(plain)
+        assert line["severity"].isupper()
+
+
+def test_a_page_says_how_each_field_is_called_elsewhere() -> None:
+    """Every field that the page on other systems maps is one of ours."""
+    listed = {name for cells in events().values() for name in names(cells[1])} | RUN_FIELDS
+    rows = [line.strip("| ").split(" | ") for line in text("docs/logs.md").splitlines() if line.startswith("| `")]
+    assert len(rows) >= 9
+    assert {names(row[0])[0] for row in rows} - listed == set()
+    assert {len(row) for row in rows} == {5}
 
 
 def test_the_schema_knows_no_more_than_the_table() -> None:

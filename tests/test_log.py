@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from job.errors import Fault, HttpError, LogError
 from job.log import RunLog, termination_message
 from job.model import InvalidItem, Result, Status, Stored, Summary
+from job.progress import summary_text
 from job.resilience.retrying import RetryEvent
 
 OK = Result(
@@ -502,3 +503,56 @@ def test_console_lines_say_why_a_run_waits_or_ends() -> None:
         "SIGTERM: 1 download may still end.",
         "The time is up: 30 downloads may still end.",
     ]
+
+
+@pytest.mark.parametrize("for_google", [False, True])
+def test_a_long_line_is_cut_and_stays_json(*, for_google: bool) -> None:
+    """A line has at most 8 KiB: its longest texts are cut, with all fields kept, and nothing secret shows."""
+
+    def write(log: RunLog) -> None:
+        log.warning("sink_failed", target="\u3164" * 5000, error=f"{'x' * 8000} hunter2hunter2 {'y' * 8000}", code="BR")
+        log.log_bug(chained(40), code="BR")
+        log.info("settings", **{f"option_{number}": "z" * 200 for number in range(55)})
+
+    found = lines(write, for_google=for_google, secrets=["hunter2hunter2"])
+    assert max(len(line.encode()) for line in found) <= 8192
+    failed, bug, settings = map(json.loads, found)
+    assert (failed["event"], failed["code"], failed["error"][-3:]) == ("sink_failed", "BR", "...")
+    assert (bug["event"], bug["exception"][0]["exc_type"]) == ("bug", "ValueError")
+    assert len([name for name in settings if name.startswith("option_")]) == 55
+    assert "hunter2" not in "".join(found)
+
+
+def chained(depth: int) -> BaseException:
+    """Return an exception with many causes."""
+    with pytest.raises(ValueError, match="x") as caught:
+        fail(depth)
+    return caught.value
+
+
+def fail(depth: int) -> None:
+    """Raise an exception with so many causes."""
+    if not depth:
+        raise ValueError("x" * 500)
+    try:
+        fail(depth - 1)
+    except ValueError as error:
+        raise ValueError("x" * 500) from error
+
+
+def test_google_cloud_reads_severity_time_and_message() -> None:
+    """With its names for level and time, and the event in words, every line has its place in Google Cloud."""
+    found = event(lambda log: log.log_results([FAILED]), for_google=True, fields={"job": "maps"})
+    assert list(found)[:4] == ["severity", "time", "event", "job"]
+    assert (found["severity"], found["time"][-1]) == ("ERROR", "Z")
+    assert found["message"] == "*** Error for IN: HTTP error 503 - Busy"
+    assert {"level", "timestamp"} & set(found) == set()
+    assert (found["code"], found["reason"]) == ("IN", "http_503")
+
+
+def test_words_name_what_the_items_are() -> None:
+    """Where the items are no flags, words speak of files."""
+    start = {"codes": 2, "server": None, "url": "u", "workers": 3, "first": "A", "last": "B"}
+    found = lines(lambda log: log.log_run_started(**start), for_people=True, noun="file")
+    assert found[1] == "Searching for 2 files: from A to B"
+    assert summary_text(SUMMARY, "file").startswith("20 files downloaded.\n")

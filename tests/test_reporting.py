@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from job.cancellation import Cancellation
 from job.errors import LogError
-from job.model import InvalidItem, Result, Status, Stored
+from job.model import InvalidItem, Result, Status, Stored, Summary
 from job.reporting import Reporting
 from job.settings import load, parse_arguments
 from job.validation import SameBytes
 
 OK = Result(Status.OK, None, "BR", attempts=1)
+URL = "https://example.org/{cc}.gif"
 MISSING = Result(Status.NOT_FOUND, None, "ZZ", attempts=1)
 
 
@@ -101,6 +102,29 @@ def test_a_log_that_cannot_be_written_is_not_ignored() -> None:
     stdout.close()
     with pytest.raises(LogError):
         report.report([OK])
+
+
+@pytest.mark.parametrize(
+    ("words", "settings", "noun"),
+    [
+        (["BR"], {}, "flags"),
+        ([], {}, "flags"),
+        ([], {"url": URL}, "flags"),
+        (["all", "POP20"], {"url": URL}, "flags"),
+        ([], {"url": URL, "codes": "EVERY"}, "flags"),
+        (["BR"], {"url": URL}, "files"),
+        ([], {"url": URL, "codes": "ALL,BR"}, "files"),
+        ([], {"url": URL, "codes_file": "-"}, "files"),
+        (["ALL"], {"url": URL, "codes_file": "-"}, "flags"),
+    ],
+)
+def test_words_are_about_flags_only_where_flags_are(words: list[str], settings: dict[str, str], noun: str) -> None:
+    """The demo server has flags, and sets of countries name some; everything else is files."""
+    stdout = BytesIO()
+    environ = {f"FLAGJOB_{name.upper()}": text for name, text in settings.items()}
+    report = Reporting(load(parse_arguments(words), environ), Cancellation(), stdout, terminal=False)
+    report.report_end(Summary(dict.fromkeys(Status, 0), 0, 0, 0.0, 0, "ok"))
+    assert str(events(stdout)[-1]["summary"]).startswith(f"0 {noun} downloaded.")
 
 
 # The same bytes for many codes

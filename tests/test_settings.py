@@ -251,7 +251,7 @@ REJECTED = [
     ("pushgateway_labels", "team=ä", "'team=ä'", LABELS),
     ("pushgateway_labels", "team=a,job=b", "'team=a,job=b'", OWN_LABELS),
     ("pushgateway_labels", "__team=a", "'__team=a'", OWN_LABELS),
-    ("log_format", "yaml", "'yaml'", "must be one of auto, json, console"),
+    ("log_format", "yaml", "'yaml'", "must be one of auto, json, console, gcp"),
     ("log_level", "warn", "'warn'", "must be one of debug, info, warning, error"),
     ("log_results", "none", "'none'", "must be one of all, changed, problems"),
     ("termination_log", "/nowhere/log", "'/nowhere/log'", IN_A_DIRECTORY),

@@ -117,7 +117,7 @@ def test_variables_do_not_count(tmp_path: Path) -> None:
     settings = {"FLAGJOB_WORKERS": "nonsense", "FLAGJOB_TASKS": "nonsense", "FLAGJOB_CODES": ""}
     done = flagjob("simulate", "--tasks=2", "--latency=0", cwd=tmp_path, settings=settings)
     assert (done.code, done.stderr) == (0, "")
-    assert b"2 tasks on 3 workers" in done.stdout
+    assert (done.events[0]["tasks"], done.events[0]["workers"]) == (2, 3)
 
 
 @pytest.mark.parametrize("command", KINDS)

@@ -1,6 +1,7 @@
 """The simulation: its expected time is computed, and its timeline is that of the real pool."""
 
 import io
+import json
 import re
 import threading
 
@@ -8,8 +9,9 @@ import pytest
 
 from job.cancellation import Cancellation
 from job.errors import Reason
+from job.log import RunLog
 from job.settings import Executor
-from job.simulate import Plan, simulate
+from job.simulate import Plan, Timeline, simulate
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def drawn(
     plan: Plan, cancellation: Cancellation | None = None, how: Executor = Executor.THREADS
 ) -> tuple[bool, list[str]]:
     out = io.StringIO()
-    return simulate(plan, cancellation or Cancellation(), out, how), out.getvalue().splitlines()
+    return simulate(plan, cancellation or Cancellation(), Timeline(out), how), out.getvalue().splitlines()
 
 
 def test_the_timeline_reads_like_that_of_the_book(how: Executor) -> None:
@@ -68,7 +70,7 @@ def test_a_task_is_done_after_it_began(how: Executor) -> None:
 def test_tasks_print_one_at_a_time() -> None:
     """Tasks on several threads never write to the output at once."""
     out = UnsafeOutput()
-    assert simulate(Plan(20, 20, 0, 0), Cancellation(), out)
+    assert simulate(Plan(20, 20, 0, 0), Cancellation(), Timeline(out))
     assert not out.was_shared
 
 
@@ -125,5 +127,23 @@ def test_a_cancellation_wakes_a_sleeping_task(how: Executor) -> None:
     """A task that sleeps ends at once."""
     cancellation = Cancellation()
     out = CancellingOutput(cancellation)
-    assert not simulate(Plan(2, 1, 1000, 0), cancellation, out, how)
+    assert not simulate(Plan(2, 1, 1000, 0), cancellation, Timeline(out), how)
     assert "result 0: cancelled" in out.getvalue()
+
+
+def test_a_shortage_is_a_line_of_the_timeline() -> None:
+    """That this machine has no thread is shown without an indentation."""
+    out = io.StringIO()
+    Timeline(out).log_storage_error("can't start new thread")
+    assert out.getvalue()[11:] == "can't start new thread\n"
+
+
+def test_a_log_gets_the_timeline_as_events() -> None:
+    """Off a terminal each line of the timeline is an event in JSON."""
+    stdout = io.BytesIO()
+    assert simulate(Plan(3, 2, 0.0, 0), Cancellation(), RunLog(stdout))
+    first, *others, last = [json.loads(line) for line in stdout.getvalue().splitlines()]
+    assert (first["event"], first["tasks"], first["workers"], first["expected_s"]) == ("simulation_started", 3, 2, 0)
+    kinds = sorted((line["event"], line["task"]) for line in others)
+    assert kinds == [(event, task) for event in ("task_begun", "task_done", "task_result") for task in range(3)]
+    assert (last["event"], last["done"], last["tasks"]) == ("simulation_finished", 3, 3)

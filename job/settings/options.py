@@ -128,11 +128,12 @@ class NewOrigin(StrEnum):
 
 
 class LogFormat(StrEnum):
-    """The format of log lines; auto is console on a terminal, else json."""
+    """The format of log lines; auto is console on a terminal, else json; gcp is JSON with Google Cloud's fields."""
 
     AUTO = "auto"
     JSON = "json"
     CONSOLE = "console"
+    GCP = "gcp"
 
 
 class LogLevel(StrEnum):
@@ -336,7 +337,10 @@ class Settings:
         absent_value=(),
     )
     log_format: LogFormat = option(
-        parsers.choice(LogFormat), "auto", "json, console, or auto: console on a terminal", metavar="FORMAT"
+        parsers.choice(LogFormat),
+        "auto",
+        "json, gcp (Google Cloud), console, or auto: console on a terminal",
+        metavar="FORMAT",
     )
     log_level: LogLevel = option(parsers.choice(LogLevel), "info", f"one of {', '.join(LogLevel)}", metavar="LEVEL")
     log_results: LogResults = option(
