@@ -98,6 +98,11 @@ def url(text: str) -> str:
     return plain(without_query)
 
 
+def secret_url(text: str) -> str:
+    """Return a URL whose path is a secret, too, with all but scheme and host masked."""
+    return re.sub(r"(://[^/?#]*).*", rf"\1/{MASK}", url(text), flags=re.DOTALL)
+
+
 def destination(text: str) -> str:
     """Return a directory as it is, and a bucket's URL with its secrets masked: access keys may precede the name."""
     return url(text) if "://" in text else plain(text)

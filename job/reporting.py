@@ -14,11 +14,11 @@ from threading import Lock
 from job import __version__, progress, redaction
 from job.cancellation import Cancellation
 from job.codes import NAMED_SETS
-from job.errors import AttemptError, Reason
+from job.errors import AttemptError, Reason, UsageError
 from job.exit_code import TOO_MANY_CHANGED, ExitCode, signal_exit_code
 from job.inputs import Inputs
 from job.log import RunLog, termination_message
-from job.metrics import Endpoint, Metrics, Push
+from job.metrics import Endpoint, Metrics, Pings, Push
 from job.model import Cause, Item, LogStream, Result, Status, Summary
 from job.resilience import RetryEvent, ThrottleEvents
 from job.settings import LogFormat, LogResults, Pushgateway, Settings, header_secrets
@@ -37,6 +37,7 @@ _LOCAL_REASONS = {Reason.INVALID_CODE, Reason.STORAGE, Reason.SIGNAL, Reason.INT
 _CAUSE_BYTES = 500
 """How much of a cause's error is kept. It stands twice in the termination message, in which JSON may double it."""
 _PUSH_SECONDS = 5.0
+"""How long a push may take, and a ping."""
 _SAME_BYTES_HINT = (
     "look at that file: if the origin serves it for all that it has not, put the digest into FLAGJOB_PLACEHOLDERS"
 )
@@ -97,6 +98,7 @@ class Reporting:
         self.endings: dict[int, Cause] = {}
         """What ended the run, by the exit code that it leads to. Any thread may add one: that is atomic."""
         self._first_errors: dict[str, str] = {}
+        self._pings = Pings(settings.ping_url, settings.ca_bundle, _PUSH_SECONDS)
         self._origin: str | None = None
         """The origin, known from the start of the run on."""
         # Keeps two workers that find the same at the same time from both saying it.
@@ -140,6 +142,7 @@ class Reporting:
         ending = self.endings.get(ExitCode.STORAGE)
         if ending:
             self.log.log_storage_error(str(ending.error))
+        self._pings.begin("start")
 
     @contextmanager
     def progress_bar(self, total: int | None) -> Iterator[None]:
@@ -266,14 +269,30 @@ class Reporting:
         if termination_log:
             with self._warn_if_failed(termination_log):
                 Path(termination_log).write_bytes(termination_message(summary, text))
+        # The ping is under way while the metrics are pushed: a gateway that is silent would leave it none of the grace.
+        self._pings.begin(summary.exit_code, termination_message(summary, text))
         gateway = self._settings.pushgateway_url
         if gateway:
             problem = self._push(gateway)
             if problem:
                 self.log.warning("metrics_push_failed", target=gateway.url, error=problem)
+        self._end_pings()
         self.log.log_run_finished(summary, text)
         if not self._is_for_people and progress.is_terminal(sys.stderr):
             sys.stderr.write(f"{text}\n")
+
+    def report_usage_error(self, error: UsageError) -> None:
+        """Ping that a run was refused before it began; its faults are logged elsewhere."""
+        if not self._settings.dry_run:
+            self._pings.begin(ExitCode.USAGE, str(error).encode())
+            self._end_pings()
+
+    def _end_pings(self) -> None:
+        """Wait for the pings within 5 s and the rest of the grace period, and log their first problem."""
+        problem = self._pings.wait_within(self._grace_left)
+        self.abandoned += self._pings.alive
+        if problem:
+            self.log.warning("ping_failed", target=self._settings.changed["ping_url"], error=problem)
 
     def shown_cause(self, cause: Cause | None) -> Cause | None:
         """Return a cause with its host, and with an error that is masked and cut: not only the log will show it."""
@@ -328,7 +347,7 @@ class Reporting:
             group["shard"] = str(settings.shard_index)
         push = Push(self.metrics.registry, gateway, group, settings.ca_bundle)
         ends_at = time.monotonic() + _PUSH_SECONDS
-        problem = push.push_within(lambda: min(ends_at - time.monotonic(), self._grace_left()))
+        problem = push.send_within(lambda: min(ends_at - time.monotonic(), self._grace_left()))
         if push.is_alive():
             self.abandoned += 1
         return problem

@@ -11,7 +11,7 @@ from job.cancellation import Cancellation, Sleeper
 from job.client import Client, ClientConfig
 from job.destination import Destination, destination_for
 from job.downloader import Downloader
-from job.errors import Cancelled, Reason, StorageError
+from job.errors import Cancelled, Reason, StorageError, UsageError
 from job.exit_code import (
     ExitCode,
     RepeatedFailureCutoff,
@@ -84,6 +84,10 @@ class Run:
         try:
             with self._stack:
                 code = self._execute()
+        except UsageError as error:
+            self._reporting.report_usage_error(error)
+            raise
+        else:
             self._reporting.linger()  # last, so that a process that only waits holds nothing
         finally:
             self._reporting.close()

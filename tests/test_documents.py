@@ -417,7 +417,14 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     script: Script = {"/br.gif": Answer(body=GIF), "/us.gif": [Answer(503, {"Retry-After": "0"}), Answer(body=GIF)]}
     with ScriptedServer(script) as server:
         url, taken = f"http://127.0.0.1:{server.port}/{{cc}}.gif", f"127.0.0.1:{server.port}"
-        reporting = ["--metrics-address", taken, "--pushgateway-url", f"http://{taken}"]
+        reporting = [
+            "--metrics-address",
+            taken,
+            "--pushgateway-url",
+            f"http://{taken}",
+            "--ping-url",
+            f"http://{taken}",
+        ]
         everything = flagjob("BR", "US", "ZZ", "-v", "--url", url, *reporting, cwd=cwd)
     others: list[Done] = [
         flagjob("BR", "--dest=builtin", cwd=cwd),

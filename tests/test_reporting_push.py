@@ -67,7 +67,7 @@ def value(request: Request, name: str) -> float:
 def test_all_series_are_pushed_into_their_group(labels: Mapping[str, str], group: str) -> None:
     """Every series is sent by POST to the group of the job and its labels, below the gateway's path."""
     with ScriptedServer({f"/prefix{group}": Answer(202)}) as server:
-        assert push(server.url("/prefix"), group=labels).push_within(countdown(TIMEOUT)) is None
+        assert push(server.url("/prefix"), group=labels).send_within(countdown(TIMEOUT)) is None
     (request,) = server.requests
     expected = {family.name for family in Metrics("1.2.3", "abc").registry.collect()}
     assert (request.method, set(families(request))) == ("POST", expected)
@@ -80,7 +80,7 @@ def test_all_series_are_pushed_into_their_group(labels: Mapping[str, str], group
 def test_credentials_are_sent_as_basic_authentication(user: str, password: str) -> None:
     """User and password of the URL are sent as basic authentication, and not in the request's target."""
     with ScriptedServer({GROUP: Answer()}) as server:
-        assert push(server.url("").rstrip("/"), user, password).push_within(countdown(TIMEOUT)) is None
+        assert push(server.url("").rstrip("/"), user, password).send_within(countdown(TIMEOUT)) is None
     (request,) = server.requests
     scheme, _, token = request.headers["authorization"].partition(" ")
     assert (scheme, base64.b64decode(token).decode()) == ("Basic", f"{user}:{password}")
@@ -108,7 +108,7 @@ def test_credentials_are_sent_as_basic_authentication(user: str, password: str) 
 def test_an_error_response_is_the_problem(step: Step, problem: str) -> None:
     """The problem has the HTTP status and the gateway's message; no redirect is followed."""
     with ScriptedServer({GROUP: step}) as server:
-        found = push(server.url("")).push_within(countdown(TIMEOUT)) or ""
+        found = push(server.url("")).send_within(countdown(TIMEOUT)) or ""
     status = step.status if isinstance(step, Answer) else 400
     assert found.replace(", a", ": a") == f"HTTP {status}: {problem}"
     assert [request.target for request in server.requests] == [GROUP]
@@ -125,14 +125,14 @@ def test_an_error_response_is_the_problem(step: Step, problem: str) -> None:
 def test_a_response_that_is_not_http_is_the_problem(step: Step, problem: str) -> None:
     """A server that does not speak HTTP is described as the problem."""
     with ScriptedServer({GROUP: step}) as server:
-        assert problem in (push(server.url("")).push_within(countdown(TIMEOUT)) or "")
+        assert problem in (push(server.url("")).send_within(countdown(TIMEOUT)) or "")
 
 
 def test_a_refused_connection_is_the_problem() -> None:
     """A gateway that is down is reported at once."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-    assert push(f"http://127.0.0.1:{port}").push_within(countdown(TIMEOUT)) == "[Errno 111] Connection refused"
+    assert push(f"http://127.0.0.1:{port}").send_within(countdown(TIMEOUT)) == "[Errno 111] Connection refused"
 
 
 @pytest.mark.parametrize("step", [Stall(), Stall(HEAD), Drip(HEAD), Drip()])
@@ -140,7 +140,7 @@ def test_a_slow_gateway_is_abandoned_at_the_time_limit(step: Step) -> None:
     """The push ends at its time limit, also if the gateway goes on sending single bytes."""
     with ScriptedServer({GROUP: step}) as server:
         late = push(server.url(""))
-        problem = late.push_within(countdown(0.2)) or ""
+        problem = late.send_within(countdown(0.2)) or ""
         assert problem.startswith("no answer within 0.")  # a busy machine adds to the 0.2 s
         assert late.is_alive()
         server.wait_for(1)
@@ -151,9 +151,9 @@ def test_the_thread_of_an_abandoned_push_ends() -> None:
     """The thread that waits for a silent gateway ends a moment later; a push runs only once."""
     with ScriptedServer({GROUP: Stall()}) as server:
         late = push(server.url(""))
-        late.push_within(countdown(0.1))
+        late.send_within(countdown(0.1))
         late.join(TIMEOUT)
-        assert (late.is_alive(), late.push_within(countdown(0))) == (False, "threads can only be started once")
+        assert (late.is_alive(), late.send_within(countdown(0))) == (False, "threads can only be started once")
 
 
 def test_the_time_limit_may_shrink_during_the_push() -> None:
@@ -161,7 +161,7 @@ def test_the_time_limit_may_shrink_during_the_push() -> None:
     times = iter([3600.0, 3600.0, 0.0])
     with ScriptedServer({GROUP: Stall()}) as server:
         late = push(server.url(""))
-        assert (late.push_within(lambda: next(times)) or "").startswith("no answer within 0.")
+        assert (late.send_within(lambda: next(times)) or "").startswith("no answer within 0.")
 
 
 def tls_for(authority: trustme.CA, name: str) -> ssl.SSLContext:
@@ -176,7 +176,7 @@ def test_a_trusted_gateway(tmp_path: Path) -> None:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with ScriptedServer({GROUP: Answer()}, tls_for(authority, "127.0.0.1")) as server:
-        assert push(server.url(""), ca_bundle=str(tmp_path / "ca.pem")).push_within(countdown(TIMEOUT)) is None
+        assert push(server.url(""), ca_bundle=str(tmp_path / "ca.pem")).send_within(countdown(TIMEOUT)) is None
     assert len(server.requests) == 1
 
 
@@ -187,7 +187,7 @@ def test_a_gateway_that_cannot_be_trusted(tmp_path: Path, name: str, *, trusted:
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     with ScriptedServer({GROUP: Answer()}, tls_for(authority, name)) as server:
         bundle = str(tmp_path / "ca.pem") if trusted else None
-        found = push(server.url(""), "me", SECRET, ca_bundle=bundle).push_within(countdown(TIMEOUT))
+        found = push(server.url(""), "me", SECRET, ca_bundle=bundle).send_within(countdown(TIMEOUT))
     assert "CERTIFICATE_VERIFY_FAILED" in (found or "")
     assert server.requests == []
 

@@ -251,6 +251,10 @@ REJECTED = [
     ("pushgateway_labels", "team=ä", "'team=ä'", LABELS),
     ("pushgateway_labels", "team=a,job=b", "'team=a,job=b'", OWN_LABELS),
     ("pushgateway_labels", "__team=a", "'__team=a'", OWN_LABELS),
+    ("ping_url", "hc-ping.com/x", "'***'", HTTP),
+    ("ping_url", f"ftp://host/{SECRET}", "'ftp://host/***'", HTTP),
+    ("ping_url", f"https://me:{SECRET}@host/x", "'https://***@host/***'", MALFORMED),
+    ("ping_url", f"https://host/{SECRET}#x", "'https://host/***'", "must have no fragment"),
     ("log_format", "yaml", "'yaml'", "must be one of auto, json, console, gcp"),
     ("log_level", "warn", "'warn'", "must be one of debug, info, warning, error"),
     ("log_results", "none", "'none'", "must be one of all, changed, problems"),
@@ -300,6 +304,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "pushgateway_url": ("http://gateway:9091", Pushgateway("http://gateway:9091")),
     "name": ("Maps_2.eu-west", "Maps_2.eu-west"),
     "pushgateway_labels": ("team=maps, env=prod", (("team", "maps"), ("env", "prod"))),
+    "ping_url": ("https://hc-ping.com/key/slug?create=1", "https://hc-ping.com/key/slug?create=1"),
     "log_format": ("json", LogFormat.JSON),
     "log_level": ("Debug", LogLevel.DEBUG),
     "log_results": ("changed", LogResults.CHANGED),
@@ -970,12 +975,14 @@ def test_secrets(tmp_path: Path) -> None:
             "HTTP_PROXY": "http://user:http:secret@proxy",
             "https_proxy": "user:bare:secret@proxy",
             "ALL_PROXY": "http://proxy",
+            "FLAGJOB_PING_URL": "https://hc.example.org/ping/0f3a9c1e-1111-2222-3333-444455556666/x?create=yes",
         },
     )
     query = "key=query-secret&code={cc}&plain"
     assert set(found.secrets) == {
         *("Basic header-secret", "header-secret", query, "query-secret"),
         *("user", "http:secret", "bare:secret"),
+        *("0f3a9c1e-1111-2222-3333-444455556666", "create=yes"),
     }
 
 

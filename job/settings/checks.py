@@ -34,6 +34,8 @@ _CHECKSUM_LINE = re.compile(r"([0-9A-Fa-f]{64}) [ *](.+)")
 _HASHED_NAME = "[0-9a-f]" * 8 + ".[0-9]*"
 """Under such a name OpenSSL looks for an authority in a directory."""
 _NO_CERTIFICATES = "must hold certificates in PEM (BEGIN CERTIFICATE), not in DER, and at least one"
+_KEY_CHARACTERS = 20
+"""From this length on a segment of a ping's URL is a key or a UUID."""
 _MAXIMUM_REPORTED_LINES = 10
 """A file of something else, such as codes, may have a million lines."""
 
@@ -335,7 +337,8 @@ def header_secrets(headers: Mapping[str, str]) -> Iterator[str]:
 def secrets(parsed: Mapping[str, object], headers: Mapping[str, str], environ: Mapping[str, str]) -> Iterator[str]:
     """Yield the texts that must never be printed.
 
-    These are the secret headers, the query of the URL template, and the passwords of Pushgateway and proxies.
+    These are the secret headers, the query of the URL template, the passwords of Pushgateway and proxies, and what
+    nobody could guess of the pings' URL.
     """
     yield from header_secrets(headers)
     url = parsed["url"]
@@ -349,6 +352,11 @@ def secrets(parsed: Mapping[str, object], headers: Mapping[str, str], environ: M
     if isinstance(pushgateway, Pushgateway):
         yield pushgateway.user
         yield pushgateway.password
+    ping = parsed["ping_url"]
+    if isinstance(ping, str):
+        # A segment may also be a word that occurs by chance, such as the name of the job.
+        yield from re.findall(rf"[^/?]{{{_KEY_CHARACTERS},}}", urlsplit(ping).path)
+        yield urlsplit(ping).query
     for variable in _PROXIES:
         credentials, _, _ = environ.get(variable, "").rpartition("@")
         if "://" in credentials:

@@ -266,6 +266,17 @@ def pushgateway(text: str) -> Pushgateway:
     return Pushgateway(f"{parts.scheme}://{host}{parts.path.rstrip('/')}", unquote(user), unquote(password))
 
 
+def ping_url(text: str) -> str:
+    """Return the URL of a service that watches schedules; it may have a query."""
+    parts = split_url(text)
+    if parts.scheme not in {"http", "https"} or not parts.netloc:
+        raise ValueError("must begin with http:// or https:// and name a host")
+    check_authority(parts.netloc)
+    if "#" in text:
+        raise ValueError("must have no fragment")
+    return text
+
+
 def _check_pushgateway(parts: SplitResult, host: str) -> None:
     if parts.scheme not in {"http", "https"} or not host:
         raise ValueError("must begin with http:// or https:// and name a host")
