@@ -18,9 +18,9 @@ def base() -> Manifests:
 
 
 def test_base_is_complete(base: Manifests) -> None:
-    """One `kubectl apply` creates the namespace, the permissions, the data and the schedule."""
+    """One `kubectl apply` creates the permissions, the data and the schedule; the namespace must be there."""
     kinds = sorted(text(document, "kind") for document in base.documents)
-    expected = ["ConfigMap", "ConfigMap", "CronJob", "Namespace", "NetworkPolicy", "PersistentVolumeClaim"]
+    expected = ["ConfigMap", "ConfigMap", "CronJob", "NetworkPolicy", "PersistentVolumeClaim"]
     assert kinds == [*expected, "ServiceAccount"]
 
 

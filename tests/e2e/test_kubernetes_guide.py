@@ -99,6 +99,16 @@ def test_job_runs_on_the_node_of_the_mirror(tmp_path: Path) -> None:
     assert pick(manifests.find("Service", "flagjob-mirror"), "spec.selector") == labels
 
 
+@pytest.mark.parametrize("page", [GUIDE, ROOT / "README.md"])
+def test_namespace_is_made_before_anything_is_applied(page: Path) -> None:
+    """The page makes the namespace and lets it enforce the restricted profile; only then it applies something."""
+    commands = re.findall(r"^kubectl (?:[^\\\n]|\\\n)+", page.read_text(), flags=re.MULTILINE)
+    made, labelled, applied = commands[:3]
+    assert (made.strip(), applied.strip()) == ("kubectl create namespace flagjob", "kubectl apply -k k8s/base")
+    assert "label namespace flagjob" in labelled
+    assert "pod-security.kubernetes.io/enforce=restricted" in labelled
+
+
 def test_applied_directories_exist() -> None:
     """Each directory that the guide applies or deletes exists, or is shown in the guide."""
     events = re.findall(r"kubectl (?:apply|delete) -k (\S+?)`?$", GUIDE.read_text(), flags=re.MULTILINE)
