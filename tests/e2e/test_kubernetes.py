@@ -22,6 +22,7 @@ from e2e.manifests import (
 from e2e.pod_security import violations
 from e2e.programs import ROOT, flagjob, run
 from e2e.tree import branch, each, number, pick, text
+from job import __version__
 
 pytestmark = pytest.mark.e2e
 VERSIONS = ["1.31", "1.33", "1.37"]
@@ -129,6 +130,24 @@ def test_all_is_in_the_namespace(manifests: Manifests) -> None:
     """All documents are in one namespace, which is none of them: `kubectl delete -k` takes nothing of others."""
     assert {text(one, "metadata.namespace") for one in manifests.documents} == {"flagjob"}
     assert manifests.kind("Namespace") == []
+
+
+def test_every_document_is_labelled(manifests: Manifests) -> None:
+    """Each document and each pod has the labels that Kubernetes recommends; ours have the program's version."""
+    labels = [branch(one, "metadata.labels") for one in manifests.documents]
+    templates = [pick(one, path) for one in manifests.documents for path in (f"{JOB}.template", "spec.template")]
+    labels += [branch(template, "metadata.labels") for template in templates if template is not None]
+    instance = "maps" if manifests.name == "maps" else "flagjob"
+    for found in labels:
+        own = {"version": __version__} if found["app.kubernetes.io/name"] == "flagjob" else {}
+        expected = {"part-of": "flagjob", "instance": instance, "managed-by": "kustomize", **own}
+        assert {f"app.kubernetes.io/{name}": value for name, value in expected.items()}.items() <= found.items()
+
+
+def test_version_is_the_tag_of_the_image(manifests: Manifests) -> None:
+    """The image is that of this version, but where an example names another one."""
+    image = text(manifests.container, "image")
+    assert image == f"registry.example/flagjob:{__version__}" or (manifests.name == "mine" and "@sha256:" in image)
 
 
 def needed_seconds(manifests: Manifests) -> int:
