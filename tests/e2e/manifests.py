@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +25,7 @@ class Manifests:
 
     name: str
     rendered: str
+    prefix: str = ""
 
     @cached_property
     def documents(self) -> list[object]:
@@ -32,11 +33,8 @@ class Manifests:
         return list(yaml.safe_load_all(self.rendered))
 
     def find(self, kind: str, name: str = "flagjob") -> object:
-        """Return the only document of a kind and name.
-
-        The name may begin with a prefix of an example, and end in the hash of a generated ConfigMap.
-        """
-        pattern = re.compile(rf"(large-)?{name}(-[0-9a-z]{{10}})?")
+        """Return the only document of a kind and name, perhaps with a prefix and the hash of a generated ConfigMap."""
+        pattern = re.compile(rf"{self.prefix}{name}(-[0-9a-z]{{10}})?")
         (found,) = (one for one in self.kind(kind) if pattern.fullmatch(text(one, "metadata.name")))
         return found
 
@@ -92,16 +90,19 @@ def copy_with_examples(directory: Path) -> Path:
 def render(k8s: Path, name: str) -> Manifests:
     """Render the base or an overlay."""
     directory = k8s / "base" if name == "base" else k8s / "overlays" / name
-    return Manifests(name, output("kubectl", "kustomize", str(directory)))
+    kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text())
+    return Manifests(name, output("kubectl", "kustomize", str(directory)), kustomization.get("namePrefix", ""))
 
 
 def render_components(k8s: Path, below: str, components: tuple[str, ...]) -> Manifests:
     """Render components over another kustomization, as the guide describes."""
+    paths = [f"../../components/{component}" for component in components]
     name = "-".join([Path(below).name, "with", *components])
-    kustomization = {
-        "resources": [below],
-        "components": [f"../../components/{component}" for component in components],
-    }
+    return render_over(k8s, name, {"resources": [below], "components": paths})
+
+
+def render_over(k8s: Path, name: str, kustomization: Mapping[str, object]) -> Manifests:
+    """Render an overlay of that name and content, which is written for it."""
     (k8s / "overlays" / name).mkdir(exist_ok=True)
     (k8s / "overlays" / name / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
     return render(k8s, name)

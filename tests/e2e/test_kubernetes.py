@@ -4,6 +4,7 @@ import itertools
 import math
 import re
 import urllib.parse
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from e2e.manifests import (
     copy_with_examples,
     render,
     render_components,
+    render_over,
 )
 from e2e.pod_security import violations
 from e2e.programs import ROOT, flagjob, run
@@ -148,6 +150,43 @@ def test_version_is_the_tag_of_the_image(manifests: Manifests) -> None:
     """The image is that of this version, but where an example names another one."""
     image = text(manifests.container, "image")
     assert image == f"registry.example/flagjob:{__version__}" or (manifests.name == "mine" and "@sha256:" in image)
+
+
+def references(manifests: Manifests) -> Iterator[tuple[str, str]]:
+    """Yield kind and name of each object that a pod or a binding refers to, but for Secrets, which others make."""
+    for pod in manifests.pods:
+        yield "ServiceAccount", str(pick(pod, "serviceAccountName"))
+        for volume in each(pod, "volumes"):
+            yield "PersistentVolumeClaim", str(pick(volume, "persistentVolumeClaim.claimName"))
+            yield "ConfigMap", str(pick(volume, "configMap.name"))
+        for container in each(pod, "containers"):
+            yield from (("ConfigMap", str(pick(one, "configMapRef.name"))) for one in each(container, "envFrom"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"namePrefix": "a-"}, {"nameSuffix": "-b"}, {"namespace": "other"}])
+def test_names_and_namespace_can_be_changed(manifests: Manifests, k8s: Path, changes: Mapping[str, str]) -> None:
+    """Laid over anything, a prefix, a suffix or another namespace reaches every document and every reference."""
+    below = "../../base" if manifests.name == "base" else f"../{manifests.name}"
+    changed = render_over(k8s, f"{manifests.name}-changed", {"resources": [below], **changes})
+    assert len(changed.documents) == len(manifests.documents)
+    names = {(text(one, "kind"), text(one, "metadata.name")) for one in changed.documents}
+    assert {found for found in references(changed) if found[1] != "None"} <= names
+    prefix, suffix = changes.get("namePrefix", ""), changes.get("nameSuffix", "")
+    assert all(name.startswith(prefix) and suffix in name for _, name in names)
+    assert {text(one, "metadata.namespace") for one in changed.documents} == {changes.get("namespace", "flagjob")}
+
+
+@pytest.mark.parametrize("below", ["../../base", "../monitoring"])
+def test_components_combine_with_a_prefix(k8s: Path, below: str) -> None:
+    """Components change the CronJob in the same way below, beside and above a prefix."""
+    parts = {"components": [f"../../components/{component}" for component in COMPONENTS]}
+    render_over(k8s, "prefixed", {"resources": [below], "namePrefix": "a-"})
+    plain = render_over(k8s, "plain", {"resources": [below], **parts})
+    beside = render_over(k8s, "beside", {"resources": [below], "namePrefix": "a-", **parts})
+    above = render_over(k8s, "above", {"resources": ["../prefixed"], **parts})
+    under = render_over(k8s, "under", {"resources": ["../plain"], "namePrefix": "a-"})
+    assert beside.documents == above.documents == under.documents
+    assert pick(beside.cronjob, f"{JOB}.completions") == pick(plain.cronjob, f"{JOB}.completions")
 
 
 def needed_seconds(manifests: Manifests) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.manifests import EXAMPLES, GUIDE, copy_with_examples, guide_files, render
+from e2e.manifests import EXAMPLES, GUIDE, JOB, copy_with_examples, guide_files, render
 from e2e.nginx import free_port, wait_until_listening
 from e2e.programs import ROOT, flagjob
 from e2e.tree import branch, each, pick
@@ -108,6 +108,19 @@ def test_namespace_is_made_before_anything_is_applied(page: Path) -> None:
     assert (made.strip(), applied.strip()) == ("kubectl create namespace flagjob", "kubectl apply -k k8s/base")
     assert "label namespace flagjob" in labelled
     assert "pod-security.kubernetes.io/enforce=restricted" in labelled
+
+
+def test_second_job_is_apart_from_the_first(tmp_path: Path) -> None:
+    """A second job in the namespace shares no object with the first, and each PodMonitor selects its own pods."""
+    k8s = copy_with_examples(tmp_path)
+    first, second = render(k8s, "monitoring"), render(k8s, "maps")
+    names = [{(pick(one, "kind"), pick(one, "metadata.name")) for one in job.documents} for job in (first, second)]
+    assert names[0] & names[1] == set()
+    assert second.kind("PrometheusRule") == []
+    pods = [branch(job.cronjob, f"{JOB}.template.metadata.labels") for job in (first, second)]
+    selectors = [branch(job.kind("PodMonitor")[0], "spec.selector.matchLabels") for job in (first, second)]
+    chosen = [[selector.items() <= labels.items() for labels in pods] for selector in selectors]
+    assert chosen == [[True, False], [False, True]]
 
 
 def test_applied_directories_exist() -> None:
