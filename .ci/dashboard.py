@@ -77,7 +77,7 @@ def filled(chart: Chart, number: int) -> stat.Panel | timeseries.Panel:
     return drawn
 
 
-def variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable | dashboard.TextBoxVariable]:
+def variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariable]:
     """Give what a viewer may choose."""
     job = dashboard.QueryVariable("job").label("Job").description("As runs are pushed; the live row adds -live.")
     job.query('label_values(flagjob_last_run_timestamp_seconds{job!~".+-live"}, job)')
@@ -87,10 +87,11 @@ def variables() -> Sequence[dashboard.DatasourceVariable | dashboard.QueryVariab
         include_all=True
     ).all_value(".*")
     namespace.current(models.VariableOption(selected=True, text="All", value="$__all"))
-    for variable in (job, namespace):
+    runbook = dashboard.QueryVariable("runbook").label("Runbook").description("Where the rules say that it is.")
+    runbook.query("label_values(flagjob:runbook:info, runbook)")
+    runbook.current(models.VariableOption(selected=True, text="docs/runbook.md", value="docs/runbook.md"))
+    for variable in (job, namespace, runbook):
         variable.datasource(SOURCE).refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-    runbook = dashboard.TextBoxVariable("runbook").label("Runbook").default_value("docs/runbook.md")
-    runbook.description("Where your copy of docs/runbook.md can be read.")
     return dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus"), job, namespace, runbook
 
 

@@ -176,6 +176,23 @@ def test_kube_prometheus_stack_selects_its_kinds() -> None:
     assert [path.name for path in written] == ["kustomization.yaml"]
 
 
+def test_one_line_has_the_address_of_the_runbook(tmp_path: Path) -> None:
+    """The address in the overlay replaces what stands before the # of every link, and is what the dashboard reads."""
+    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    file = tmp_path / "k8s" / "overlays" / "monitoring" / "kustomization.yaml"
+    before, _, after = file.read_text().partition("docs/runbook.md")
+    file.write_text(f"{before}https://wiki.test/a/runbook?x=1{after}")
+    changed = render(tmp_path / "k8s", "monitoring")
+    rules = list(each(changed.find("PrometheusRule"), "spec.groups"))
+    texts = [rule for group in rules for rule in each(group, "rules")]
+    links = {text(rule, "alert"): text(rule, "annotations.runbook_url") for rule in texts if pick(rule, "alert")}
+    assert links == {name: f"https://wiki.test/a/runbook?x=1#{name.lower()}" for name in links}
+    labels = [pick(rule, "labels.runbook") for rule in texts if pick(rule, "record") == "flagjob:runbook:info"]
+    assert (len(links) > 10, labels) == (True, ["https://wiki.test/a/runbook?x=1"])
+    applied = [text(one, "metadata.name") for one in changed.kind("ConfigMap")]
+    assert [name for name in applied if "runbook" in name] == []
+
+
 def test_run_lingers_for_two_scrapes() -> None:
     """A run lingers for two scrape intervals, so that one missed scrape loses nothing."""
     monitoring = overlay("monitoring")
