@@ -516,6 +516,14 @@ def test_other_exceptions_pass(error: type[BaseException]) -> None:
             'Generic GCS error: Unable to decode: invalid type: string "sesame"',
             'Unable to decode: invalid type: string "..."',
         ),
+        (
+            "Error performing PUT http://169.254.169.254/latest/api/token - HTTP error\n\nDebug source:\nkind: Timeout",
+            "no credentials from 169.254.169.254: no answer in time",
+        ),
+        (
+            "Error performing POST https://sts.us-east-1.amazonaws.com/?Token=sesame - status code: 403 Forbidden",
+            "no credentials from sts.us-east-1.amazonaws.com: 403 Forbidden",
+        ),
         ("one\ntwo", "one"),
         ("x" * 1000, "x" * 300),
     ],

@@ -3,6 +3,7 @@
 import re
 import signal
 import socket
+import ssl
 from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote
 
 import pytest
+import trustme
 from command import TIMEOUT, Done, start_flagjob
 from images import GIF
 from inprocess import run
@@ -490,3 +492,66 @@ def test_after_a_bucket_that_stays_busy_nothing_waits_as_long(new_client: NewCli
             seconds.append(monotonic() - began)
     assert seconds[0] >= 0.9
     assert (seconds[1] < 0.5) is ends_run
+
+
+_STS_ANSWER = (
+    '<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/">'
+    "<AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAPOD</AccessKeyId>"
+    "<SecretAccessKey>short-lived</SecretAccessKey><SessionToken>session</SessionToken>"
+    "<Expiration>2099-01-01T00:00:00Z</Expiration></Credentials>"
+    "</AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
+)
+_AGENT_ANSWER = (
+    '{"AccessKeyId": "ASIAPOD", "SecretAccessKey": "short-lived", "Token": "session", '
+    '"Expiration": "2099-01-01T00:00:00Z"}'
+)
+_IDENTITIES = {
+    "IRSA": (
+        {
+            "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/flagjob",
+            "AWS_WEB_IDENTITY_TOKEN_FILE": "{token}",
+            "AWS_ENDPOINT_URL_STS": "{server}sts",  # which obstore asks by https only
+        },
+        "/sts",
+        _STS_ANSWER,
+    ),
+    "EKS Pod Identity": (
+        {
+            "AWS_CONTAINER_CREDENTIALS_FULL_URI": "{server}v1/credentials",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE": "{token}",
+        },
+        "/v1/credentials",
+        _AGENT_ANSWER,
+    ),
+}
+"""Variables of a pod, the path at which its token becomes credentials, and the answer."""
+
+
+@pytest.mark.parametrize("identity", _IDENTITIES)
+def test_credentials_of_a_pod_with_an_identity(identity: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any key, a pod's token becomes short-lived credentials, which sign every request."""
+    variables, path, answer = _IDENTITIES[identity]
+    token = tmp_path / "token"
+    token.write_text("token-of-the-pod")
+    bucket = Bucket()
+    bucket.refuse = lambda request: Answer(body=answer.encode()) if request.target.startswith(path) else None
+    authority = trustme.CA()
+    bundle = tmp_path / "ca.pem"
+    authority.cert_pem.write_to_path(bundle)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    with ScriptedServer(bucket, tls) as server:
+        pod = {name: value.format(token=token, server=server.url()) for name, value in variables.items()}
+        usual = {"AWS_ENDPOINT_URL": server.url().removesuffix("/"), "AWS_REGION": "us-east-1", "NO_PROXY": "127.0.0.1"}
+        for name, value in {**usual, **pod}.items():
+            monkeypatch.setenv(name, value)
+        storage = BucketStorage("s3://b/p", tmp_path, ca_bundle=bundle)
+        storage.open()
+        put(storage, "br.gif", GIF)
+    exchanges = [request for request in server.requests if request.target.startswith(path)]
+    assert 1 <= len(exchanges) <= 2, "once for each client, not for each request"
+    assert all("token-of-the-pod" in f"{request.target} {request.headers}" for request in exchanges)
+    signed = [request.headers for request in server.requests if request not in exchanges]
+    assert bucket.objects["p/br.gif"] == GIF
+    assert {headers["x-amz-security-token"] for headers in signed} == {"session"}
+    assert all("Credential=ASIAPOD/" in headers["authorization"] for headers in signed)

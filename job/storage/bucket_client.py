@@ -256,6 +256,8 @@ _DEBUG_CAUSES = [
     (re.compile(r"IncompleteMessage|kind: Body"), "the connection broke"),
 ]
 """Patterns in obstore's debug text of a request without a response, and the cause that each shows."""
+_CREDENTIALS_SERVER = re.compile(r"Error performing \w+ https?://(169\.254\.\d+\.\d+|sts\.[a-z0-9.-]+)")
+"""A request for credentials: to a metadata server, the last resort in every cloud, an agent on the node, or STS."""
 _PREAMBLE = re.compile(r"^Generic \S+ error: |Error performing .*? - ")
 _SECRET = re.compile(r'(?<=[?"])[^\s"]+')
 """Text that may be secret: a URL's query can have a signature, and parts of a broken key file are quoted."""
@@ -323,6 +325,12 @@ def _status(text: str) -> int | None:
 def error_cause(text: str) -> str:
     """Return the cause of a failure from obstore's text about it, pages long: at most 300 characters, no secret."""
     summary, _, debug = text.partition(_DEBUG)
+    server = _CREDENTIALS_SERVER.search(summary)
+    cause = _request_cause(summary, debug)
+    return f"no credentials from {server[1]}: {cause}"[:300] if server else cause
+
+
+def _request_cause(summary: str, debug: str) -> str:
     status = _STATUS.search(summary)
     if status:
         code = _CODE.search(summary)

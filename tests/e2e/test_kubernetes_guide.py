@@ -1,5 +1,6 @@
 """docs/kubernetes.md: the paths that it applies exist, and the configuration that it shows works."""
 
+import ipaddress
 import json
 import re
 import subprocess
@@ -10,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from e2e.manifests import EXAMPLES, GUIDE, JOB, copy_with_examples, guide_files, render
+from e2e.manifests import EXAMPLES, GUIDE, JOB, POD, Manifests, copy_with_examples, guide_files, render
 from e2e.nginx import free_port, wait_until_listening
 from e2e.programs import ROOT, flagjob
-from e2e.tree import branch, each, pick
+from e2e.tree import branch, each, pick, text
 
 pytestmark = pytest.mark.e2e
 MIRROR = "k8s/overlays/mirror/mirror.conf"
@@ -108,6 +109,45 @@ def test_namespace_is_made_before_anything_is_applied(page: Path) -> None:
     assert (made.strip(), applied.strip()) == ("kubectl create namespace flagjob", "kubectl apply -k k8s/base")
     assert "label namespace flagjob" in labelled
     assert "pod-security.kubernetes.io/enforce=restricted" in labelled
+
+
+def reachable(manifests: Manifests, address: str, port: int) -> bool:
+    """Return whether the NetworkPolicies of the job let its pod out to an address and port."""
+    target = ipaddress.ip_address(address)
+    for policy in manifests.kind("NetworkPolicy"):
+        for rule in each(policy, "spec.egress"):
+            blocks = [found for peer in each(rule, "to") if (found := pick(peer, "ipBlock"))]
+            cidrs = [block for block in blocks if target in ipaddress.ip_network(text(block, "cidr"))]
+            cuts = [str(cut) for block in cidrs for cut in each(block, "except")]
+            excepted = any(target in ipaddress.ip_network(cut) for cut in cuts)
+            if cidrs and not excepted and port in [pick(one, "port") for one in each(rule, "ports")]:
+                return True
+    return False
+
+
+def test_pod_identity_reaches_its_agent_only(tmp_path: Path) -> None:
+    """The pod with an EKS Pod Identity reaches the agent on its node, but not the credentials of the node."""
+    manifests = render(copy_with_examples(tmp_path), "pod-identity")
+    assert reachable(manifests, "169.254.170.23", 80)
+    assert not reachable(manifests, "169.254.170.23", 443)
+    assert not reachable(manifests, "169.254.169.254", 80)
+
+
+def test_irsa_token_is_where_the_settings_say(tmp_path: Path) -> None:
+    """The pod has a token for STS at AWS_WEB_IDENTITY_TOKEN_FILE, for the role of its service account."""
+    manifests = render(copy_with_examples(tmp_path), "irsa")
+    settings = manifests.settings
+    account = branch(manifests.find("ServiceAccount"), "metadata.annotations")
+    assert account == {"eks.amazonaws.com/role-arn": settings["AWS_ROLE_ARN"]}
+    volumes = {text(one, "name"): one for one in each(manifests.cronjob, f"{POD}.volumes")}
+    mounts = {text(one, "name"): text(one, "mountPath") for one in each(manifests.container, "volumeMounts")}
+    (source,) = each(volumes["aws-iam-token"], "projected.sources")
+    token = branch(source, "serviceAccountToken")
+    assert f"{mounts['aws-iam-token']}/{token['path']}" == settings["AWS_WEB_IDENTITY_TOKEN_FILE"]
+    assert token["audience"] == "sts.amazonaws.com"
+    assert pick(manifests.cronjob, f"{POD}.automountServiceAccountToken") is False
+    assert reachable(manifests, "203.0.113.1", 443)
+    assert not reachable(manifests, "169.254.170.23", 80)
 
 
 def test_second_job_is_apart_from_the_first(tmp_path: Path) -> None:
