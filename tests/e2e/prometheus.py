@@ -133,15 +133,24 @@ def without_delays(groups: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def prometheus(
-    home: Path, pushed: Pushgateway, live: Sequence[int] = (), interval_seconds: int = 1
+    home: Path,
+    pushed: Pushgateway,
+    live: Sequence[int] = (),
+    interval_seconds: int = 1,
+    relabelings: Sequence[Mapping[str, object]] = (),
 ) -> Iterator[Prometheus]:
-    """Start a Prometheus with the stack's configuration; only addresses, paths and intervals differ."""
+    """Start a Prometheus with the stack's configuration; only addresses, paths and intervals differ.
+
+    With `relabelings` it overrides the pushed labels by its own, and then applies these to what it scraped.
+    """
     config = yaml.safe_load((ROOT / "stack" / "prometheus.yml").read_text("utf-8"))
     config["global"] = dict.fromkeys(config["global"], f"{interval_seconds}s")
     config["rule_files"] = [str(home / "rules.yaml")]
     targets = {"pushgateway": [pushed.port], "flagjob-live": live}
     for job in config["scrape_configs"]:
         job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in targets[job["job_name"]]]}]
+        if relabelings and job["job_name"] == "pushgateway":
+            job |= {"honor_labels": False, "metric_relabel_configs": list(relabelings)}
     (home / "rules.yaml").write_text(yaml.safe_dump(without_delays(rules())))
     (home / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()

@@ -14,6 +14,7 @@ import pytest
 from e2e.manifests import EXAMPLES, GUIDE, JOB, POD, Manifests, copy_with_examples, guide_files, render
 from e2e.nginx import free_port, wait_until_listening
 from e2e.programs import ROOT, flagjob
+from e2e.prometheus import prometheus, pushgateway, wait_until
 from e2e.tree import branch, each, pick, text
 
 pytestmark = pytest.mark.e2e
@@ -161,6 +162,20 @@ def test_second_job_is_apart_from_the_first(tmp_path: Path) -> None:
     selectors = [branch(job.kind("PodMonitor")[0], "spec.selector.matchLabels") for job in (first, second)]
     chosen = [[selector.items() <= labels.items() for labels in pods] for selector in selectors]
     assert chosen == [[True, False], [False, True]]
+
+
+def test_openshift_keeps_the_pushed_job(tmp_path: Path) -> None:
+    """Where a Prometheus overrides `job`, as OpenShift's does, the guide's ServiceMonitor puts it back."""
+    manifests = render(copy_with_examples(tmp_path), "openshift-monitoring")
+    (endpoint,) = each(manifests.find("ServiceMonitor", "flagjob-pushgateway"), "spec.endpoints")
+    relabelings = [
+        {re.sub("(?=[A-Z])", "_", name).lower(): value for name, value in branch(one, ".").items()}
+        for one in each(endpoint, "metricRelabelings")
+    ]
+    with pushgateway() as gateway, prometheus(tmp_path, gateway, relabelings=relabelings) as database:
+        assert gateway.push("job/flagjob", "flagjob_shards 1\n") == 200
+        wait_until(lambda: database.query('flagjob_shards{job="flagjob",exported_job=""}'))
+        assert database.query('flagjob_shards{job!="flagjob"}') == {}
 
 
 def test_applied_directories_exist() -> None:

@@ -159,12 +159,20 @@ def test_openshift_resolves_names() -> None:
     ]
 
 
-def test_operators_kinds_are_valid(tmp_path: Path) -> None:
-    """The models of the Prometheus operator read every field of its documents."""
-    (tmp_path / "rendered.yaml").write_text(overlay("monitoring").rendered)
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("monitoring", ["PodMonitor", "PrometheusRule"]),
+        ("openshift-monitoring", ["PodMonitor", "PrometheusRule", "ServiceMonitor"]),
+        ("maps", ["PodMonitor"]),
+    ],
+)
+def test_operators_kinds_are_valid(name: str, kinds: list[str], tmp_path: Path) -> None:
+    """The models of the Prometheus operator read every field of its documents, those of the guide, too."""
+    (tmp_path / "rendered.yaml").write_text(render(copy_with_examples(tmp_path), name).rendered)
     python = Path(shutil.which("checkov") or "checkov").with_name("python")
     checked = run(str(python), "tests/e2e/operator_kinds.py", str(tmp_path / "rendered.yaml"))
-    assert (checked.stdout, checked.stderr) == ("PodMonitor as read\nPrometheusRule as read\n", "")
+    assert (checked.stdout.splitlines(), checked.stderr) == ([f"{kind} as read" for kind in kinds], "")
 
 
 def test_kube_prometheus_stack_selects_its_kinds() -> None:
