@@ -200,9 +200,23 @@ def test_the_runbook_has_every_alert_and_exit_code() -> None:
 
 
 def test_entries_of_the_runbook() -> None:
-    """An entry has a meaning, something to look at with a command or query, and an action, in this order."""
+    """An entry has a meaning, something to look at with a command or query, an action, and an alert what clears it."""
     for anchor, text in anchors().items():
         if anchor not in {"alerts", "exit-codes"}:
-            assert re.findall(r"^- (\w+):", text, re.MULTILINE) == ["Means", "Look", "Do"], anchor
+            clears = [] if anchor.startswith("exit-code-") else ["Clears"]
+            assert re.findall(r"^- (\w+):", text, re.MULTILINE) == ["Means", "Look", "Do", *clears], anchor
             look = text.split("\n- Look:")[1].split("\n- Do:")[0]
             assert re.search(r"`(kubectl|curl) [^`]+`", look), anchor
+
+
+def test_runbook_needs_no_events() -> None:
+    """No entry looks at events, which Kubernetes keeps for an hour, or at what is mostly events."""
+    assert re.findall(r"`[^`]*\bget events\b[^`]*`|`kubectl [^`]*describe (?:job|cronjob)\b[^`]*`", RUNBOOK) == []
+    first = RUNBOOK.partition("```sh\n")[2].partition("```")[0]
+    assert "state.terminated.message" in first
+
+
+def test_a_failed_night_is_a_warning_by_either_source() -> None:
+    """A run that failed has the same severity, whether the Pushgateway or kube-state-metrics tells of it."""
+    severities = [ALERTS[name]["labels"]["severity"] for name in ("FlagjobLastRunFailed", "FlagjobCronJobFailing")]
+    assert severities == ["warning", "warning"]
