@@ -65,6 +65,7 @@ _ID_SEGMENT = r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,199}"
 _ID = re.compile(rf"{_ID_SEGMENT}(?:/{_ID_SEGMENT})*")
 _ID_MAX = 1000
 _SHOWN_MAX = 80
+_FOLDED = "the destination does not tell such names apart"
 _NO_FILE = "\0"
 """Put before text that gets no file, it makes what no file is called, so that the table knows such text, too."""
 
@@ -256,6 +257,27 @@ def _unique_items(
             item = _first_item(code, template, table, token)
             if item:
                 yield item
+
+
+def refuse_folded(items: Iterable[Item | None], table: FileTable) -> Iterator[Item | None]:
+    """Yield unique items; one whose name the destination takes for that of an item before becomes an InvalidItem.
+
+    So does one whose name it takes for flagjob's own. `table` folds names as the destination does. Memory: that of the
+    table, beside the one by which the items are unique.
+    """
+    for item in items:
+        yield _distinct_item(item, table) if isinstance(item, WorkItem) else item
+
+
+def _distinct_item(item: WorkItem, table: FileTable) -> Item:
+    """Return the item, or an InvalidItem in its place."""
+    if is_reserved(item.file.partition("/")[0], table.fold):
+        owner = "flagjob's own"
+    elif table.claim(item.file, item.code) is not Claim.FIRST:
+        owner = "that of another code in the list"
+    else:
+        return item
+    return InvalidItem(_shown(item.code), f"its file {item.file} is {owner}: {_FOLDED}")
 
 
 def _normalized_code(text: str, template: UrlTemplate) -> str:

@@ -27,6 +27,7 @@ from job.layout import (
     Shard,
     is_bucket,
     manifest_name,
+    name_folding,
     segments_prefix,
     shards_of_segments,
     sortable_time,
@@ -57,6 +58,9 @@ class Destination(ABC):
 
     storage: Storage
     manifest: Manifest
+    folded: FileTable | None = None
+    """After `open`, where the destination takes different names for one file: the table by which items must be unique,
+    too (`codes.refuse_folded`)."""
 
     @abstractmethod
     def open(self, *, accept_new_origin: bool) -> None:
@@ -107,6 +111,12 @@ def _bucket_storage(settings: Settings, scratch: Path) -> BucketStorage:
     return BucketStorage(settings.dest, scratch / "bodies", timeouts=timeouts, ca_bundle=ca_bundle)
 
 
+def _folded_table(root: Path) -> FileTable | None:
+    """Return a table that folds names as the file system of a directory does, or None if that keeps them apart."""
+    fold = name_folding(root)
+    return None if fold is None else FileTable(fold)
+
+
 class DirectoryDestination(Destination):
     """A directory: readers see each file as soon as it is published."""
 
@@ -118,7 +128,8 @@ class DirectoryDestination(Destination):
     def open(self, *, accept_new_origin: bool) -> None:
         """Open the storage, then the manifest."""
         self._directory.open()
-        self.manifest.open(accept_new_origin=accept_new_origin)
+        self.folded = _folded_table(self._directory.root)
+        self.manifest.open(accept_new_origin=accept_new_origin, table=self.folded)
 
     def close(self, *, publish: bool) -> bool:
         """Make the names of files and the manifest durable."""
@@ -144,7 +155,8 @@ class GenerationDestination(Destination):
         with ExitStack() as on_failure:
             on_failure.callback(self._generation.abandon)
             self._generation.open()
-            self.manifest.open(accept_new_origin=accept_new_origin)
+            self.folded = _folded_table(self._generation.root)
+            self.manifest.open(accept_new_origin=accept_new_origin, table=self.folded)
             on_failure.pop_all()
 
     def close(self, *, publish: bool) -> bool:

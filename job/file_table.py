@@ -1,6 +1,7 @@
 """File table: the little that a run remembers of each file: its last line in the manifest, and the code that has it."""
 
 from array import array
+from collections.abc import Callable
 from enum import Enum, auto
 from hashlib import blake2b
 from secrets import token_bytes
@@ -56,7 +57,9 @@ class FileTable:
     a change, or as it is after the change, and never the word of another file.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fold: Callable[[str], str] | None = None) -> None:
+        """Take a function that returns the same text for names that are one file; None if no two names are."""
+        self.fold = fold
         self._salt = token_bytes(_DIGEST_BYTES)
         self._lock = Lock()
         self._table = _empty_table(_FIRST_SLOTS)
@@ -106,6 +109,8 @@ class FileTable:
         return Claim.REPEATED if word >> _TAG_SHIFT == tag else Claim.TAKEN
 
     def _key(self, file: str) -> _Key:
+        if self.fold is not None:
+            file = self.fold(file)
         # Arguments that are not UTF-8 contain lone surrogates.
         data = file.encode("utf-8", "surrogatepass")
         low, high = _HALVES.unpack(blake2b(data, digest_size=_DIGEST_BYTES, salt=self._salt).digest())

@@ -17,8 +17,9 @@
     current                          the symbolic link to the generation that readers see
 """
 
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,6 +68,10 @@ CHECKSUM_VERSIONS_DIRECTORY = "sums"
 _MANIFEST = re.compile(rf"{_MANIFEST_STEM}(?:-{LABEL_PATTERN})?{re.escape(LINES_SUFFIX)}")
 _SEGMENT = re.compile(rf"{SEGMENTS_DIRECTORY}/{LABEL_PATTERN}/.+")
 _RESERVED = re.compile(rf"{CHECKSUMS}(?:-{LABEL_PATTERN})?")
+_LAST_DOTS = re.compile(r"\.+(?=/|\Z)")
+
+Fold = Callable[[str], str]
+"""A function that returns the same text for all paths that are one file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,9 +149,53 @@ def sortable_time(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
 
 
-def is_reserved(segment: str) -> bool:
-    """Return whether a name directly below the destination is flagjob's own, so that no item may have it."""
+def is_reserved(segment: str, fold: Fold | None = None) -> bool:
+    """Return whether a name directly below the destination is flagjob's own, so that no item may have it.
+
+    `fold` is that of `name_folding`.
+    """
+    if fold is not None:
+        return bool(re.fullmatch(rf"{fold(CHECKSUMS)}(?:-{LABEL_PATTERN})?", fold(segment)))
     return segment == OWN_DIRECTORY or bool(_RESERVED.fullmatch(segment))
+
+
+def name_folding(root: Path) -> Fold | None:
+    """Return how a file system folds names that differ into one, or None if it keeps all names apart.
+
+    It is asked for flagjob's own directory by other names, so nothing is written. Two kinds of folding are known: of
+    upper and lower case (vfat, exFAT, APFS, SMB, ext4 with casefold), and of dots at the end of a name (vfat, SMB).
+    Unicode normal forms need no third one: names of items are ASCII, which none of them changes.
+    """
+    folds = [fold for alias, fold in _FOLDS.items() if _is_own_directory(root, alias)]
+    if not folds:
+        return None
+
+    def fold_all(file: str) -> str:
+        for fold in folds:
+            file = fold(file)
+        return file
+
+    return fold_all
+
+
+def _without_last_dots(file: str) -> str:
+    return _LAST_DOTS.sub("", file)
+
+
+_FOLDS: dict[str, Fold] = {OWN_DIRECTORY.upper(): str.lower, f"{OWN_DIRECTORY}.": _without_last_dots}
+"""Other names of flagjob's own directory, and how a file system folds names where it is found by them."""
+
+
+def _is_own_directory(root: Path, alias: str) -> bool:
+    """Return whether flagjob's own directory is found by another name."""
+    try:
+        found = os.lstat(root / alias)
+        own = os.lstat(root / OWN_DIRECTORY)
+        # Some FUSE servers give each name an inode number of its own. The listing then shows whether it is an alias, or
+        # a directory that a user has made.
+        return os.path.samestat(found, own) or root / alias not in root.iterdir()
+    except OSError:
+        return False
 
 
 _CLOUDS = ("s3", "gs", "az")

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from functools import partial
 
-from job import validation
+from job import codes, validation
 from job.cancellation import Cancellation, Sleeper
 from job.client import Client, ClientConfig
 from job.destination import Destination, destination_for
@@ -149,7 +149,8 @@ class Run:
             partial(self._stop_if_all_fail, cutoff, inputs.known),
         ]
         self._reporting.report_start(inputs, pool.workers, lambda: pool.active, lambda: pool.pending)
-        items = self._reporting.count_selected(self._until_unreadable(inputs.items))
+        distinct = inputs.items if destination.folded is None else codes.refuse_folded(inputs.items, destination.folded)
+        items = self._reporting.count_selected(self._until_unreadable(distinct))
         with self._reporting.progress_bar(inputs.known), closing(pool.results(items)) as batches:
             for results in batches:
                 for consume in consumers:

@@ -1,6 +1,7 @@
 """The calls of a run to the disk: those that decide what a power cut takes back, in order, and some made to fail."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from stat import S_ISDIR
 from typing import Any
@@ -67,3 +68,40 @@ def refuse_fsync(patch: pytest.MonkeyPatch, number: int, *, directories: bool) -
 
     real_fsync = os.fsync
     patch.setattr(os, "fsync", fsync)
+
+
+def fold_names(patch: pytest.MonkeyPatch, root: Path, fold: Callable[[str], str]) -> None:
+    """Make the file system below `root` take names for one from now on if `fold` returns the same text for them.
+
+    As with vfat, APFS, SMB and casefold of ext4, a file keeps the name by which it was made.
+    """
+
+    def found(name: Any) -> Any:
+        path = Path(name) if isinstance(name, str | os.PathLike) else None
+        if path is None or not path.is_relative_to(root):
+            return name
+        present = root
+        for part in path.relative_to(root).parts:
+            others = [other.name for other in present.iterdir()] if real_isdir(present) else []
+            same = [other for other in others if fold(other) == fold(part)]
+            present /= part if part in same or not same else same[0]
+        return str(present)
+
+    def one_name(call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda path, *more, **named: call(found(path), *more, **named)
+
+    def two_names(call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda source, target, **named: call(found(source), found(target), **named)
+
+    stat = os.stat
+
+    def real_isdir(path: Path) -> bool:
+        try:
+            return S_ISDIR(stat(path).st_mode)
+        except OSError:
+            return False
+
+    for name in ("open", "stat", "lstat", "mkdir", "unlink"):
+        patch.setattr(os, name, one_name(getattr(os, name)))
+    for name in ("rename", "replace", "link"):
+        patch.setattr(os, name, two_names(getattr(os, name)))

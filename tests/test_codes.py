@@ -4,25 +4,30 @@ import os
 import re
 import tracemalloc
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from importlib.metadata import distribution
 from io import BytesIO
 from itertools import cycle, islice
 from os.path import normpath
+from pathlib import Path
 from queue import SimpleQueue
+from tempfile import TemporaryDirectory
 from threading import Thread, Timer
 from typing import BinaryIO
+from unicodedata import normalize
 
 import pytest
+from disk_calls import fold_names
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rows import row
 
 from job.cancellation import Cancellation
-from job.codes import ALL, POP20, PipeReader, Token, expand_sets, file_chunks, read_tokens, unique_items
+from job.codes import ALL, POP20, PipeReader, Token, expand_sets, file_chunks, read_tokens, refuse_folded, unique_items
 from job.errors import Reason
 from job.file_table import FileTable
-from job.layout import Shard
+from job.layout import OWN_DIRECTORY, Fold, Shard, name_folding
 from job.model import InvalidItem, Item, WorkItem
 from job.template import UrlTemplate
 
@@ -450,6 +455,74 @@ def test_no_item_has_the_name_of_flagjobs_own_file() -> None:
         True,
     ]
     assert is_valid("SHA256SUMS", IDS)
+
+
+def without_last_dots(path: str) -> str:
+    return "/".join(part.rstrip(".") for part in path.split("/"))
+
+
+FOLDINGS: dict[str, Callable[[str], str]] = {
+    "none": str,
+    "case, as vfat": str.upper,
+    "case and NFD, as ext4": lambda path: normalize("NFD", normalize("NFD", path).casefold()),
+    "NFC": partial(normalize, "NFC"),
+    "NFD, as HFS+": partial(normalize, "NFD"),
+    "NFKC": partial(normalize, "NFKC"),
+    "NFKD": partial(normalize, "NFKD"),
+    "last dots": without_last_dots,
+    "case and last dots, as SMB": lambda path: without_last_dots(path.casefold()),
+}
+"""What file systems make of a path: two paths are one file if the results are equal."""
+SIMILAR_IDS = st.text("aA1./", max_size=6) | st.text(max_size=3) | st.sampled_from(["SHA256SUMS", "sha256sums/a"])
+
+
+@cache
+def probed(folding: str) -> Fold | None:
+    """Return what a run finds about a file system."""
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        root = Path(name)
+        (root / OWN_DIRECTORY).mkdir()
+        fold_names(patch, root, FOLDINGS[folding])
+        return name_folding(root)
+
+
+@row(76)
+@pytest.mark.parametrize("folding", FOLDINGS)
+@settings(deadline=None)
+@given(ids=st.lists(SIMILAR_IDS, max_size=12))
+@example(["Ab", "aB", "\u00e9", "e\u0301", "\u212a", "K", "k", "a.", "a", "a./b", "A/b", "sha256sums", "SHA256SUMS."])
+def test_no_two_items_are_one_file(folding: str, ids: list[str]) -> None:
+    """Whatever a file system takes for one name, of the ids for one file the first has it; all have their item."""
+    fold = probed(folding)
+    items = list(unique_items(map(Token, ids), BARE_IDS, FileTable()))
+    distinct = items if fold is None else list(refuse_folded(items, FileTable(fold)))
+    files = [item.file for item in distinct if isinstance(item, WorkItem)]
+    on_disk = [FOLDINGS[folding](file) for file in files]
+    assert len(set(on_disk)) == len(files)
+    assert FOLDINGS[folding]("SHA256SUMS") not in {path.partition("/")[0] for path in on_disk}
+    assert [item.code for item in distinct if item] == [item.code for item in items if item]
+    for before, after in zip(items, distinct, strict=True):
+        if isinstance(before, WorkItem) and isinstance(after, InvalidItem):
+            path = FOLDINGS[folding](before.file)
+            assert path in on_disk or path.startswith(FOLDINGS[folding]("SHA256SUMS"))
+
+
+def test_a_directory_that_a_user_has_made_is_no_other_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are folded if the own directory is found by another name that is not listed, whatever its inode number."""
+    assert name_folding(tmp_path) is None
+    (tmp_path / OWN_DIRECTORY).mkdir()
+    (tmp_path / OWN_DIRECTORY.upper()).mkdir()
+    assert name_folding(tmp_path) is None
+    monkeypatch.setattr(os, "listdir", lambda _: [OWN_DIRECTORY])
+    fold = name_folding(tmp_path)
+    assert fold is not None
+    assert fold("Ab./C") == "ab./c"
+
+
+def test_what_waits_in_a_pipe_is_passed_on() -> None:
+    """A None among the items, and text that is no code, stay what they are."""
+    invalid = InvalidItem("?")
+    assert list(refuse_folded([None, invalid, None, invalid], FileTable(str.lower))) == [None, invalid, None, invalid]
 
 
 @settings(deadline=None)

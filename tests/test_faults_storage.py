@@ -6,11 +6,12 @@ import resource
 import subprocess
 import sys
 import threading
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from command import Done
-from disk_calls import refuse_fsync, refuse_names
+from disk_calls import fold_names, refuse_fsync, refuse_names
 from images import GIF, numbered_gif
 from inprocess import WatchedLog, files_in, run, run_here
 from limits import limited
@@ -20,6 +21,7 @@ from scripted import Answer, Raw, Request, ScriptedServer, Step
 
 from job.cancellation import Cancellation
 from job.errors import Reason
+from job.manifest import read_entries
 from job.storage import DirectoryStorage
 
 OLD = numbered_gif(1)
@@ -189,6 +191,59 @@ def test_a_destination_that_takes_no_names_ends_the_run(tmp_path: Path, monkeypa
         during = run(["cn"], Cancellation(), WatchedLog(refuse), dest=str(tmp_path), url=url)
     assert [before.code, during.code] == [line_of("the destination cannot be written").exit_code] * 2
     assert during.events_named("storage_error")[0]["problem"].endswith("cn.gif: Permission denied")
+
+
+def one_name(name: str) -> str:
+    """Fold a name as vfat and SMB do."""
+    return name.lower().rstrip(".")
+
+
+@row(76)
+@pytest.mark.parametrize("source", ["arguments", "a list"])
+@pytest.mark.parametrize("publish", ["each", "set"])
+def test_ids_that_are_one_file_in_the_destination(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, publish: str, source: str
+) -> None:
+    """The first of them has the file, each other one is an error without a request; the second run changes nothing."""
+    line = line_of("two ids whose names the destination takes for one")
+    first = {"Ab": numbered_gif(1), "7./66": numbered_gif(2), "Sum/1": numbered_gif(3)}
+    others = ["aB", "7/66", "sUm/1", "AB"]
+    ids = ["Ab", "aB", "7./66", "7/66", "Sum/1", "sUm/1", "AB", "Ab"]
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    (tmp_path / "ids").write_text("\n".join(ids))
+    words = ids if source == "arguments" else []
+    more = {} if source == "arguments" else {"codes_file": str(tmp_path / "ids"), "workers": "1"}
+    fold_names(monkeypatch, dest, one_name)
+    with ScriptedServer({f"/{code}.gif": Answer(body=first.get(code, OLD)) for code in ids}) as server:
+        url = server.url("/{id}.gif")
+        done = [
+            run_here(*words, dest=dest, url=url, publish=publish, refresh="missing", max_errors="4", **more)
+            for _ in "12"
+        ]
+        assert sorted(request.target for request in server.requests) == sorted(f"/{code}.gif" for code in first)
+    for run_number, status in enumerate(["ok", "unchanged"]):
+        results = [
+            (result["code"], result["status"], result["reason"]) for result in done[run_number].events_named("result")
+        ]
+        assert sorted(results) == sorted(
+            [(code, status, None) for code in first] + [(code, *line.words) for code in others]
+        )
+    published = dest / "current" if publish == "set" else dest
+    found = {str(path.relative_to(published)): path.read_bytes() for path in published.rglob("*.gif")}
+    assert found == {f"{code}.gif": body for code, body in first.items()}
+
+
+@row(76)
+def test_lists_with_other_forms_of_an_id_leave_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where two lists in turn write one file by two names, checksums and verify know the last one only."""
+    fold_names(monkeypatch, tmp_path, one_name)
+    with ScriptedServer({"/Ab.gif": Answer(body=GIF), "/aB.gif": Answer(body=OLD)}) as server:
+        url = server.url("/{id}.gif")
+        done = [run_here(code, dest=tmp_path, url=url) for code in ("Ab", "aB", "aB")]
+    assert [run.statuses for run in done] == [{"Ab": "ok"}, {"aB": "ok"}, {"aB": "unchanged"}]
+    assert (tmp_path / "SHA256SUMS").read_text() == f"{sha256(OLD).hexdigest()}  aB.gif\n"
+    assert [entry.file for entry in read_entries(tmp_path / ".flagjob")] == ["aB.gif"]
 
 
 @row(45)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from job.atomic_write import map_os_errors, replacing, sweep, sync_directory
 from job.errors import Fault, UsageError
 from job.file_table import FileTable
-from job.layout import ALL_CODES, LOCK, Shard, checksums_name, find_manifests, manifest_name
+from job.layout import ALL_CODES, LOCK, Shard, checksums_name, find_manifests, manifest_name, name_folding
 from job.manifest import records
 from job.manifest.changes import Change, ChangeLog, change_of, encode_change, is_worth_recording, next_record, timestamp
 from job.manifest.journal import Journal, Line, LineFile, newest_lines, read_first_line
@@ -86,12 +86,16 @@ class Manifest:
         """The number of files that are new, changed, gone and unchanged so far."""
         return self._changes.counts
 
-    def open(self, *, accept_new_origin: bool) -> None:
+    def open(self, *, accept_new_origin: bool, table: FileTable | None = None) -> None:
         """Read the records of earlier runs. If this shard has no manifest yet, adopt its codes from other shard counts.
+
+        `table`, if there is one, is used in place of the scope's: it folds names as the destination does.
 
         Raises UsageError, and changes nothing, if the destination was filled from another origin and that is not
         accepted.
         """
+        if table is not None:
+            self._journal = Journal(self._path, table)
         with map_os_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             manifests = find_manifests(self.directory)
@@ -269,8 +273,9 @@ def forget(directory: Path, checksums: Path, files: Collection[str]) -> None:
 @contextmanager
 def _all_journals(directory: Path) -> Iterator[dict[Shard, Journal]]:
     """Yield every manifest of a directory, open to be read."""
+    fold = name_folding(directory.parent)
     with map_os_errors(directory):
-        journals = {shard: Journal(path) for shard, path in find_manifests(directory).items()}
+        journals = {shard: Journal(path, FileTable(fold)) for shard, path in find_manifests(directory).items()}
     with ExitStack() as stack:
         for journal in journals.values():
             stack.callback(journal.close)
