@@ -22,6 +22,7 @@ from job.layout import (
     CHECKSUM_VERSIONS_DIRECTORY,
     CHECKSUMS,
     CHECKSUMS_FILES,
+    CLOCK_TOLERANCE,
     OWN_DIRECTORY,
     SEGMENTS_DIRECTORY,
     Shard,
@@ -205,6 +206,7 @@ class BucketDestination(Destination):
         self._copy = scratch / OWN_DIRECTORY / manifest_name(scope.shard)
         self._prefix = segments_prefix(scope.shard)
         self._segments: list[str] = []
+        self._latest_segment = ""
         self._uploaded_bytes = 0
         self._results = 0
         self._clock = clock
@@ -273,6 +275,7 @@ class BucketDestination(Destination):
                     file.writelines(self._bucket.state.read(name))
             seen.extend(new)
         self._segments = [name for name in seen if name.startswith(self._prefix)]
+        self._latest_segment = max(self._segments, default="")
 
     def _list_segments(self) -> dict[str, Shard]:
         """Return this shard's segments, in order; if it has none, those of every shard."""
@@ -293,9 +296,12 @@ class BucketDestination(Destination):
             header = file.readline()
             file.seek(max(self._uploaded_bytes, len(header)))
             while lines := file.readlines(_SEGMENT_BYTES):
-                name = f"{self._prefix}{sortable_time(datetime.now(UTC))}-{token_hex(4)}"
+                # The order of the names is that of the lines, also where a clock was ahead and has been set right.
+                time = sortable_time(datetime.now(UTC), after=self._latest_segment.removeprefix(self._prefix))
+                name = f"{self._prefix}{time}-{token_hex(4)}"
                 self._bucket.state.write(name, header + b"".join(lines))
                 self._segments.append(name)
+                self._latest_segment = name
                 self._uploaded_bytes = file.tell()
         self._results = 0
         self._uploaded_at = self._clock()
@@ -314,12 +320,17 @@ class BucketDestination(Destination):
     def _upload_changes(self) -> None:
         """Upload this run's changes, and keep those of nine earlier runs."""
         state = self._bucket.state
+        now = datetime.now(UTC)
         for path in self._copy.parent.glob(CHANGES_FILES):
             stem = f"{CHANGES_DIRECTORY}/{path.stem}"
             with map_os_errors(path):
-                state.write(f"{stem}-{sortable_time(datetime.now(UTC))}{path.suffix}", path.read_bytes())
+                state.write(f"{stem}-{sortable_time(now)}{path.suffix}", path.read_bytes())
             same_shard = [name for name in state.list_names(CHANGES_DIRECTORY) if name.rpartition("-")[0] == stem]
-            state.delete(same_shard[:-_KEPT_CHANGES])
+            # Times to come are those of a clock that was ahead: they go first, or they would keep out all later ones.
+            horizon = f"{stem}-{sortable_time(now + CLOCK_TOLERANCE)}"
+            to_come = [name for name in same_shard if name >= horizon]
+            others = [name for name in same_shard if name < horizon]
+            state.delete([*to_come, *others][:-_KEPT_CHANGES])
 
     def _upload_checksums(self) -> None:
         """Upload the checksums, unless the object has the same lines in some order and nobody has replaced it."""

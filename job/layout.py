@@ -10,6 +10,7 @@
     .flagjob/changes.jsonl           changes of the last run, with shards changes-3-of-8.jsonl; those of earlier runs
                                      beside it, by time; in a bucket changes/changes-TIME.jsonl
     .flagjob/before                  in a generation: the generation from which it was made
+    .flagjob/number                  in a generation: its place in the order in which they were published
     .flagjob/tmp/                    temporary files of bodies
     .flagjob/probe-*                 in a bucket: the probe
     .flagjob/sums/SHA256SUMS         in a bucket: which version of the checksums flagjob has uploaded
@@ -20,8 +21,9 @@
 import os
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zlib import crc32
 
@@ -58,6 +60,8 @@ PREPARED_PREFIX = ".new-"
 """Prefix of a generation or link that is not published: hidden, and removed by a later run if its own run is dead."""
 PARENT = "before"
 """The file in a generation's own directory that names the generation from which it was made."""
+GENERATION_NUMBER = "number"
+"""The file in a generation's own directory with its number: later ones have greater numbers, whatever their names."""
 CHANGES_DIRECTORY = _CHANGES_STEM
 """In a bucket: the objects with the changes of each run, below the own directory."""
 SEGMENTS_DIRECTORY = _MANIFEST_STEM
@@ -68,6 +72,10 @@ CHECKSUM_VERSIONS_DIRECTORY = "sums"
 _MANIFEST = re.compile(rf"{_MANIFEST_STEM}(?:-{LABEL_PATTERN})?{re.escape(LINES_SUFFIX)}")
 _SEGMENT = re.compile(rf"{SEGMENTS_DIRECTORY}/{LABEL_PATTERN}/.+")
 _RESERVED = re.compile(rf"{CHECKSUMS}(?:-{LABEL_PATTERN})?")
+_TIME_FORMAT = "%Y%m%dT%H%M%S.%fZ"
+_TIME = re.compile(r"[1-9][0-9]{7}T[0-9]{6}\.[0-9]{6}Z")
+CLOCK_TOLERANCE = timedelta(days=1)
+"""What is later than now by more than this was named while a clock was ahead; less may be another machine's clock."""
 _LAST_DOTS = re.compile(r"\.+(?=/|\Z)")
 
 Fold = Callable[[str], str]
@@ -144,9 +152,18 @@ def shards_of_segments(names: Iterable[str]) -> dict[str, Shard]:
     return found
 
 
-def sortable_time(time: datetime) -> str:
-    """Return a time as names contain it, to the microsecond in UTC, so that the order of names is that of time."""
-    return f"{time.astimezone(UTC):%Y%m%dT%H%M%S.%fZ}"
+def sortable_time(time: datetime, after: str = "") -> str:
+    """Return a time as names contain it, to the microsecond in UTC, so that the order of names is that of time.
+
+    It is later than the time with which the text `after` begins, if that begins with one.
+    """
+    text = time.astimezone(UTC).strftime(_TIME_FORMAT)
+    former = _TIME.match(after)
+    if former and former[0] >= text:
+        with suppress(ValueError, OverflowError):  # it only looks like a time
+            latest = datetime.strptime(former[0], _TIME_FORMAT).replace(tzinfo=UTC)
+            return (latest + timedelta(microseconds=1)).strftime(_TIME_FORMAT)
+    return text
 
 
 def is_reserved(segment: str, fold: Fold | None = None) -> bool:

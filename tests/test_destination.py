@@ -4,14 +4,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, tzinfo
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
+from typing import Self
 
 import pytest
 from disk_calls import disk_calls
 from images import GIF, PNG
 from obstore.store import S3Store
+from rows import row
 from seaweed import BUCKET, WRITER, Seaweed
 
 from job.destination import (
@@ -259,6 +262,35 @@ def test_a_bucket_keeps_the_manifest_from_run_to_run(prefix: DestinationPrefix) 
     put(destination, "fr")
     assert destination.close(publish=False)
     assert intact_codes(open_destination(prefix.bucket()), ["br", "cn", "fr"]) == ["br", "cn", "fr"]
+
+
+class YearAhead(datetime):
+    """A clock that is a year ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        """Return the time in a year."""
+        return super().now(tz) + timedelta(365)
+
+
+@row(73)
+def test_what_is_known_in_a_bucket_outlives_a_wrong_clock(
+    prefix: DestinationPrefix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a run a year ahead the lines of later runs still count, and so do the lists of their changes."""
+    with monkeypatch.context() as patch:
+        patch.setattr("job.destination.datetime", YearAhead)
+        for number in range(11):
+            prefix.fill({"br": GIF, f"c{number}": GIF})
+    killed = open_destination(prefix.bucket())
+    prefix.seconds += 11
+    put(killed, "br", PNG)
+    assert intact_codes(open_destination(prefix.bucket()), ["br", "c0"]) == ["br", "c0"]
+    prefix.fill({"br": PNG, "c0": PNG})
+    assert intact_codes(open_destination(prefix.bucket()), ["br", "c0"]) == ["br", "c0"]
+    names = sorted(prefix.list_objects(".flagjob/changes"))
+    assert len(names) == 10
+    assert sha256(PNG).hexdigest() in prefix.read(names[0]).decode()
 
 
 def test_a_thousand_results_are_uploaded(prefix: DestinationPrefix) -> None:

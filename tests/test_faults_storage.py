@@ -6,8 +6,10 @@ import resource
 import subprocess
 import sys
 import threading
+from datetime import datetime, timedelta, tzinfo
 from hashlib import sha256
 from pathlib import Path
+from typing import Self
 
 import pytest
 from command import Done
@@ -22,7 +24,7 @@ from scripted import Answer, Raw, Request, ScriptedServer, Step
 from job.cancellation import Cancellation
 from job.errors import Reason
 from job.manifest import read_entries
-from job.storage import DirectoryStorage
+from job.storage import DirectoryStorage, Generations
 
 OLD = numbered_gif(1)
 LARGE = numbered_gif(2, 500_000)
@@ -244,6 +246,35 @@ def test_lists_with_other_forms_of_an_id_leave_one_record(tmp_path: Path, monkey
     assert [run.statuses for run in done] == [{"Ab": "ok"}, {"aB": "ok"}, {"aB": "unchanged"}]
     assert (tmp_path / "SHA256SUMS").read_text() == f"{sha256(OLD).hexdigest()}  aB.gif\n"
     assert [entry.file for entry in read_entries(tmp_path / ".flagjob")] == ["aB.gif"]
+
+
+@row(73)
+@pytest.mark.parametrize("days", [365, -365])
+def test_a_rollback_after_a_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int) -> None:
+    """A run with a wrong clock, then right ones: sets stay and go in the order in which they came."""
+    line = line_of("a run whose clock was wrong")
+
+    class WrongClock(datetime):
+        """A clock that is days ahead or behind."""
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(days)
+
+    files: dict[str, bytes | Step] = {"br": GIF}
+    with mirror(files) as origin:
+        for number in range(4):
+            origin.files["br"] = numbered_gif(number)
+            with monkeypatch.context() as patch:
+                if number == 1:
+                    for module in ("storage.generations", "manifest.shard_manifest", "downloader"):
+                        patch.setattr(f"job.{module}.datetime", WrongClock)
+                done = run_here("br", dest=tmp_path, url=origin.url, publish="set", keep="3")
+            assert (done.code, done.statuses) == (line.exit_code, {"BR": line.words[0]})
+    sets = Generations(tmp_path)
+    shown = [(sets.roll_back() / "br.gif").read_bytes() for _ in range(2)]
+    assert shown == [numbered_gif(2), numbered_gif(1)]
+    assert len(sets.list_published()) == 3
 
 
 @row(45)

@@ -2,18 +2,29 @@
 
 import errno
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import rmtree
+from tempfile import TemporaryDirectory
 
 import pytest
 from disk_calls import disk_calls
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from images import GIF, PNG
+from rows import row
 
 from job.errors import StorageError
+from job.layout import sortable_time
 from job.model import Stored
 from job.storage import Generations, GenerationStorage
+
+NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
+RECORDS = {"before", "number"}
+"""What a set records of itself."""
 
 
 def put(storage: GenerationStorage, file: str, data: bytes) -> Stored:
@@ -33,7 +44,7 @@ def publish(root: Path, files: dict[str, bytes], keep: int = 3) -> None:
 
 def current_files(root: Path) -> dict[str, bytes]:
     current = root / "current"
-    paths = sorted(path for path in current.rglob("*") if path.is_file() and path.name != "before")
+    paths = sorted(path for path in current.rglob("*") if path.is_file() and path.name not in RECORDS)
     return {str(path.relative_to(current)): path.read_bytes() for path in paths}
 
 
@@ -144,6 +155,135 @@ def test_a_rollback_without_the_parent_shows_the_next_older_one(tmp_path: Path, 
         (tmp_path / "current" / ".flagjob" / "before").unlink()
     assert generations.roll_back().name == names(tmp_path)[-2]
     assert current_files(tmp_path) == {"br.gif": PNG}
+
+
+class Clock:
+    """The clock by which sets are named, as a test sets it."""
+
+    def __init__(self) -> None:
+        self.time = NOON
+
+    def now(self, _: object) -> datetime:
+        return self.time
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr("job.storage.generations.datetime", made)
+    return made
+
+
+@row(73)
+def test_a_set_of_a_clock_that_was_ahead_is_in_its_place(tmp_path: Path, clock: Clock) -> None:
+    """A run a year ahead, and then right ones: the older sets are pruned first, and a rollback shows the one before."""
+    for number, days in enumerate([0, 365, 1, 2]):
+        clock.time = NOON + timedelta(days)
+        publish(tmp_path, {"br.gif": GIF + bytes([number])}, keep=3)
+    generations = Generations(tmp_path)
+    published = [(path / "br.gif").read_bytes()[-1] for path in generations.list_published()]
+    assert published == [1, 2, 3]
+    assert [(generations.roll_back() / "br.gif").read_bytes()[-1] for _ in "12"] == [2, 1]
+    with pytest.raises(StorageError, match="no generation before"):
+        generations.roll_back()
+
+
+@row(73)
+def test_a_clock_that_stands_still_names_two_sets(tmp_path: Path, clock: Clock) -> None:
+    """Two sets of one time, as of a machine without a clock, are two sets."""
+    for data in (GIF, PNG):
+        publish(tmp_path, {"br.gif": data})
+    assert clock.time == NOON
+    assert current_files(tmp_path) == {"br.gif": PNG}
+    Generations(tmp_path).roll_back()
+    assert current_files(tmp_path) == {"br.gif": GIF}
+
+
+STEPS = st.lists(st.integers(-400, 400) | st.none(), max_size=10)
+"""What happens to a destination: a set is published while the clock is so many days ahead, or a rollback."""
+
+
+@row(73)
+@settings(deadline=None, max_examples=30)
+@given(steps=STEPS, keep=st.integers(1, 3))
+@example([0, 365, 1, None, 2, None, None], 3)
+def test_the_order_of_sets_is_that_of_their_publication(steps: list[int | None], keep: int) -> None:
+    """Whatever the clocks say: the last ones and the current one stay, and a rollback shows the one before."""
+    with TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        root, clock = Path(name), Clock()
+        patch.setattr("job.storage.generations.datetime", clock)
+        generations = Generations(root)
+        kept: list[int] = []
+        parents: dict[int, int | None] = {}
+        current: int | None = None
+        for number, days in enumerate(steps):
+            if days is not None:
+                clock.time = NOON + timedelta(days)
+                publish(root, {"br.gif": GIF + bytes([number])}, keep)
+                parents[number] = current
+                current = number
+                kept = [*(other for other in kept if other in kept[len(kept) + 1 - keep :]), number]
+            elif current is not None and kept.index(current) > 0:
+                before = kept[kept.index(current) - 1]
+                parent = parents[current]
+                current = parent if parent in kept else before
+                generations.roll_back()
+            else:
+                with pytest.raises(StorageError, match="no generation before"):
+                    generations.roll_back()
+            assert [(path / "br.gif").read_bytes()[-1] for path in generations.list_published()] == kept
+            assert current is None or current_files(root) == {"br.gif": GIF + bytes([current])}
+
+
+def early_generation(root: Path, name: str, before: str | None = None) -> None:
+    """Make a published set as early versions of flagjob did."""
+    own = root / "generations" / name / ".flagjob"
+    own.mkdir(parents=True)
+    if before:
+        (own / "before").write_text(before)
+
+
+@row(73)
+@pytest.mark.parametrize(
+    ("parents", "order"),
+    [
+        ({"2026-a": None, "2027-b": "2026-a", "2026-c": "2027-b"}, ["2026-a", "2027-b", "2026-c"]),
+        ({"2026-a": None, "2026-b": "2026-a", "2026-c": "2026-a"}, ["2026-a", "2026-b", "2026-c"]),
+        ({"2026-a": "2026-b", "2026-b": "2026-a"}, ["2026-a", "2026-b"]),
+        ({"2026-a": "2026-a", "2026-b": "pruned"}, ["2026-b", "2026-a"]),
+        ({"2026-b": "\0", "2026-a": None}, ["2026-a", "2026-b"]),
+    ],
+    ids=["ahead", "after a rollback", "a ring", "its own parent", "damaged"],
+)
+def test_sets_of_early_versions_follow_what_they_record(
+    tmp_path: Path, parents: dict[str, str | None], order: list[str]
+) -> None:
+    """A set without a number comes after its parent, else in the order of names, and before the first numbered one."""
+    for name, before in parents.items():
+        early_generation(tmp_path, name, before)
+    generations = Generations(tmp_path)
+    assert [path.name for path in generations.list_published()] == order
+    generations.flip(tmp_path / "generations" / order[-1])
+    publish(tmp_path, {"br.gif": GIF}, keep=9)
+    assert [path.name for path in generations.list_published()][:-1] == order
+    assert generations.roll_back().name == order[-1]
+
+
+TIMES = st.datetimes(datetime(1970, 1, 2), datetime(9999, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001  (hypothesis wants them naive)
+
+
+@row(73)
+@given(now=TIMES, names=st.text(max_size=5) | TIMES.map(lambda time: f"{sortable_time(time)}-x"))
+@example(NOON, "99991231T235959.999999Z-x")
+@example(NOON, "20269999T999999.999999Z-x")
+@example(NOON, "z")
+def test_a_name_is_later_than_the_one_before(now: datetime, names: str) -> None:
+    """A name of a segment has the time, or the next one after that of the name before it, if that has any."""
+    name = sortable_time(now, after=names)
+    assert re.fullmatch(r"[0-9]{8}T[0-9]{6}\.[0-9]{6}Z", name)
+    assert name > names or name == sortable_time(now)
+    if names < sortable_time(now):
+        assert name == sortable_time(now)
 
 
 def test_the_current_generation_is_never_pruned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -477,13 +477,24 @@ def test_a_200_with_the_recorded_bytes_is_no_change(destination: LocalDestinatio
 def test_ten_older_change_files_stay(destination: LocalDestination) -> None:
     """The last run's file has the plain name, ten older ones have their times, and the oldest is deleted."""
     for number in range(12):
-        destination.run(ok(f"X{number}"))
+        destination.run(ok(f"X{number}"), at=NOON + number * A_DAY)
         seconds = (NOON + number * A_DAY).timestamp()
         os.utime(destination.own_directory / "changes.jsonl", (seconds, seconds))
     dates = [f"changes-2026{date}T120000Z.jsonl" for date in (*(f"11{day}" for day in range(23, 31)), "1201", "1202")]
     assert sorted(path.name for path in destination.own_directory.glob("changes-*")) == dates
     assert destination.lines("changes.jsonl")[0]["code"] == "X11"
     assert [destination.lines(name)[0]["code"] for name in dates] == [f"X{number}" for number in range(1, 11)]
+
+
+@row(73)
+def test_change_files_of_a_clock_that_was_ahead_keep_no_later_one_out(destination: LocalDestination) -> None:
+    """After twelve runs a year ahead the lists of the runs with the right clock stay, and the others go first."""
+    for number in range(24):
+        at = NOON + number * A_DAY + (365 * A_DAY if number < 12 else 0 * A_DAY)
+        destination.run(ok(f"X{number}"), at=at)
+        os.utime(destination.own_directory / "changes.jsonl", (at.timestamp(), at.timestamp()))
+    found = sorted(path.name for path in destination.own_directory.glob("changes-*"))
+    assert [destination.lines(name)[0]["code"] for name in found] == [f"X{number}" for number in range(13, 23)]
 
 
 def test_change_files_of_one_second_are_numbered(destination: LocalDestination) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from job.atomic_write import map_os_errors
-from job.layout import LINES_SUFFIX, Shard, changes_stem
+from job.layout import CLOCK_TOLERANCE, LINES_SUFFIX, Shard, changes_stem
 from job.manifest.journal import LineFile
 from job.manifest.records import Record
 from job.model import Entry, Result, Status, Stored
@@ -138,10 +138,14 @@ class ChangeLog:
         self._file = LineFile(directory / f"{self._stem}{LINES_SUFFIX}")
         self._now = now
         self._started_at = ""
+        self._horizon = ""
+        """What is dated later was written while a clock was ahead."""
 
     def open(self) -> None:
         """Rename the file of the run before by the time of its last line, delete the oldest files, begin a new one."""
-        self._started_at = timestamp(self._now())
+        now = self._now()
+        self._started_at = timestamp(now)
+        self._horizon = _file_date(now + CLOCK_TOLERANCE)
         path = self._file.path
         with map_os_errors(path):
             # There is no such file in a first run, or if another process of this shard has just renamed it. Two
@@ -170,25 +174,33 @@ class ChangeLog:
 
     def _dated_path(self, path: Path) -> Path:
         """Return an unused path with the time of the last write; runs of one second get numbers: none, 1, 2."""
-        date = f"{datetime.fromtimestamp(path.stat().st_mtime, UTC):%Y%m%dT%H%M%SZ}"
+        date = _file_date(datetime.fromtimestamp(path.stat().st_mtime, UTC))
         used_numbers = [number for (other_date, number), _ in self._older_files() if other_date == date]
         suffix = f"-{max(used_numbers) + 1}" if used_numbers else ""
         return path.with_name(f"{self._stem}-{date}{suffix}{LINES_SUFFIX}")
 
     def _older_files(self) -> list[tuple[tuple[str, int], Path]]:
-        """Return the dates, numbers and paths of the older runs' files, the oldest first."""
+        """Return the dates, numbers and paths of the older runs' files, the oldest first.
+
+        Dates to come are those of a clock that was ahead. They go before the others, or they would keep them out.
+        """
         pattern = re.compile(rf"{self._stem}-(\d{{8}}T\d{{6}}Z)(?:-(\d+))?{re.escape(LINES_SUFFIX)}")
         older = []
         for path in self._file.path.parent.iterdir():
             match = pattern.fullmatch(path.name)
             if match:
                 older.append(((match[1], int(match[2] or 0)), path))
-        return sorted(older)
+        return sorted(older, key=lambda found: (found[0][0] < self._horizon, found))
 
 
 def timestamp(time: datetime) -> str:
     """Return a time as it is recorded: ISO 8601 in UTC, to the second, so that texts compare as times do."""
     return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _file_date(time: datetime) -> str:
+    """Return a time as the names of older files have it, to the second in UTC."""
+    return f"{time.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def _last_line(path: Path) -> bytes:

@@ -11,6 +11,9 @@ link to one of them. A reader opens `current/br.gif` and sees:
 A crash between two steps leaves readers where they were. A leftover `.new-*` is removed by the next run, unless it is
 locked: then its run is alive. After a crash between the rename and the flip a complete generation remains that readers
 have never seen; it is pruned like an old one.
+
+The order of the generations is what each of them records: the one from which it was made, and a number that is greater
+than those of all that were published before. Names show the time of a clock that may have been wrong.
 """
 
 import os
@@ -21,9 +24,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
 
-from job.atomic_write import lock, map_os_errors, sync_directory
+from job.atomic_write import lock, map_os_errors, sync_directory, sync_file
 from job.errors import StorageError
-from job.layout import CURRENT, GENERATIONS, OWN_DIRECTORY, PARENT, PREPARED_PREFIX, sortable_time
+from job.layout import (
+    CURRENT,
+    GENERATION_NUMBER,
+    GENERATIONS,
+    OWN_DIRECTORY,
+    PARENT,
+    PREPARED_PREFIX,
+    sortable_time,
+)
 from job.storage.directory import SWEEP_AGE_SECONDS, DirectoryStorage
 
 
@@ -45,10 +56,27 @@ class Generations:
         return None
 
     def list_published(self) -> list[Path]:
-        """Return the generations with a final name that were not pruned, the oldest first."""
+        """Return the generations with a final name that were not pruned, in the order in which they were published.
+
+        Those of early versions of flagjob have no number, and go before the others; among them each comes after the one
+        from which it was made, and otherwise their names decide.
+        """
+        found: list[Path] = []
         with suppress(FileNotFoundError):
-            return sorted(path for path in self.directory.iterdir() if not path.name.startswith("."))
-        return []
+            found += (path for path in self.directory.iterdir() if not path.name.startswith("."))
+        found.sort(key=lambda path: (_number_of(path), path.name))
+        waiting = {path.name: path for path in found}
+        parents = {path.name: _parent_name(path) for path in found}
+        ordered: list[Path] = []
+        while waiting:
+            # Without the default nothing would follow where two name each other: what they record is damaged.
+            following = next((name for name in waiting if parents[name] not in waiting), next(iter(waiting)))
+            ordered.append(waiting.pop(following))
+        return ordered
+
+    def next_number(self) -> int:
+        """Return a number that is greater than those of all published generations."""
+        return 1 + max(map(_number_of, self.list_published()), default=0)
 
     def flip(self, generation: Path) -> None:
         """Show another generation to readers, in one step; raise StorageError where that fails."""
@@ -68,10 +96,12 @@ class Generations:
     def roll_back(self) -> Path:
         """Show the generation from which the current one was made, and return it; raise StorageError if there is none.
 
-        If that was pruned or is not recorded, show the newest of those that are older than the current one.
+        If that was pruned or is not recorded, show the one that was published before the current one.
         """
         current = self.current
-        older = [path for path in self.list_published() if current and path.name < current.name]
+        published = self.list_published()
+        names = [path.name for path in published]
+        older = published[: names.index(current.name)] if current and current.name in names else []
         if not older or current is None:
             raise StorageError(f"{self.directory}: there is no generation before the current one")
         parent = _parent_name(current)
@@ -120,7 +150,8 @@ class GenerationStorage(DirectoryStorage):
         self._generations = Generations(destination)
         self._keep = keep
         self._lock: _DirectoryLock | None = None
-        name = sortable_time(datetime.now(UTC))
+        # With a random part: a clock that is set back may show the same time again, and so may that of another machine.
+        name = f"{sortable_time(datetime.now(UTC))}-{token_hex(2)}"
         self._final = self._generations.directory / name
         super().__init__(self._generations.directory / f"{PREPARED_PREFIX}{name}", required_free_bytes)
 
@@ -131,13 +162,15 @@ class GenerationStorage(DirectoryStorage):
             current = self._generations.current
             if current:
                 _hard_link_tree(current, self.root)
-                (self.own_directory / PARENT).write_text(current.name)
+                _write(self.own_directory / PARENT, current.name)
         super().open()
 
     def commit(self) -> None:
         """Make the generation durable and show it to readers; after a StorageError, `abandon` it."""
         with map_os_errors(self.root):
             shutil.rmtree(self._temporary)
+            # The number as late as possible: another run may have published since this one began.
+            _write(self.own_directory / GENERATION_NUMBER, str(self._generations.next_number()))
             # The files are durable since `publish`. Now their names, in every directory, before the generation gets
             # its own: a power cut must not leave a published generation without some of its files.
             for directory, _, _ in os.walk(self.root):
@@ -195,9 +228,24 @@ def _sweep(path: Path) -> None:
         shutil.rmtree(path)
 
 
+def _write(path: Path, text: str) -> None:
+    """Write a small file durably; raise OSError."""
+    with path.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        sync_file(file.fileno())
+
+
+def _number_of(generation: Path) -> int:
+    """Return the number of a generation, or 0 if it is not recorded."""
+    with suppress(OSError, ValueError):
+        return int((generation / OWN_DIRECTORY / GENERATION_NUMBER).read_text("ascii"))
+    return 0
+
+
 def _parent_name(generation: Path) -> str | None:
     """Return the name of the generation from which this one was made, or None if it is not recorded."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         return (generation / OWN_DIRECTORY / PARENT).read_text("utf-8")
     return None
 
