@@ -82,9 +82,11 @@ def sync_directory(path: Path) -> bool:
 def lock(descriptor: int, *, shared: bool = False, wait: bool = True) -> None:
     """Lock an open file or directory until its descriptor is closed or its process ends (flock, advisory).
 
-    Every lock between processes is taken here. The kernel releases it when a process is killed, so a generation that
-    can be locked belongs to a dead run and may be removed; so does a temporary file that is also older than
-    `storage.directory.SWEEP_AGE_SECONDS`, because a living run has it unlocked for a moment.
+    Every lock between processes is taken here. The kernel releases it when a process is killed, so a temporary file
+    that can be locked belongs to a dead run and may be removed, if it is also older than
+    `storage.directory.SWEEP_AGE_SECONDS`, because a living run has it unlocked for a moment. So may a generation, under
+    the conditions of `storage.generations`: NFS does not tell one machine of another one's locks on directories, nor
+    of those on files where it is mounted so.
     Raises BlockingIOError if another descriptor has a conflicting lock and `wait` is False, and another OSError where
     the file system has no locks.
     """

@@ -10,11 +10,13 @@
     .flagjob/changes.jsonl           changes of the last run, with shards changes-3-of-8.jsonl; those of earlier runs
                                      beside it, by time; in a bucket changes/changes-TIME.jsonl
     .flagjob/before                  in a generation: the generation from which it was made
+    .flagjob/generation.lock         in a generation: a file that is locked while the generation is prepared
     .flagjob/number                  in a generation: its place in the order in which they were published
     .flagjob/tmp/                    temporary files of bodies
     .flagjob/probe-*                 in a bucket: the probe
     .flagjob/sums/SHA256SUMS         in a bucket: which version of the checksums flagjob has uploaded
-    generations/                     with FLAGJOB_PUBLISH=set: the generations by their time; .new-* are not published
+    generations/                     with FLAGJOB_PUBLISH=set: the generations by their time; .new-* are not published,
+                                     and .old-* are being removed
     current                          the symbolic link to the generation that readers see
 """
 
@@ -58,8 +60,12 @@ CURRENT = "current"
 """The symbolic link to the generation that readers see."""
 PREPARED_PREFIX = ".new-"
 """Prefix of a generation or link that is not published: hidden, and removed by a later run if its own run is dead."""
+DISCARDED_PREFIX = ".old-"
+"""Prefix of a generation that is being removed; what a killed run has left of it is removed by the next one."""
 PARENT = "before"
 """The file in a generation's own directory that names the generation from which it was made."""
+GENERATION_LOCK = f"{OWN_DIRECTORY}/generation.lock"
+"""The file in a generation whose lock tells that a run prepares it."""
 GENERATION_NUMBER = "number"
 """The file in a generation's own directory with its number: later ones have greater numbers, whatever their names."""
 CHANGES_DIRECTORY = _CHANGES_STEM

@@ -642,6 +642,34 @@ def test_temporary_files_of_dead_runs_only_are_swept(root: Path, storage: Direct
     assert (root / "br.gif").read_bytes() == LARGE
 
 
+@row(74)
+def test_a_young_temporary_file_is_young_by_any_clock(
+    root: Path, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The age is that by the file system's clock, though this machine's is a year ahead; a future one is old."""
+    tmp = root / ".flagjob" / "tmp"
+    for name in ("young", "future"):
+        (tmp / name).write_bytes(b"x")
+    os.utime(tmp / "future", (2**33, 2**33))
+    monkeypatch.setattr("time.time", lambda: 2.0**33)
+    DirectoryStorage(root).open()
+    assert [path.name for path in tmp.iterdir()] == ["young"]
+    assert storage.root == root
+
+
+def test_without_a_clock_nothing_is_swept(
+    root: Path, storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the file system refuses to set a time the age of a file is unknown (`utime` is made to fail)."""
+    tmp = root / ".flagjob" / "tmp"
+    (tmp / "dead").write_bytes(b"x")
+    age(tmp / "dead")
+    monkeypatch.setattr(os, "utime", refuse_open)
+    DirectoryStorage(root).open()
+    assert [path.name for path in tmp.iterdir()] == ["dead"]
+    assert storage.root == root
+
+
 # File systems that wait for a network
 
 MOUNTS = rb"""20 27 0:19 / /early rw,relatime - nfs h:/ rw

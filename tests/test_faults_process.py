@@ -126,8 +126,7 @@ WALL_CLOCK_READERS = {
     "job/client.py": 1,  # a Retry-After that is a date, clamped
     "job/manifest/shard_manifest.py": 1,  # when an entry was checked
     "job/reporting.py": 2,  # when a run began and ended, for metrics
-    "job/storage/generations.py": 2,  # a set's name, and what is old enough to be swept
-    "job/storage/directory.py": 1,  # the same
+    "job/storage/generations.py": 1,  # a set's name
     "job/destination.py": 2,  # names of objects in a bucket
 }
 

@@ -1,6 +1,7 @@
 """The catalogue of faults, rows 41 to 46: what disks and local limits can do to a run."""
 
 import errno
+import fcntl
 import os
 import resource
 import subprocess
@@ -9,6 +10,8 @@ import threading
 from datetime import datetime, timedelta, tzinfo
 from hashlib import sha256
 from pathlib import Path
+from stat import S_ISDIR
+from time import time
 from typing import Self
 
 import pytest
@@ -24,7 +27,7 @@ from scripted import Answer, Raw, Request, ScriptedServer, Step
 from job.cancellation import Cancellation
 from job.errors import Reason
 from job.manifest import read_entries
-from job.storage import DirectoryStorage, Generations
+from job.storage import DirectoryStorage, Generations, generations
 
 OLD = numbered_gif(1)
 LARGE = numbered_gif(2, 500_000)
@@ -275,6 +278,63 @@ def test_a_rollback_after_a_clock_was_wrong(tmp_path: Path, monkeypatch: pytest.
     shown = [(sets.roll_back() / "br.gif").read_bytes() for _ in range(2)]
     assert shown == [numbered_gif(2), numbered_gif(1)]
     assert len(sets.list_published()) == 3
+
+
+NODE = """
+import fcntl, os, stat, sys
+from contextlib import closing
+from pathlib import Path
+from job.storage import GenerationStorage, generations
+
+def flock(descriptor, operation):
+    if sys.argv[2] == "files" and not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+        real_flock(descriptor, operation)
+
+real_flock = fcntl.flock
+fcntl.flock = flock
+generations._BOOT_ID = Path(sys.argv[3])
+storage = GenerationStorage(Path(sys.argv[1]), 3)
+storage.open()
+print(storage.root, flush=True)
+data = sys.stdin.buffer.read()
+with closing(storage.new_body()) as body:
+    body.write(data)
+    storage.publish(body, "br.gif", None)
+storage.commit()
+"""
+
+
+@row(74)
+@pytest.mark.parametrize(("honoured", "quiet"), [("files", 0), ("files", 10**6), ("none", 0), ("none", 3000)])
+def test_two_machines_with_sets_on_one_volume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, honoured: str, quiet: float
+) -> None:
+    """A run leaves alone what another machine prepares: by its lock, however old, or by its age, without any lock."""
+    line = line_of("two machines with sets")
+    dest = tmp_path / "dest"
+    for name in ("here", "there"):
+        (tmp_path / name).write_text(name)
+
+    def flock(descriptor: int, operation: int) -> None:
+        if honoured == "files" and not S_ISDIR(os.fstat(descriptor).st_mode):
+            real_flock(descriptor, operation)
+
+    real_flock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(generations, "_BOOT_ID", tmp_path / "here", raising=False)
+    command = [sys.executable, "-c", NODE, str(dest), honoured, str(tmp_path / "there")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as node:
+        assert node.stdout
+        prepared = Path(os.fsdecode(node.stdout.readline().rstrip()))
+        for path in [prepared, *prepared.rglob("*")]:
+            os.utime(path, (time() - quiet, time() - quiet))
+        with ScriptedServer({"/br.gif": Answer(body=GIF)}) as server:
+            done = run_here("br", dest=dest, url=server.url("/{cc}.gif"), publish="set")
+        assert prepared.is_dir()
+        node.communicate(LARGE, timeout=30)
+    assert (done.code, done.statuses, node.returncode) == (line.exit_code, {"BR": line.words[0]}, 0)
+    assert (dest / "current" / "br.gif").read_bytes() == LARGE
+    assert (Generations(dest).roll_back() / "br.gif").read_bytes() == GIF
 
 
 @row(45)

@@ -1,6 +1,7 @@
 """Generations: readers see the old set or the new one, never a mixture."""
 
 import errno
+import fcntl
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import rmtree
 from tempfile import TemporaryDirectory
+from time import time
 
 import pytest
 from disk_calls import disk_calls
@@ -23,7 +25,7 @@ from job.model import Stored
 from job.storage import Generations, GenerationStorage
 
 NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
-RECORDS = {"before", "number"}
+RECORDS = {"before", "number", "generation.lock"}
 """What a set records of itself."""
 
 
@@ -370,17 +372,125 @@ def test_without_a_generation_a_rollback_fails(tmp_path: Path) -> None:
         generations.roll_back()
 
 
+@row(43)
 def test_prepared_generations_of_dead_runs_only_are_swept(tmp_path: Path) -> None:
     """A new run removes the generation that a killed run has prepared, not that of a living one."""
-    (tmp_path / "generations" / ".new-dead").mkdir(parents=True)
+    killed = GenerationStorage(tmp_path, 3)
+    killed.open()
     living = GenerationStorage(tmp_path, 3)
     living.open()
     put(living, "br.gif", GIF)
+    for_all = GenerationStorage(tmp_path, 3)
+    for_all.open()
+    assert killed.root.exists()
+    kill(killed)
     publish(tmp_path, {"cn.gif": PNG})
     assert current_files(tmp_path) == {"cn.gif": PNG}
-    assert not (tmp_path / "generations" / ".new-dead").exists()
+    assert (killed.root.exists(), living.root.exists(), for_all.root.exists()) == (False, True, True)
     living.commit()
     assert current_files(tmp_path) == {"br.gif": GIF}
+
+
+def kill(storage: GenerationStorage) -> None:
+    """Do what the kernel does when a run is killed: its locks are released, and nothing else happens."""
+    assert storage._lock  # noqa: SLF001
+    storage._lock.close()  # noqa: SLF001
+
+
+def age(root: Path, seconds: float) -> None:
+    """Set the times of all that is below a directory so many seconds back."""
+    now = time()
+    for path in [root, *root.rglob("*")]:
+        os.utime(path, (now - seconds, now - seconds), follow_symlinks=False)
+
+
+HOUR = 3600
+
+
+@row(74)
+@pytest.mark.parametrize(
+    ("lock", "quiet", "is_swept"),
+    [
+        ("this machine's", 0, True),
+        ("another machine's", 0, False),
+        ("another machine's", HOUR - 60, False),
+        ("another machine's", HOUR + 60, True),
+        ("another machine's", -HOUR - 60, True),
+        ("empty", HOUR - 60, False),
+        ("none", 0, False),
+        ("none", HOUR + 60, True),
+        ("held", HOUR + 60, False),
+        ("held", -HOUR - 60, False),
+        ("unsupported", HOUR + 60, False),
+        ("of no known machine", 0, False),
+        ("of no known machine", HOUR + 60, True),
+    ],
+)
+def test_a_leftover_is_swept_if_its_run_is_certainly_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lock: str, quiet: float, *, is_swept: bool
+) -> None:
+    """Its lock must be free, and unless this machine had it nothing may have changed for an hour."""
+    publish(tmp_path, {"br.gif": GIF})
+    boot_id = tmp_path / "boot_id"
+    monkeypatch.setattr("job.storage.generations._BOOT_ID", boot_id)
+    if lock != "of no known machine":
+        boot_id.write_text("a\n")
+    leftover = GenerationStorage(tmp_path, 3)
+    leftover.open()
+    if lock != "held":
+        kill(leftover)
+    file = leftover.own_directory / "generation.lock"
+    if lock == "none":
+        file.unlink()
+    elif lock in {"empty", "another machine's"}:
+        file.write_text("" if lock == "empty" else "b\n")
+    age(leftover.root, quiet)
+    if lock == "unsupported":
+        monkeypatch.setattr(fcntl, "flock", refuse_locks)
+    publish(tmp_path, {"cn.gif": PNG})
+    assert leftover.root.exists() is not is_swept
+    assert current_files(tmp_path) == {"br.gif": GIF, "cn.gif": PNG}
+
+
+def refuse_locks(*_: object) -> None:
+    raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+
+@row(74)
+@pytest.mark.parametrize("sign", ["br.gif", ".flagjob/manifest.jsonl", ".flagjob/tmp/1"])
+def test_any_sign_of_life_keeps_another_machines_generation(tmp_path: Path, sign: str) -> None:
+    """A file, a line of the manifest or a temporary file that is young is enough."""
+    leftover = GenerationStorage(tmp_path, 3)
+    leftover.open()
+    kill(leftover)
+    (leftover.own_directory / "generation.lock").write_text("of another machine")
+    (leftover.own_directory / "manifest.jsonl").touch()
+    age(leftover.root, HOUR + 60)
+    (leftover.root / sign).touch()
+    if "/" in sign:
+        os.utime((leftover.root / sign).parent, (0, 0))
+    publish(tmp_path, {"cn.gif": PNG})
+    assert leftover.root.exists()
+    age(leftover.root, HOUR + 60)
+    publish(tmp_path, {"cn.gif": PNG})
+    assert not leftover.root.exists()
+
+
+@row(43)
+def test_what_was_being_removed_is_removed_at_once(tmp_path: Path) -> None:
+    """A generation that a killed run was removing, perhaps without its lock already, is swept by the next run."""
+    publish(tmp_path, {"br.gif": GIF})
+    (tmp_path / "generations" / ".old-1" / ".flagjob").mkdir(parents=True)
+    publish(tmp_path, {"br.gif": PNG})
+    assert [name for name in names(tmp_path) if name.startswith(".")] == []
+
+
+def test_the_lock_of_a_set_is_its_own(tmp_path: Path) -> None:
+    """A set that is made from another one locks a file of its own, and both keep theirs."""
+    for data in (GIF, PNG):
+        publish(tmp_path, {"br.gif": data})
+    locks = [path / ".flagjob" / "generation.lock" for path in Generations(tmp_path).list_published()]
+    assert len({path.stat().st_ino for path in locks}) == 2
 
 
 def test_runs_that_begin_at_once_do_not_sweep_each_other(tmp_path: Path) -> None:
@@ -412,7 +522,7 @@ def test_a_pruned_generation_is_never_half_visible(tmp_path: Path) -> None:
     """A generation is hidden before it is removed: if it cannot be hidden, all of it stays until the next prune."""
     publish(tmp_path, {"br.gif": GIF})
     (first,) = Generations(tmp_path).list_published()
-    obstacle = first.with_name(f".new-{first.name}")  # a file at the hidden name: the rename fails
+    obstacle = first.with_name(f".old-{first.name}")  # a file at the hidden name: the rename fails
     obstacle.write_bytes(b"x")
     publish(tmp_path, {"br.gif": PNG}, keep=1)
     assert (first / "br.gif").read_bytes() == GIF

@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import time
 from contextlib import closing, suppress
 from hashlib import file_digest
 from itertools import count
@@ -115,12 +114,17 @@ class DirectoryStorage:
         The file of a living run is locked while it is open; between its creation and the lock, and between its close
         and the rename, it is young. A file that is neither locked nor young belongs to nobody.
         """
-        oldest = time.time() - SWEEP_AGE_SECONDS
+        try:
+            # The clock of the file system, which may be another machine's: ours may be set otherwise.
+            os.utime(self._temporary)
+            now = self._temporary.stat().st_mtime
+        except OSError:  # without a time nothing is known to be old
+            return
         for path in self._temporary.iterdir():
             # Opened for writing: NFS has exclusive locks only for writers. A file that is locked, or gone, is passed.
             with suppress(OSError), path.open("r+b") as file:
                 lock(file.fileno(), wait=False)
-                if path.stat().st_mtime < oldest:
+                if not is_young(path, now, SWEEP_AGE_SECONDS):
                     path.unlink()
 
     def new_body(self) -> Body:
@@ -222,6 +226,18 @@ class DirectoryStorage:
         for directory in directories:
             if directory.is_relative_to(self.root):
                 self._sync_directory(directory)
+
+
+def is_young(path: Path, now: float, seconds: float) -> bool:
+    """Return whether a path has changed within so many seconds; False if it is gone.
+
+    `now` is a time of the file system's clock. What has changed in the future was changed before that clock was set
+    back, and is not young.
+    """
+    try:
+        return abs(now - path.lstat().st_mtime) < seconds
+    except OSError:
+        return False
 
 
 def is_same_time(version: str | None, mtime_ns: int) -> bool:

@@ -8,9 +8,9 @@ link to one of them. A reader opens `current/br.gif` and sees:
     when `current` is replaced by a link to it         the new generation; a file opened before stays readable
     when the oldest generations are pruned             the new generation
 
-A crash between two steps leaves readers where they were. A leftover `.new-*` is removed by the next run, unless it is
-locked: then its run is alive. After a crash between the rename and the flip a complete generation remains that readers
-have never seen; it is pruned like an old one.
+A crash between two steps leaves readers where they were. A later run removes what is left: `.old-*`, which was to be
+removed, and `.new-*` if its run is dead (`_sweep`). After a crash between the rename and the flip a complete generation
+remains that readers have never seen; it is pruned like an old one.
 
 The order of the generations is what each of them records: the one from which it was made, and a number that is greater
 than those of all that were published before. Names show the time of a clock that may have been wrong.
@@ -18,8 +18,7 @@ than those of all that were published before. Names show the time of a clock tha
 
 import os
 import shutil
-import time
-from contextlib import closing, suppress
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from secrets import token_hex
@@ -28,14 +27,23 @@ from job.atomic_write import lock, map_os_errors, sync_directory, sync_file
 from job.errors import StorageError
 from job.layout import (
     CURRENT,
+    DISCARDED_PREFIX,
+    GENERATION_LOCK,
     GENERATION_NUMBER,
     GENERATIONS,
     OWN_DIRECTORY,
     PARENT,
     PREPARED_PREFIX,
+    TEMPORARY_DIRECTORY,
     sortable_time,
 )
-from job.storage.directory import SWEEP_AGE_SECONDS, DirectoryStorage
+from job.storage.directory import SWEEP_AGE_SECONDS, DirectoryStorage, is_young
+
+_QUIET_SECONDS = 3600
+"""What another machine prepares and has changed more recently is never swept: a lock may be known to one machine only.
+No step of a run takes nearly as long without a file, a line of the manifest or a temporary file."""
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+"""A text that is the same for all processes of one kernel, in whatever container, and for no other (random(4))."""
 
 
 class Generations:
@@ -114,29 +122,30 @@ class Generations:
         current = self.current
         for path in self.list_published()[:-keep]:
             if not current or path.name != current.name:
-                # Renamed first: a run that is killed while it removes the files must not leave a generation that
-                # looks complete. If a leftover has the hidden name the rename fails: then this run removes the
-                # leftover, and a later run the generation.
-                hidden = path.with_name(f"{PREPARED_PREFIX}{path.name}")
-                with suppress(OSError):
-                    path.rename(hidden)
-                shutil.rmtree(hidden, ignore_errors=True)
+                _discard(path)
 
-    def begin(self, generation: Path) -> "_DirectoryLock":
+    def begin(self, generation: Path) -> "_GenerationLock":
         """Make the directory of a generation and return its lock, after the leftovers of dead runs were removed.
 
         The lock on the generation tells other runs that this one is alive; it must be held until the generation is
         published or removed. Raises OSError.
         """
-        self.directory.mkdir(parents=True, exist_ok=True)
-        # Sweeping, making the directory and locking it are one step for other runs, by a lock on the directory of
-        # all generations. It keeps another run from sweeping this generation when it is made and not locked yet.
-        with closing(_DirectoryLock(self.directory, wait=True)):
-            for path in self.directory.glob(f"{PREPARED_PREFIX}*"):
+        (generation / OWN_DIRECTORY).mkdir(parents=True)
+        # Until it is locked, a moment later, only its age keeps another run from sweeping it.
+        held = _GenerationLock(generation, os.O_CREAT)
+        with suppress(OSError):  # a file system without locks is no error: there nothing is swept
+            held.acquire()
+            # After the lock was had, never before: who reads it knows that the run was locked.
+            held.sign()
+        # By the clock of the file system, which may be another machine's: ours may be set otherwise.
+        now = generation.stat().st_mtime
+        for path in self.directory.glob(f"{DISCARDED_PREFIX}*"):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in self.directory.glob(f"{PREPARED_PREFIX}*"):
+            if path != generation:
                 with suppress(OSError):  # a lock is held by a living run
-                    _sweep(path)
-            generation.mkdir()
-            return _DirectoryLock(generation)
+                    _sweep(path, now)
+        return held
 
 
 class GenerationStorage(DirectoryStorage):
@@ -149,7 +158,7 @@ class GenerationStorage(DirectoryStorage):
         """Take the destination, how many generations to keep, and the bytes that a run may need beside them."""
         self._generations = Generations(destination)
         self._keep = keep
-        self._lock: _DirectoryLock | None = None
+        self._lock: _GenerationLock | None = None
         # With a random part: a clock that is set back may show the same time again, and so may that of another machine.
         name = f"{sortable_time(datetime.now(UTC))}-{token_hex(2)}"
         self._final = self._generations.directory / name
@@ -175,7 +184,7 @@ class GenerationStorage(DirectoryStorage):
             # its own: a power cut must not leave a published generation without some of its files.
             for directory, _, _ in os.walk(self.root):
                 self._sync_directory(Path(directory))
-            # The lock is on the directory itself, whatever its name, so it survives the rename.
+            # The lock is on a file below, whatever the path, so it survives the rename.
             self.root.rename(self._final)
             # The link must not be durable before its target.
             sync_directory(self._final.parent)
@@ -188,10 +197,11 @@ class GenerationStorage(DirectoryStorage):
 
         A generation that readers see already stays: the disk has failed after the flip, which then may not be durable.
         """
-        shutil.rmtree(self.root, ignore_errors=True)
-        if self._generations.current != self._final:
-            shutil.rmtree(self._final, ignore_errors=True)
+        # First, since NFS keeps a file that is open under another name: its directory could not be removed.
         self._unlock()
+        _discard(self.root)
+        if self._generations.current != self._final:
+            _discard(self._final)
 
     def _unlock(self) -> None:
         if self._lock:
@@ -199,33 +209,89 @@ class GenerationStorage(DirectoryStorage):
             self._lock = None
 
 
-class _DirectoryLock:
-    """An exclusive lock on a directory, held until it is closed or its process ends.
+class _GenerationLock:
+    """An exclusive lock on a generation, held until it is closed or its process ends.
 
-    Raises OSError where it cannot be had: without `wait`, BlockingIOError if another process has it.
+    It is on a file that is open to be written: NFS has no locks on directories, where each machine has its own, and
+    exclusive ones on files only for writers. It belongs to one descriptor (flock, which NFS turns into a lock of the
+    whole file at the server): a lock of fcntl would go when the process closes any other descriptor of the file.
     """
 
-    def __init__(self, path: Path, *, wait: bool = False) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            lock(self._descriptor, wait=wait)
-        except OSError:
-            self.close()
-            raise
+    def __init__(self, generation: Path, flags: int = 0) -> None:
+        """Open the file; raise FileNotFoundError if there is none, unless the flags make it, or another OSError."""
+        self._descriptor = os.open(generation / GENERATION_LOCK, os.O_RDWR | flags, 0o666)
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises BlockingIOError if a living run has it, and another OSError where the file system has no locks.
+        """
+        lock(self._descriptor, wait=False)
+
+    def sign(self) -> None:
+        """Write down which machine has the lock; raise OSError."""
+        os.write(self._descriptor, _machine())
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Return whether a run of this machine had the lock: then nobody else can have it, whatever NFS does."""
+        machine = _machine()
+        return machine != b"" and os.pread(self._descriptor, len(machine) + 1, 0) == machine
 
     def close(self) -> None:
+        """Release the lock."""
         os.close(self._descriptor)
 
 
-def _sweep(path: Path) -> None:
-    """Remove a generation or a link that a dead run has prepared; raise OSError if its run is alive."""
+def _machine() -> bytes:
+    """Return what tells this machine's kernel from others; nothing if that is not known."""
+    with suppress(OSError):
+        return _BOOT_ID.read_bytes()
+    return b""
+
+
+def _sweep(path: Path, now: float) -> None:
+    """Remove a generation or a link that a dead run has prepared; raise OSError if its run is alive.
+
+    A run is dead if its lock is free. Another machine's lock may be unknown here, as with `nolock` of NFS, so that its
+    generation must be quiet, too; and so must one without a lock: it was made a moment ago, or by an early version.
+    """
     if path.is_symlink():
         # A link cannot be locked. It exists only for the moment of a flip, so an old one belongs to a dead run.
-        if path.lstat().st_mtime < time.time() - SWEEP_AGE_SECONDS:
+        if not is_young(path, now, SWEEP_AGE_SECONDS):
             path.unlink()
         return
-    with closing(_DirectoryLock(path)):
-        shutil.rmtree(path)
+    with ExitStack() as stack:
+        is_of_this_machine = False
+        with suppress(FileNotFoundError):
+            held = _GenerationLock(path)
+            stack.callback(held.close)
+            held.acquire()
+            is_of_this_machine = held.is_of_this_machine
+        if not is_of_this_machine and _is_in_use(path, now):
+            return
+        # On NFS the locked file, and the directories above, stay until it is closed: the next run removes them.
+        _discard(path)
+
+
+def _discard(generation: Path) -> None:
+    """Remove a generation that nobody needs.
+
+    It is renamed first: a run that is killed while it removes the files must leave neither what looks complete, nor
+    what looks as if it were prepared. If a leftover has the hidden name the rename fails: then this run removes the
+    leftover, and a later run the generation.
+    """
+    hidden = generation.with_name(f"{DISCARDED_PREFIX}{generation.name.removeprefix(PREPARED_PREFIX)}")
+    with suppress(OSError):
+        generation.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _is_in_use(generation: Path, now: float) -> bool:
+    """Return whether anything in a generation has changed lately: a file, the manifest, a temporary file."""
+    own = generation / OWN_DIRECTORY
+    signs = (generation, own, *own.glob("*"), *(generation / TEMPORARY_DIRECTORY).glob("*"))
+    return any(is_young(path, now, _QUIET_SECONDS) for path in signs)
 
 
 def _write(path: Path, text: str) -> None:
@@ -269,4 +335,5 @@ def _hard_link_tree(source: Path, target: Path) -> None:
         copy_function=_hard_link,
         dirs_exist_ok=True,
     )
-    shutil.copytree(source / OWN_DIRECTORY, target / OWN_DIRECTORY)
+    not_copied = shutil.ignore_patterns(Path(GENERATION_LOCK).name)
+    shutil.copytree(source / OWN_DIRECTORY, target / OWN_DIRECTORY, ignore=not_copied, dirs_exist_ok=True)
