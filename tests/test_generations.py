@@ -351,6 +351,21 @@ def test_a_file_system_without_hard_links_is_one_error(tmp_path: Path, monkeypat
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("kind", ["link", "symlink"])
+def test_links_are_proved_before_the_first_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    """A file system without links of either kind takes no set, which is known at its beginning, not at its end."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, kind, refuse)
+    storage = GenerationStorage(tmp_path, 3)
+    with pytest.raises(StorageError, match=r"Input/output error.*FLAGJOB_PUBLISH=each"):
+        storage.open()
+    storage.abandon()
+    assert names(tmp_path) == []
+
+
 def test_a_generation_is_durable_before_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its directories are synced, then its own name, then the link: a power cut leaves one generation or the other."""
     publish(tmp_path, {"br.gif": GIF})

@@ -173,6 +173,23 @@ class GenerationStorage(DirectoryStorage):
                 _hard_link_tree(current, self.root)
                 _write(self.own_directory / PARENT, current.name)
         super().open()
+        self._prove_links()
+
+    def _prove_links(self) -> None:
+        """Raise StorageError unless both kinds of links can be made: a set needs them, the first one at its very end.
+
+        Its directory is removed before it is published, and so are these links.
+        """
+        source = self.root / GENERATION_LOCK
+        symbolic = self._temporary / "symbolic"
+        hard = self._temporary / "hard"
+        try:
+            symbolic.symlink_to(source)
+            os.link(source, hard)
+            symbolic.unlink()
+            hard.unlink()
+        except OSError as error:
+            raise _no_links(hard, error) from error
 
     def commit(self) -> None:
         """Make the generation durable and show it to readers; after a StorageError, `abandon` it."""
@@ -321,8 +338,12 @@ def _hard_link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError as error:
         # Raised as our own, which ends the copying: copytree would collect an OSError for each file.
-        hint = "a set has hard links to what is unchanged; FLAGJOB_PUBLISH=each needs none"
-        raise StorageError(f"{target}: {error.strerror} ({hint})") from error
+        raise _no_links(target, error) from error
+
+
+def _no_links(path: Path | str, error: OSError) -> StorageError:
+    hint = "a set is shown by a symbolic link, and has hard links to what is unchanged; FLAGJOB_PUBLISH=each needs none"
+    return StorageError(f"{path}: {error.strerror} ({hint})")
 
 
 def _hard_link_tree(source: Path, target: Path) -> None:
