@@ -298,8 +298,12 @@ def _map_error(error: OSError) -> AttemptError | StorageError:
     reason = next(reason for kind, reason in _REASONS.items() if isinstance(error, kind))
     if reason is Reason.TOO_LARGE:
         return ContentError(reason, str(error))
-    kind = ContentError if reason in _CONTENT_REASONS else NetworkError
-    return kind(reason, f"{type(error).__name__}: {error}{_host_suffix(error)}")
+    message = f"{type(error).__name__}: {error}{_host_suffix(error)}"
+    if reason in _CONTENT_REASONS:
+        return ContentError(reason, message)
+    failure = NetworkError(reason, message)
+    failure.is_unconnected = isinstance(error, requests.ConnectTimeout)
+    return failure
 
 
 def _host_suffix(error: requests.RequestException) -> str:

@@ -193,6 +193,9 @@ class AttemptError(FlagjobError):
 class NetworkError(AttemptError):
     """No usable answer came back."""
 
+    is_unconnected = False
+    """The time for a connection was over before there was one."""
+
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(Failure(reason), message)
 

@@ -37,6 +37,7 @@ _UNCUT_EVENTS = {
     "storage_error",
     "destination_limited",
     "host_paused",
+    "concurrency_lowered",
     "origin_down",
     "uniform_refusal",
     "retry_budget_spent",

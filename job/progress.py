@@ -186,6 +186,11 @@ def _run_started_text(event: Mapping[str, Any]) -> str:
     return f"{label}: {event['url']}\nSearching for {searched}\n{connections} will be used."
 
 
+def _concurrency_lowered_text(event: Mapping[str, Any]) -> str:
+    requests = _counted(event["requests"], "request")
+    return f"{event['host']} bears less: {requests} at the same time for now: {event['error']}"
+
+
 def _host_paused_text(event: Mapping[str, Any]) -> str:
     return f"Waiting for {event['host']}, {event['until_s']:.1f}s at most: {event['error']}"
 
@@ -206,6 +211,7 @@ def _request_text(event: Mapping[str, Any]) -> str:
 
 _CONSOLE_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "builtin_origin": lambda _: "These are the built-in origin's flags; FLAGJOB_URL names a real one.",
+    "concurrency_lowered": _concurrency_lowered_text,
     "done": lambda event: f"<{event['future']}> for {event['code']}",
     "file": lambda event: f"{event['file']}: {event['finding']}",
     "host_paused": _host_paused_text,

@@ -238,6 +238,10 @@ class Reporting:
             rate = min(requests_per_second, _MAX_LOGGED_RATE)
             log.info("host_resumed", host=host, requests_per_s=round(rate, 3))
 
+        def log_overload(error: AttemptError, limit: int) -> None:
+            reason = error.failure.reason
+            log.warning("concurrency_lowered", host=host, requests=limit, reason=reason, error=str(error))
+
         def end_run(error: AttemptError) -> None:
             reason = error.failure.reason
             self.endings[ExitCode.ORIGIN_DOWN] = Cause(reason, self._first_errors.get(reason, str(error)))
@@ -251,6 +255,7 @@ class Reporting:
             resumed=log_resumption,
             recovered=lambda: log.info("origin_back", host=host),
             gave_up=end_run,
+            overloaded=log_overload,
             budget_spent=lambda: log.warning("retry_budget_spent", host=host, hint=_RETRY_BUDGET_HINT),
         )
 

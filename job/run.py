@@ -331,6 +331,7 @@ class _Wiring:
         settings = self.settings
         reporting = self.reporting
         throttle = Throttle(self._throttle_limits(), reporting.throttle_events(self.inputs.template.origin))
+        reporting.metrics.record_throttle(lambda: throttle.concurrency_limit)
         policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
         validated = Validated(client, self._accepted_types, settings.expected_digests, settings.placeholders)
         measured = Measured(validated, reporting.metrics.count_attempt)

@@ -108,7 +108,9 @@ class ScriptedServer:
 
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
-        self._listener.shutdown(socket.SHUT_RDWR)
+        with self._changed, contextlib.suppress(OSError):  # a server that refuses has no listener now and then
+            self._changed.notify_all()
+            self._listener.shutdown(socket.SHUT_RDWR)
         self._accepter.join()
         self._listener.close()
         with self._changed:
@@ -136,12 +138,16 @@ class ScriptedServer:
             while True:
                 wire, _ = self._listener.accept()
                 self.connections += 1
-                if self._tls:
-                    wire = self._tls.wrap_socket(wire, server_side=True, do_handshake_on_connect=False)
-                with self._changed:
-                    self._open.add(wire)
-                self._threads.append(threading.Thread(target=self._serve, args=(wire, self.connections)))
-                self._threads[-1].start()
+                self._begin(wire)
+
+    def _begin(self, wire: socket.socket) -> None:
+        """Serve a connection on a thread of its own."""
+        if self._tls:
+            wire = self._tls.wrap_socket(wire, server_side=True, do_handshake_on_connect=False)
+        with self._changed:
+            self._open.add(wire)
+        self._threads.append(threading.Thread(target=self._serve, args=(wire, self.connections)))
+        self._threads[-1].start()
 
     def _serve(self, wire: socket.socket, number: int) -> None:
         """Answer requests until the script, the client or the server ends the connection."""
@@ -152,6 +158,7 @@ class ScriptedServer:
                 pass
         with self._changed, wire:
             self._open.discard(wire)
+            self._changed.notify_all()
 
     def _step_for(self, request: Request) -> Step:
         """Record the request, and return the step for it."""
@@ -188,6 +195,40 @@ class ScriptedServer:
         for part in (data[start : start + (1 << 16)] for start in range(0, len(data), 1 << 16)):
             wire.sendall(part)
             self.sent += len(part)
+
+
+class ResettingServer(ScriptedServer):
+    """Bears some connections at the same time, and resets the others as soon as they are there."""
+
+    def __init__(self, script: Script, most: int) -> None:
+        super().__init__(script)
+        self._most = most
+
+    def _begin(self, wire: socket.socket) -> None:
+        with self._changed:
+            is_full = len(self._open) == self._most
+        if is_full:
+            wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            wire.close()
+        else:
+            super()._begin(wire)
+
+
+class RefusingServer(ScriptedServer):
+    """Bears some connections at the same time; while there are so many, nobody listens at its port."""
+
+    def __init__(self, script: Script, most: int) -> None:
+        super().__init__(script)
+        self._most = most
+
+    def _begin(self, wire: socket.socket) -> None:
+        super()._begin(wire)
+        with self._changed:
+            if len(self._open) == self._most:
+                self._listener.close()
+                self._changed.wait_for(lambda: len(self._open) < self._most or self._stopped.is_set())
+                if not self._stopped.is_set():
+                    self._listener = socket.create_server(("127.0.0.1", self.port), backlog=1024)
 
 
 def _shake_hands(wire: ssl.SSLSocket) -> None:

@@ -6,6 +6,7 @@ import json
 import pkgutil
 import re
 import shlex
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ from failures import failure_of
 from images import GIF, HTML
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # (it has no types)
 from prometheus_client.metrics_core import Metric
-from scripted import Answer, Request, Script, ScriptedServer, Stall, Step
+from scripted import Answer, Request, ResettingServer, Script, ScriptedServer, Stall, Step
 from test_architecture import DOORS, FILES, RANK, imported_by, owner
 
 from job import __version__
@@ -400,6 +401,18 @@ def refused(cwd: Path) -> list[Done]:
         return [flagjob("BR", *words, cwd=cwd), flagjob("CN", *words, cwd=cwd)]
 
 
+def crowded(cwd: Path) -> Done:
+    """Ask an origin of two connections, which resets the others."""
+    flags = [f"d{n}" for n in range(60)]
+
+    def slow(_: Request) -> Step:
+        threading.Event().wait(0.01)
+        return Answer(body=GIF)
+
+    with ResettingServer({f"/{flag}.gif": slow for flag in flags}, 2) as server:
+        return flagjob(*flags, "--dest=crowded", "--url", server.url("/{cc}.gif"), cwd=cwd)
+
+
 def terminated(words: list[str], server: ScriptedServer, cwd: Path) -> Done:
     """Send SIGTERM to a run that has one of two answers, or is about to get it."""
     with start_flagjob(*words, cwd=cwd, settings={"FLAGJOB_TERMINATION_LOG": str(cwd / "message")}) as process:
@@ -434,7 +447,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
         flagjob("--dest=file", cwd=cwd),
     ]
     (cwd / "builtin" / "br.gif").touch()
-    others += [flagjob("BR", "--dest=builtin", cwd=cwd), *kept(cwd), *troubled(cwd), *refused(cwd)]
+    others += [flagjob("BR", "--dest=builtin", cwd=cwd), *kept(cwd), *troubled(cwd), *refused(cwd), crowded(cwd)]
     with start_flagjob("serve", "--port", "0", cwd=cwd) as process:
         assert process.stdout
         first = process.stdout.readline()

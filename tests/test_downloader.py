@@ -324,7 +324,7 @@ def test_every_attempt_acquires_a_permit(monkeypatch: pytest.MonkeyPatch) -> Non
 
     throttle = CountingThrottle(ThrottleLimits())
     with monkeypatch.context() as patch:
-        patch.setattr("job.resilience.throttle.monotonic", lambda: float(next(now)))  # far more than 60 seconds a wait
+        patch.setattr("job.resilience.attempt.monotonic", lambda: float(next(now)))  # far more than 60 seconds a wait
         result = download_with(Script([HTML, HTML, GIF]), throttle=throttle)(BR)
     assert (result.status, result.attempts, throttle.permits) == (Status.OK, 3, 3)
 
@@ -406,7 +406,7 @@ def test_ignored_attempts_do_not_use_the_items_time(monkeypatch: pytest.MonkeyPa
     script.on_get = lambda: now.append(now[-1] + 10 * (not script.attempts))
     download = download_with(script, throttle=IgnoringThrottle(ThrottleLimits()), policy=RetryPolicy(3, 5))
     with monkeypatch.context() as patch:
-        for module in ("throttle", "retrying"):
+        for module in ("attempt", "retrying"):
             patch.setattr(f"job.resilience.{module}.monotonic", lambda: now[-1])
         result = download(BR)
     assert (result.status, result.attempts) == (Status.OK, 3)

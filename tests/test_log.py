@@ -485,6 +485,7 @@ def test_console_lines_say_why_a_run_waits_or_ends() -> None:
 
     def write(log: RunLog) -> None:
         log.warning("host_paused", host=host, until_s=30.0, reason="connection", error=error)
+        log.warning("concurrency_lowered", host=host, requests=1, reason="connection", error=error)
         log.info("host_resumed", host=host, requests_per_s=12.5)
         log.info("origin_back", host=host)
         log.error("origin_down", host=host, reason="connection", error=error)
@@ -495,6 +496,7 @@ def test_console_lines_say_why_a_run_waits_or_ends() -> None:
 
     assert lines(write, for_people=True) == [
         f"Waiting for {host}, 30.0s at most: {error}",
+        f"{host} bears less: 1 request at the same time for now: {error}",
         "Going on with 12.5 requests a second at first.",
         f"{host} is back.",
         f"*** {host} is down, the run ends: {error}",

@@ -22,7 +22,17 @@ from test_client import every_exception_of_requests
 from job import redirects, validation
 from job.atomic_write import map_os_errors
 from job.client import Client, ClientConfig
-from job.errors import AttemptError, Failure, HttpError, LogError, NotFoundError, PathError, Reason, StorageError
+from job.errors import (
+    AttemptError,
+    Failure,
+    HttpError,
+    LogError,
+    NetworkError,
+    NotFoundError,
+    PathError,
+    Reason,
+    StorageError,
+)
 from job.log import RunLog
 from job.model import FileType, Reply
 from job.transport import CurlAdapter, CurlResponse, exception_for
@@ -104,6 +114,13 @@ def test_each_exception_of_requests_has_its_reason() -> None:
         name: reason for name, reason in found.items() if reason != Reason.PROTOCOL or name in EXPECTED_REASONS
     } == EXPECTED_REASONS
     assert mapped_reason(rx.JSONDecodeError("boom", "doc", 0)) == Reason.PROTOCOL
+
+
+def test_only_a_connection_that_came_too_late_is_unconnected() -> None:
+    """Of the time-outs the one before there was a connection is marked: a firewall may drop what is too much."""
+    kinds = [rx.ConnectTimeout, rx.ReadTimeout, rx.Timeout, rx.ConnectionError]
+    found = [mapped(kind("boom")) for kind in kinds]
+    assert [isinstance(error, NetworkError) and error.is_unconnected for error in found] == [True, False, False, False]
 
 
 def test_each_error_of_libcurl_has_its_reason() -> None:

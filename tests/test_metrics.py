@@ -189,6 +189,16 @@ def test_numbers_of_the_moment_are_read_at_each_scrape() -> None:
     assert (first, [samples(metrics)[name, ()] for name in names]) == ([2, 3, 5], [30, 7, 40])
 
 
+def test_the_limit_on_concurrency_is_read_at_each_scrape() -> None:
+    """How many requests the origin bears has its value at the time of the scrape."""
+    metrics = make()
+    limits = [30]
+    metrics.record_throttle(lambda: limits[-1])
+    first = samples(metrics)["flagjob_concurrency_limit", ()]
+    limits.append(4)
+    assert (first, samples(metrics)["flagjob_concurrency_limit", ()]) == (30, 4)
+
+
 def test_only_a_success_leaves_its_time() -> None:
     """A failed run records its end and its exit code, but no time of success."""
     failed = make()

@@ -506,6 +506,21 @@ def test_threads_share_idle_connections(client: Client) -> None:
     assert server.connections == 1
 
 
+def test_a_handle_without_a_connection_is_taken_last(client: Client) -> None:
+    """After a reset the next request takes the connection that is there, and opens none."""
+    is_over = threading.Event()
+    script: dict[str, Step] = {"/cn": Answer(body=b"flag"), "/reset": Hold(is_over, Raw(b"", reset=True))}
+    with ScriptedServer(script) as server, ThreadPoolExecutor(1) as pool:
+        failed = pool.submit(client.get, server.url("/reset"))
+        server.wait_for(1)
+        assert client.get(server.url("/cn")).content == b"flag"
+        is_over.set()
+        assert isinstance(failed.exception(10), rx.ConnectionError)
+        before = server.connections
+        assert client.get(server.url("/cn")).content == b"flag"
+    assert server.connections == before
+
+
 def test_each_concurrent_request_has_its_own_connection(new_client: type[Client]) -> None:
     """Eight threads that send concurrently use eight connections for 80 requests."""
     together = threading.Barrier(8)

@@ -70,6 +70,7 @@ class Metrics(Collector):
         self._workers = self._gauge("workers", "Most downloads at the same time.")
         self._active = self._gauge("active_downloads", "Downloads under way.")
         self._pending = self._gauge("pending_downloads", "Items that wait for a worker.")
+        self._concurrency = self._gauge("concurrency_limit", "Most requests at the same time that the origin bears.")
         self._gauge("selected_codes", "Items taken from the source so far.").set_function(lambda: self.selected)
         self._gauge("shards", "Into how many shares the codes are divided.").set(shards)
         self._start_time = self._gauge("last_run_start_timestamp_seconds", "When the run began.")
@@ -123,6 +124,10 @@ class Metrics(Collector):
         self._workers.set(workers)
         self._active.set_function(active)
         self._pending.set_function(pending)
+
+    def record_throttle(self, concurrency_limit: Callable[[], int]) -> None:
+        """Take what returns how many requests may be under way; a scrape calls it, so it must only read a value."""
+        self._concurrency.set_function(concurrency_limit)
 
     def record_end(self, summary: Summary, timestamp: float) -> None:
         """Record the end of the run (Unix time, in seconds), once; only a successful run gets a time of success."""

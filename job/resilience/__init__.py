@@ -1,8 +1,8 @@
-"""Resilience: retries, back-off, rate limit, Retry-After and circuit breaker, as wrappers around one `get`."""
+"""Resilience: retries, back-off, limits, Retry-After and circuit breaker, as wrappers around one `get`."""
 
-from job.resilience.attempt import Measured, Validated
+from job.resilience.attempt import Measured, Throttled, Validated
 from job.resilience.retrying import Authorized, RetryEvent, Retrying, RetryPolicy, retry_until
-from job.resilience.throttle import Throttle, Throttled, wait_for_permit
+from job.resilience.throttle import Throttle, wait_for_permit
 from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ItemRequest, Permit, Source, ThrottleEvents, ThrottleLimits
 
 __all__ = [

@@ -1,14 +1,22 @@
-"""One attempt: the innermost wrappers, which validate the answer and measure the time and outcome of each attempt."""
+"""One attempt: the innermost wrappers, which validate its answer, measure it, and wait for the throttle before it."""
 
 from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
+from random import uniform
 from time import monotonic
 
 from job import validation
+from job.cancellation import Sleeper
 from job.client import Client, wait_seconds
-from job.errors import AttemptError, ContentError, FlagjobError, Outcome
+from job.errors import AttemptError, ContentError, FlagjobError, NetworkError, Outcome
 from job.model import FileType, NotModified, Reply
-from job.resilience.types import ItemRequest, Source
+from job.resilience.retrying import RetryEvent, RetryPolicy
+from job.resilience.throttle import Throttle, wait_for_permit
+from job.resilience.types import FREE_TRIES, ItemRequest, Permit, Source
+
+_UNDECIDED_WAIT_SECONDS = 0.05
+"""How long an attempt that may have been turned away waits, at first, before it is looked at what others got."""
+_LONGEST_UNDECIDED_WAIT_SECONDS = 1.0
 
 
 class Validated:
@@ -85,3 +93,117 @@ class Measured:
             request.record_status(HTTPStatus.OK)
             self._on_attempt(Outcome.OK, monotonic() - began, request.received_bytes)
         return reply
+
+
+class Throttled:
+    """Wraps `get`: waits for the throttle before each attempt, and repeats attempts whose failure it ignores.
+
+    Such a failure costs the item neither an attempt nor its time, only the wait that all attempts share. Thread-safe
+    as far as its parts are.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        throttle: Throttle,
+        *,
+        policy: RetryPolicy,
+        sleeper: Sleeper,
+        on_retry: Callable[[str, RetryEvent], None],
+    ) -> None:
+        self._source = source
+        self._throttle = throttle
+        self._policy = policy
+        self._sleeper = sleeper
+        self._on_retry = on_retry
+
+    def get(self, request: ItemRequest) -> Reply | NotModified:
+        """Return what the wrapped `get` returns; raise its error if that counts against the item."""
+        while True:
+            permit = self._wait(request)
+            began = monotonic()
+            try:
+                reply = self._send(request)
+            except BaseException as error:
+                is_ignored = self._throttle.release(permit, error)
+                if permit.undecided:
+                    is_ignored = self._settle(request, permit)
+                request.fails_while_others_succeed |= permit.others_succeeded
+                if not isinstance(error, AttemptError) or not is_ignored:
+                    raise
+                if not self._ignores(error, permit, request) or not error.failure.retryable:
+                    raise
+                request.ignored_failures += 1
+                request.throttled_seconds += monotonic() - began
+                self._report(request, error)
+            else:
+                self._release(permit, reply)
+                return reply
+
+    def _wait(self, request: ItemRequest) -> Permit:
+        permit = Permit(
+            request.item.code,
+            is_retry=request.attempts > request.ignored_failures,
+            fails_while_others_succeed=request.fails_while_others_succeed,
+            free_tries=request.free_tries,
+        )
+        if permit.free_tries == 1:  # this attempt is alone: if it fails, it is not because of others
+            request.free_tries = 0
+        began = monotonic()
+        wait_for_permit(self._throttle, permit, self._sleeper.sleep)
+        request.throttled_seconds += monotonic() - began
+        return permit
+
+    def _send(self, request: ItemRequest) -> Reply | NotModified:
+        self._sleeper.check()
+        try:
+            return self._source.get(request)
+        except AttemptError as error:
+            if isinstance(error, NetworkError):
+                self._sleeper.check()  # the end of the run breaks transfers off: that is not the origin's failure
+            request.error = str(error)
+            raise
+
+    def _settle(self, request: ItemRequest, permit: Permit) -> bool:
+        """Wait until others' attempts show whether the origin turned this one away; return whether it is ignored."""
+        is_ignored = False
+        began = monotonic()
+        longest = _UNDECIDED_WAIT_SECONDS * 2 ** (FREE_TRIES - permit.free_tries)
+        while permit.undecided:
+            self._sleeper.sleep(uniform(longest / 2, longest))  # noqa: S311  (no secret)
+            is_ignored = self._throttle.settle(permit, permit.undecided)
+            longest = min(2 * longest, _LONGEST_UNDECIDED_WAIT_SECONDS)
+        if is_ignored:
+            request.free_tries = permit.free_tries - 1
+        else:
+            request.throttled_seconds += monotonic() - began
+        return is_ignored
+
+    def _release(self, permit: Permit, reply: Reply | NotModified) -> None:
+        try:
+            self._throttle.release(permit, None)
+        except BaseException:  # a callback failed, such as a log that nobody reads: the body has no owner yet
+            if isinstance(reply, Reply):
+                reply.body.close()
+            raise
+
+    def _ignores(self, error: AttemptError, permit: Permit, request: ItemRequest) -> bool:
+        """Return whether a failure stays ignored: not for an item that alone is throttled.
+
+        Such an item would hold up all others. The limits are the number of attempts that it may make, counted while
+        other items are answered, and the patience with one item.
+        """
+        if not error.retry_after:
+            return True
+        now = monotonic()
+        if request.throttled_since is None:
+            request.throttled_since = now
+        if permit.others_succeeded:
+            request.throttled_while_others_succeed += 1
+        if request.throttled_while_others_succeed > self._policy.max_attempts:
+            return False
+        return now - request.throttled_since <= self._policy.patience_seconds
+
+    def _report(self, request: ItemRequest, error: AttemptError) -> None:
+        max_attempts = self._policy.max_attempts + request.ignored_failures
+        self._on_retry(request.item.code, RetryEvent(request.attempts, max_attempts, 0.0, error, ignored=True))

@@ -1,9 +1,11 @@
 """The circuit breaker: is the origin there at all; opens after failures in a row, then probes with back-off."""
 
 from enum import Enum
+from http import HTTPStatus
 from random import uniform
 
-from job.resilience.types import ThrottleLimits
+from job.errors import AttemptError, NetworkError, Reason
+from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ThrottleLimits
 
 _MIN_FAILURES = 20
 """Failures in a row that a run with few workers bears."""
@@ -12,6 +14,12 @@ _MAX_FAILURES_WITH_PATIENCE = 45
 _FIRST_PROBE_SECONDS = 1.0
 _LONGEST_PROBE_SECONDS = 30.0
 """Bounds of the pause between probes, which doubles each time; up to one random second is added to each."""
+_PAUSING_STATUSES = {403, 420, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 509, *range(520, 528)}
+"""The statuses whose Retry-After is meant for all requests (RFC 6585, 4; RFC 9110, 15.6.4): 403 is GitHub's rate limit,
+420 and 509 are those of others, and 520 to 527 are a CDN's words about its whole origin."""
+_REJECTING_REASONS = {Reason.CONNECTION, Reason.PROXY}
+_REJECTING_STATUSES = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
+"""How an origin, or a proxy before it, turns away what is too much for it: it refuses or resets, or says 502 or 503."""
 
 
 class State(Enum):
@@ -125,3 +133,32 @@ def _failure_limit(limits: ThrottleLimits) -> int:
         return limit
     limit_of_list = 2 * limits.items if limits.items and not limits.is_for_hiccups else limit
     return min(limit, _MAX_FAILURES_WITH_PATIENCE, limit_of_list)
+
+
+def is_throttling(error: AttemptError) -> bool:
+    """Return whether an answer asks all requests to wait: for a time that is worth it, or a 429 without a time."""
+    status = error.failure.http_status
+    retry_after = error.retry_after or 0.0
+    if status == HTTPStatus.TOO_MANY_REQUESTS and not retry_after:
+        return True
+    return status in _PAUSING_STATUSES and 0 < retry_after <= MAX_RETRY_AFTER_SECONDS
+
+
+def is_failure(error: AttemptError) -> bool:
+    """Return whether an attempt shows an origin in trouble: no answer, a 5xx, or a Retry-After that is too long."""
+    if isinstance(error, NetworkError):
+        return True
+    status = error.failure.http_status or 0
+    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return True
+    return status in _PAUSING_STATUSES and (error.retry_after or 0) > 0
+
+
+def is_rejection(error: AttemptError) -> bool:
+    """Return whether an attempt may have failed because others were under way: refused, reset, or a 502 or 503.
+
+    So may one whose packets a firewall drops, which is no connection in time. One with a time to wait has its own way.
+    """
+    if isinstance(error, NetworkError):
+        return error.failure.kind in _REJECTING_REASONS or error.is_unconnected
+    return error.failure.http_status in _REJECTING_STATUSES and not error.retry_after

@@ -1,6 +1,7 @@
-"""The rate limiter: how many requests start in a second; halved after a pause, then grown along TCP CUBIC's curve."""
+"""The two limiters: how many requests start in a second (TCP CUBIC's curve), and how many are under way (AIMD)."""
 
-from math import inf
+import sys
+from math import ceil, inf
 
 _BETA = 0.5
 """What remains of the rate after a pause (CUBIC's multiplicative decrease; its own is 0.7, RFC 9438, 4.6)."""
@@ -12,6 +13,12 @@ _UNLIMITED_RATE = 1000.0
 """Requests a second at which a rate that nobody configured stops being a limit."""
 _SHORTEST_MEASUREMENT_SECONDS = 1.0
 """The answers to a shorter burst count as if they had taken this long: a burst shows no sustainable rate."""
+_UNLIMITED = sys.maxsize
+_LOWERING_SHARE = 0.25
+"""The limit is lowered when a quarter of as many attempts as are under way at the same time were turned away: an item
+that is always reset is one of thirty, and tells nothing about the other twenty-nine."""
+_ROUNDS_BEFORE_TOO_MANY = 8
+"""How often as many attempts as the limit allows must be answered before a limit that was too high is tried again."""
 
 
 class RateLimiter:
@@ -70,3 +77,76 @@ class RateLimiter:
         rate = self._w_max * (1 + (1 - _BETA) * (seconds / _RECOVERY_SECONDS - 1) ** 3)
         self._is_throttled = rate < min(self._max_rate, _UNLIMITED_RATE)
         return rate if self._is_throttled else self._max_rate
+
+
+class ConcurrencyLimiter:
+    """Limits how many requests are under way at the same time. Not thread-safe: the throttle's lock guards it.
+
+    There is no limit until the origin turns attempts away (refuses, resets or says 503) while it answers others. Then
+    half of what was under way is the limit, and one more each time that as many attempts were answered (additive
+    increase, multiplicative decrease, as in TCP), up to `workers`, which is no limit again. A limit that was too high
+    is tried again later. What started before the limit was lowered does not lower it once more.
+    """
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._too_many = _UNLIMITED
+        """What was under way when the limit was lowered."""
+        self._turned_away = 0
+        self._answered = 0
+        self._round = 1
+        """How many answers make a round: as many as may be under way. What was turned away counts within a round."""
+        self._rounds = 1
+        """How many rounds lead to a higher limit."""
+        self.limit = _UNLIMITED
+        self.epoch = 0
+        """How often the limit was lowered."""
+        self.needs_answers = False
+        """Answers must be recorded: there is a limit, or something was turned away."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Return whether there is a limit."""
+        return self.limit < _UNLIMITED
+
+    def record_turned_away(self, under_way: int, epoch: int) -> bool:
+        """Record an attempt that started in an epoch and was turned away; return whether the limit is lowered.
+
+        `under_way` is the number of attempts at the same time, this one included.
+        """
+        if epoch != self.epoch or under_way <= 1:
+            return False
+        under_way = min(under_way, self.limit)
+        # Where there is no limit many workers may be busy with something else, such as items that are always reset.
+        whole = under_way if self.is_limited else max(under_way, self._workers // 2)
+        if not self.needs_answers:
+            self._begin_rounds(whole)
+        self._turned_away += 1
+        if self._turned_away < ceil(whole * _LOWERING_SHARE):
+            return False
+        self._too_many = under_way
+        self.limit = max(under_way // 2, 1)
+        self.epoch += 1
+        self._begin_rounds(self.limit)
+        return True
+
+    def record_answer(self) -> None:
+        """Count an answer; after as many as are due, allow one more request at the same time."""
+        self._answered += 1
+        if self._answered % self._round == 0:
+            self._turned_away = 0
+        if self._answered < self._round * self._rounds:
+            return
+        if self.limit + 1 < self._workers:
+            self.limit += 1
+            self._begin_rounds(self.limit)
+        else:
+            self.limit = _UNLIMITED
+            self.needs_answers = False
+
+    def _begin_rounds(self, under_way: int) -> None:
+        self.needs_answers = True
+        self._turned_away = 0
+        self._answered = 0
+        self._round = under_way
+        self._rounds = _ROUNDS_BEFORE_TOO_MANY if under_way + 1 == self._too_many else 1

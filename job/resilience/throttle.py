@@ -1,37 +1,31 @@
-"""The throttle of an origin: when each attempt may start, by rate limit, Retry-After pauses and circuit breaker."""
+"""The throttle of an origin: when each attempt may start, by its limits, Retry-After pauses and circuit breaker."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from http import HTTPStatus
 from random import uniform
 from threading import Lock
 from time import monotonic
 
-from job.cancellation import Sleeper
 from job.errors import AttemptError, NetworkError, Reason
-from job.model import NotModified, Reply
-from job.resilience.circuit_breaker import CircuitBreaker
-from job.resilience.rate_limiter import RateLimiter
-from job.resilience.retrying import RetryBudget, RetryEvent, RetryPolicy
-from job.resilience.types import (
-    MAX_RETRY_AFTER_SECONDS,
-    NO_EVENTS,
-    ItemRequest,
-    Permit,
-    Source,
-    ThrottleEvents,
-    ThrottleLimits,
-    ignore,
-)
+from job.resilience.circuit_breaker import CircuitBreaker, is_failure, is_rejection, is_throttling
+from job.resilience.rate_limiter import ConcurrencyLimiter, RateLimiter
+from job.resilience.retrying import RetryBudget
+from job.resilience.types import FREE_TRIES, NO_EVENTS, Permit, ThrottleEvents, ThrottleLimits, Undecided, ignore
 
 _LONGEST_WAIT_SECONDS = 1.0
 """After so long at most an attempt asks again: the pause that it waits for may have ended early."""
 _SHORT_PAUSE_SECONDS = 0.5
 """The pause after a 429 without a Retry-After."""
-_PAUSING_STATUSES = {403, 420, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 509, *range(520, 528)}
-"""The statuses whose Retry-After is meant for all requests (RFC 6585, 4; RFC 9110, 15.6.4): 403 is GitHub's rate limit,
-420 and 509 are those of others, and 520 to 527 are a CDN's words about its whole origin."""
+_ASKS_PER_SECOND = 400
+"""How often all attempts together ask whether there is a place, while the number under way is limited."""
+_ASKS_PER_SECOND_WHEN_HELD_UP = 2000
+"""The same while they let one pass, which takes moments: after that there are many places at once."""
+_ALONE_SECONDS = 2.0
+"""How long others wait at most for an attempt that should be the only one under way."""
+_ALONE_ASK_SECONDS = 0.005
+_UNDECIDED_SECONDS = 10.0
+"""How long a failure may wait for an answer to other attempts, which shows that the origin is there."""
 _LASTING_REASONS = {Reason.DNS, Reason.TLS}
 """A name that nobody has, or a bad certificate: no hiccup, and nothing that seconds heal."""
 _Notify = Callable[[], None]
@@ -48,18 +42,23 @@ class _Effect:
 
 
 _NO_EFFECT = _Effect()
+_IGNORED = _Effect(is_ignored=True)
 
 
 class Throttle:
     """Holds the state of one origin, and says how long each attempt must wait. It never sleeps itself.
 
     An attempt asks `acquire` until that returns 0.0, and reports its result by `release`; an attempt that stops waiting
-    calls `withdraw`. `wait_for_permit` does the waiting.
+    calls `withdraw`. `wait_for_permit` does the waiting. A failure that leaves the permit undecided is for `settle`
+    later on: what the other attempts got shows whether the origin turned this one away.
 
-    Thread-safe. `_lock` guards all state, breaker, limiter and budget included, because one decision reads several of
+    Thread-safe. `_lock` guards all state, breaker, limiters and budget included, because one decision reads several of
     them: without it two threads would take the same slot, both become the probe of an open circuit, or start while a
     third is just recording the pause that holds them. It is never held across a wait or a callback: a callback may
     block (a log whose reader is slow), and all workers would block behind it.
+
+    Nobody is woken when the number under way is limited and one of them ends: mostly its worker starts another item at
+    once. Those that wait ask again, rarely if they are many, and find what is free.
 
     `clock` is a monotonic clock in seconds; `jitter` returns the seconds that are added to a pause.
     """
@@ -86,10 +85,23 @@ class Throttle:
         self._is_paused = False
         """There was a pause, and no attempt has started since."""
         self._only_throttled_since: float | None = None
+        self._in_flight = 0
+        self._undecided = 0
+        """Failures that are undecided, of the present epoch of the limit on concurrency: each keeps its place."""
+        self._alone: Permit | None = None
+        """The attempt that others let pass, so that it is the only one under way, until `_alone_until` at most."""
+        self._alone_until = 0.0
+        self._concurrency = ConcurrencyLimiter(limits.workers)
+        self._is_overload_reported = False
         self._limiter = RateLimiter(limits.rate, limits.workers, clock())
         self._breaker = CircuitBreaker(limits)
         self._budget = RetryBudget()
         self._is_budget_reported = False
+
+    @property
+    def concurrency_limit(self) -> int:
+        """Return how many attempts may be under way at the same time; any thread may ask, without the lock."""
+        return min(self._concurrency.limit, self._limits.workers)
 
     def acquire(self, permit: Permit) -> float:
         """Return how many seconds to wait before asking again; 0.0 means that the attempt may start now."""
@@ -99,7 +111,9 @@ class Throttle:
             wait, notify = self._time_until_turn(permit, now)
             if wait == 0.0:
                 del self._waiting[permit]
+                self._in_flight += 1
                 permit.epoch = self._epoch
+                permit.limit_epoch = self._concurrency.epoch
                 permit.answers_before = self._answers
         notify()
         return min(wait, _LONGEST_WAIT_SECONDS)
@@ -107,7 +121,11 @@ class Throttle:
     def withdraw(self, permit: Permit) -> None:
         """Forget an attempt that will not start: it must not stay first in the queue for the next probe."""
         with self._lock:
-            self._waiting.pop(permit, None)
+            if permit in self._waiting:
+                del self._waiting[permit]
+            else:  # it had the permission, and the callback of an event failed
+                self._in_flight -= 1
+            self._end_alone(permit)
 
     def release(self, permit: Permit, error: BaseException | None) -> bool:
         """Record how an attempt ended (None: well); return whether its failure is not counted against the item.
@@ -118,9 +136,39 @@ class Throttle:
         with self._lock:
             now = self._clock()
             permit.others_succeeded = self._answers > permit.answers_before
+            self._in_flight -= 1
+            self._end_alone(permit)
             if permit.is_probe:
                 self._breaker.end_probe()
-            effect = self._record(permit, error, now)
+            if isinstance(error, AttemptError) and self._may_be_turned_away(permit, error):
+                permit.undecided = Undecided(error, now, self._in_flight + 1)
+                if permit.limit_epoch == self._concurrency.epoch:
+                    self._undecided += 1
+                effect = _IGNORED
+            else:
+                effect = self._record(permit, error, now)
+        effect.notify()
+        return effect.is_ignored
+
+    def settle(self, permit: Permit, undecided: Undecided) -> bool:
+        """Decide about a failure once others have ended; return whether it is ignored, as far as it is decided.
+
+        It is ignored if other attempts were answered since it started: the origin turned it away, and fewer should be
+        under way. Else it is recorded like any failure, as soon as no other attempt is left, or after 10 s.
+        """
+        with self._lock:
+            now = self._clock()
+            permit.others_succeeded = self._answers > permit.answers_before
+            is_open = bool(self._in_flight) and self._breaker.is_closed and now - undecided.since < _UNDECIDED_SECONDS
+            if is_open and not permit.others_succeeded:
+                return True
+            permit.undecided = None
+            if permit.limit_epoch == self._concurrency.epoch:
+                self._undecided -= 1
+            if permit.others_succeeded:
+                effect = self._record_turned_away(permit, undecided)
+            else:
+                effect = self._record(permit, undecided.error, now)
         effect.notify()
         return effect.is_ignored
 
@@ -130,7 +178,7 @@ class Throttle:
         With a patience that the user asked for, failures of an origin that is away cost nothing: they are waited for
         anyway.
         """
-        if self._limits.patience and not self._limits.is_for_hiccups and _is_failure(error):
+        if self._limits.patience and not self._limits.is_for_hiccups and is_failure(error):
             return True
         with self._lock:
             is_paid = self._budget.spend()
@@ -148,9 +196,34 @@ class Throttle:
         if now < self._resume_at:
             return self._resume_at - now, ignore
         notify = self._end_pause(now) if self._is_paused else ignore
+        if self._is_full() or self._alone is not None or permit.free_tries == 1:
+            wait = self._time_until_place(permit, now)
+            if wait:
+                permit.slot = None  # it is used up by the time that there is a place
+                return wait, notify
         if permit.slot is None:
             permit.slot = self._limiter.reserve(now)
         return max(permit.slot - now, 0.0), notify
+
+    def _time_until_place(self, permit: Permit, now: float) -> float:
+        """Return 0.0 if one more attempt may be under way, or how long to wait before asking again."""
+        if permit.free_tries == 1 and self._alone is None:
+            self._alone = permit
+            self._alone_until = now + _ALONE_SECONDS
+        is_held_up = self._alone is not None and now < self._alone_until
+        if self._alone is permit and is_held_up:
+            return _ALONE_ASK_SECONDS if self._in_flight else 0.0
+        if is_held_up or self._is_full():
+            asks_per_second = _ASKS_PER_SECOND_WHEN_HELD_UP if is_held_up else _ASKS_PER_SECOND
+            return len(self._waiting) / asks_per_second * uniform(0.5, 1.5)  # noqa: S311  (no secret)
+        return 0.0
+
+    def _is_full(self) -> bool:
+        return self._in_flight + self._undecided >= self._concurrency.limit
+
+    def _end_alone(self, permit: Permit) -> None:
+        if self._alone is permit:
+            self._alone = None
 
     def _time_until_probe(self, permit: Permit, now: float) -> float:
         """Make the attempt that has waited longest the probe: the next probe is then another item's."""
@@ -181,11 +254,38 @@ class Throttle:
             return self._record_answer(permit, now)
         if not isinstance(error, AttemptError):
             return _NO_EFFECT
-        if _is_throttling(error) and self._breaker.is_closed:
+        if is_throttling(error) and self._breaker.is_closed:
             return self._record_throttling(permit, error, now)
-        if _is_failure(error):
+        if is_failure(error):
             return self._record_failure(permit, error, now)
         return self._record_answer(permit, now)
+
+    def _may_be_turned_away(self, permit: Permit, error: AttemptError) -> bool:
+        """Return whether a failure may be due to the others, which then tell: they are under way, or were answered."""
+        if not permit.free_tries or not self._breaker.is_closed or not is_rejection(error):
+            return False
+        if error.failure.kind is Reason.TIMEOUT:  # it took seconds: an answer to others would have come by now
+            return permit.others_succeeded
+        return permit.others_succeeded or self._in_flight > 0
+
+    def _record_turned_away(self, permit: Permit, undecided: Undecided) -> _Effect:
+        """Lower the limit on concurrency if this is not just one item's failure; the failure is ignored.
+
+        As long as there is no limit only an item's first failure is counted: one that is always reset fails often.
+        """
+        if permit.free_tries < FREE_TRIES and not self._concurrency.is_limited:
+            return _IGNORED
+        # The others that were answered meanwhile are what the origin bears, or those that are under way now.
+        answered = min(self._answers - permit.answers_before, undecided.under_way - 1)
+        under_way = max(self._in_flight, answered) + 1
+        if not self._concurrency.record_turned_away(under_way, permit.limit_epoch):
+            return _IGNORED
+        self._undecided = 0
+        if self._is_overload_reported:
+            return _IGNORED
+        self._is_overload_reported = True
+        notify = partial(self._events.overloaded, undecided.error, self._concurrency.limit)
+        return _Effect(is_ignored=True, notify=notify)
 
     def _record_throttling(self, permit: Permit, error: AttemptError, now: float) -> _Effect:
         """Pause all attempts; open the circuit if the origin has done nothing but throttle for too long."""
@@ -243,6 +343,8 @@ class Throttle:
             self._breaker.record_answer()
             self._only_throttled_since = None
             self._limiter.record_answer()
+            if self._concurrency.needs_answers:
+                self._concurrency.record_answer()
             return _NO_EFFECT
         if self._breaker.has_given_up or not permit.is_probe:
             return _NO_EFFECT
@@ -260,116 +362,3 @@ def wait_for_permit(throttle: Throttle, permit: Permit, sleep: Callable[[float],
     except BaseException:
         throttle.withdraw(permit)
         raise
-
-
-class Throttled:
-    """Wraps `get`: waits for the throttle before each attempt, and repeats attempts whose failure it ignores.
-
-    Such a failure costs the item neither an attempt nor its time, only the wait that all attempts share. Thread-safe
-    as far as its parts are.
-    """
-
-    def __init__(
-        self,
-        source: Source,
-        throttle: Throttle,
-        *,
-        policy: RetryPolicy,
-        sleeper: Sleeper,
-        on_retry: Callable[[str, RetryEvent], None],
-    ) -> None:
-        self._source = source
-        self._throttle = throttle
-        self._policy = policy
-        self._sleeper = sleeper
-        self._on_retry = on_retry
-
-    def get(self, request: ItemRequest) -> Reply | NotModified:
-        """Return what the wrapped `get` returns; raise its error if that counts against the item."""
-        while True:
-            permit = self._wait(request)
-            began = monotonic()
-            try:
-                reply = self._send(request)
-            except BaseException as error:
-                is_ignored = self._throttle.release(permit, error)
-                request.fails_while_others_succeed |= permit.others_succeeded
-                if not isinstance(error, AttemptError) or not is_ignored:
-                    raise
-                if not self._ignores(error, permit, request) or not error.failure.retryable:
-                    raise
-                request.ignored_failures += 1
-                request.throttled_seconds += monotonic() - began
-                self._report(request, error)
-            else:
-                self._release(permit, reply)
-                return reply
-
-    def _wait(self, request: ItemRequest) -> Permit:
-        permit = Permit(
-            request.item.code,
-            is_retry=request.attempts > request.ignored_failures,
-            fails_while_others_succeed=request.fails_while_others_succeed,
-        )
-        began = monotonic()
-        wait_for_permit(self._throttle, permit, self._sleeper.sleep)
-        request.throttled_seconds += monotonic() - began
-        return permit
-
-    def _send(self, request: ItemRequest) -> Reply | NotModified:
-        self._sleeper.check()
-        try:
-            return self._source.get(request)
-        except AttemptError as error:
-            if isinstance(error, NetworkError):
-                self._sleeper.check()  # the end of the run breaks transfers off: that is not the origin's failure
-            request.error = str(error)
-            raise
-
-    def _release(self, permit: Permit, reply: Reply | NotModified) -> None:
-        try:
-            self._throttle.release(permit, None)
-        except BaseException:  # a callback failed, such as a log that nobody reads: the body has no owner yet
-            if isinstance(reply, Reply):
-                reply.body.close()
-            raise
-
-    def _ignores(self, error: AttemptError, permit: Permit, request: ItemRequest) -> bool:
-        """Return whether a failure stays ignored: not for an item that alone is throttled.
-
-        Such an item would hold up all others. The limits are the number of attempts that it may make, counted while
-        other items are answered, and the patience with one item.
-        """
-        if not error.retry_after:
-            return True
-        now = monotonic()
-        if request.throttled_since is None:
-            request.throttled_since = now
-        if permit.others_succeeded:
-            request.throttled_while_others_succeed += 1
-        if request.throttled_while_others_succeed > self._policy.max_attempts:
-            return False
-        return now - request.throttled_since <= self._policy.patience_seconds
-
-    def _report(self, request: ItemRequest, error: AttemptError) -> None:
-        max_attempts = self._policy.max_attempts + request.ignored_failures
-        self._on_retry(request.item.code, RetryEvent(request.attempts, max_attempts, 0.0, error, ignored=True))
-
-
-def _is_throttling(error: AttemptError) -> bool:
-    """Return whether an answer asks all requests to wait: for a time that is worth it, or a 429 without a time."""
-    status = error.failure.http_status
-    retry_after = error.retry_after or 0.0
-    if status == HTTPStatus.TOO_MANY_REQUESTS and not retry_after:
-        return True
-    return status in _PAUSING_STATUSES and 0 < retry_after <= MAX_RETRY_AFTER_SECONDS
-
-
-def _is_failure(error: AttemptError) -> bool:
-    """Return whether an attempt shows an origin in trouble: no answer, a 5xx, or a Retry-After that is too long."""
-    if isinstance(error, NetworkError):
-        return True
-    status = error.failure.http_status or 0
-    if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return True
-    return status in _PAUSING_STATUSES and (error.retry_after or 0) > 0

@@ -3,13 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from job.errors import AttemptError
 from job.model import NotModified, Reply, Validators, WorkItem
 
 MAX_RETRY_AFTER_SECONDS = 60.0
 """An origin that asks for a longer wait is not waited for: the item ends (as with curl's --retry-max-time)."""
+FREE_TRIES = 4
+"""How often an origin may turn an item away while it answers others; the last of these tries is made alone."""
 
 
 @dataclass(slots=True)
@@ -42,6 +44,8 @@ class ItemRequest:
     """How often the origin asked this item to wait while it answered other items."""
     fails_while_others_succeed: bool = False
     """An attempt of this item failed while other items were answered."""
+    free_tries: int = FREE_TRIES
+    """How often the origin may still turn this item away while it answers others, before that counts against it."""
 
     def record_status(self, http_status: int | None) -> None:
         """Record the status of an attempt, None where no answer came."""
@@ -58,6 +62,16 @@ class Source(Protocol):
         Raises an AttemptError, a StorageError where this machine is at fault, or Cancelled.
         """
         ...
+
+
+class Undecided(NamedTuple):
+    """A failure of which others' attempts will show whether it counts."""
+
+    error: AttemptError
+    since: float
+    """When it came, on the throttle's clock."""
+    under_way: int
+    """How many attempts were under way then, the failed one included."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,6 +97,12 @@ class Permit:
     """How many answers there had been when the attempt started."""
     others_succeeded: bool = False
     """Other attempts were answered while this one was under way."""
+    free_tries: int = 0
+    """How often the item may still be turned away for free; 1: this attempt should be the only one under way."""
+    limit_epoch: int = 0
+    """How often the limit on concurrency had been lowered when the attempt started."""
+    undecided: Undecided | None = None
+    """The failure, as long as it is open whether the origin turned the attempt away while it answered others."""
 
 
 def ignore(*_: object) -> None:
@@ -101,6 +121,9 @@ class ThrottleEvents:
     """An origin that was away has answered: the circuit is closed."""
     gave_up: Callable[[AttemptError], None] = ignore
     """The origin is given up, and this was its last failure: the run should end."""
+    overloaded: Callable[[AttemptError, int], None] = ignore
+    """The origin has turned attempts away while it answered others, for the first time. The arguments are one of these
+    failures, and how many requests are sent at the same time from now on."""
     budget_spent: Callable[[], None] = ignore
     """The retry budget is spent for the first time."""
 

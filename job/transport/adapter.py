@@ -77,8 +77,8 @@ class CurlAdapter(BaseAdapter):
         self._keeps_gzip = keeps_gzip
         self._transfers = BlockingTransfers() if transfers is None else transfers
         self._idle: dict[str, deque[Handle]] = {"": deque()}
-        """Handles without a transfer, by their client certificate. Who pops one owns it; `append` and `pop`, and the
-        dict's `setdefault`, are atomic, so no lock is needed."""
+        """Handles without a transfer, by their client certificate. Who pops one owns it; all operations are atomic, the
+        dict's `setdefault` too, so no lock is needed."""
 
     def send(  # type: ignore[override]  # noqa: PLR0913  (requests' own parameters; it passes them by name)
         self,
@@ -135,12 +135,13 @@ class CurlAdapter(BaseAdapter):
         handle = self._take_handle(route[3])
         try:
             self._perform(handle, url, lines, route)
-            return handle.transfer.take_response()
+            response = handle.transfer.take_response()
         except BaseException:
             handle.transfer.discard()
+            self._give_back(handle, has_connection=False)
             raise
-        finally:
-            self._give_back(handle)
+        self._give_back(handle, has_connection=True)
+        return response
 
     def _take_handle(self, certificate: str) -> Handle:
         """Return a handle that nobody else has, unless no transfer may start any more."""
@@ -154,14 +155,18 @@ class CurlAdapter(BaseAdapter):
             transfer = Transfer(self._new_body, self._max_bytes, keeps_gzip=self._keeps_gzip)
             return Handle(self._transfers, transfer, certificate)
 
-    def _give_back(self, handle: Handle) -> None:
+    def _give_back(self, handle: Handle, *, has_connection: bool) -> None:
         """Make a handle idle; close it if no transfer will take it any more."""
         # `close` sets the flag, and then empties the deque. Here the order is the opposite: first the handle is
         # appended, then the flag is read. If the flag is not set yet, `close` will find the handle in the deque. If it
         # is set, `close` may have seen an empty deque already, so that this thread empties it again. Both may do so at
         # once: `pop` gives each handle to one of them. A transfer that read the flag before it was set may still pop a
         # handle; it owns it then, gets no new socket, and comes here at its end.
-        self._idle[handle.certificate].append(handle)
+        idle = self._idle[handle.certificate]
+        if has_connection:
+            idle.append(handle)
+        else:  # the last to be taken again: an origin may bear no more connections than there are
+            idle.appendleft(handle)
         if self._transfers.is_interrupted:
             self._close_idle()
 

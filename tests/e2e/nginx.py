@@ -24,6 +24,7 @@ http {{
     fastcgi_temp_path {home}/fastcgi;
     uwsgi_temp_path {home}/uwsgi;
     scgi_temp_path {home}/scgi;
+    limit_conn_zone $server_port zone=all:1m;
     # In turns, so that every second request is refused, beginning with the first.
     upstream in_turns {{ server unix:{home}/busy; server unix:{home}/free; }}
     server {{
@@ -39,6 +40,7 @@ http {{
     server {{
         listen 127.0.0.1:{port};
         root {home}/www;
+        location /few/ {{ limit_conn all 4; proxy_pass {upstream}/; }}
         location /busy/ {{ proxy_pass http://in_turns/; proxy_next_upstream off; }}
     }}
 }}
@@ -73,13 +75,13 @@ class Nginx:
 
 
 @contextmanager
-def serve(home: Path, files: dict[str, bytes]) -> Iterator[Nginx]:
-    """Serve files by name until the end of the block."""
+def serve(home: Path, files: dict[str, bytes], upstream: str = "http://127.0.0.1:1") -> Iterator[Nginx]:
+    """Serve files by name until the end of the block; below `/few/` those of `upstream`, four at the same time."""
     (home / "www").mkdir()
     for name, content in files.items():
         (home / "www" / name).write_bytes(content)
     port = free_port()
-    (home / "nginx.conf").write_text(CONFIGURATION.format(home=home, port=port))
+    (home / "nginx.conf").write_text(CONFIGURATION.format(home=home, port=port, upstream=upstream))
     with subprocess.Popen(["nginx", "-p", home, "-c", home / "nginx.conf", "-e", home / "error.log"]) as process:
         try:
             wait_until_listening(port, process)
