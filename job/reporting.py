@@ -376,7 +376,7 @@ class Reporting:
                 consume(results)
             except Exception as error:  # noqa: BLE001  (a side effect of a run must not change its results)
                 has_failed = True
-                self.log.warning("sink_failed", target=name, error=_problem(error))
+                self.log.warning("sink_failed", target=name, error=getattr(error, "strerror", None) or str(error))
 
         return consume_until_failure
 
@@ -386,7 +386,7 @@ class Reporting:
         try:
             yield
         except (OSError, RuntimeError) as error:  # RuntimeError: the system cannot start the endpoint's thread
-            self.log.warning("sink_failed", target=target, error=_problem(error))
+            self.log.warning("sink_failed", target=target, error=getattr(error, "strerror", None) or str(error))
 
 
 def _noun(settings: Settings) -> str:
@@ -395,9 +395,3 @@ def _noun(settings: Settings) -> str:
     is_listed = bool(settings.codes_file) and not settings.arguments
     has_sets_only = not is_listed and all(word.upper() in NAMED_SETS for word in words)  # without words they are POP20
     return "flag" if settings.url is None or has_sets_only else "file"
-
-
-def _problem(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error)

@@ -1,16 +1,14 @@
-"""One run of the job: its parts wired together, its items drained through the pool, its exit code found."""
+"""One run of the job: its items drained through the pool, its results reported and recorded, its exit code found."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-from job import codes, validation
-from job.cancellation import Cancellation, Sleeper
-from job.client import Client, ClientConfig
+from job import codes
+from job.cancellation import Cancellation
 from job.destination import Destination, destination_for
-from job.downloader import Downloader
 from job.errors import Cancelled, Reason, StorageError, UsageError
 from job.exit_code import (
     ExitCode,
@@ -26,32 +24,13 @@ from job.file_table import FileTable
 from job.inputs import Inputs, open_inputs
 from job.log import RunLog
 from job.manifest import Change
-from job.model import FileType, Item, LogStream, Result, Status, Summary, WorkItem
-from job.pool import NewExecutor, Pool, ignore, thread_pool
+from job.model import Item, LogStream, Result, Status, Summary, WorkItem
 from job.reporting import Consumer, Reporting
-from job.resilience import (
-    MAX_RETRY_AFTER_SECONDS,
-    Authorized,
-    Measured,
-    Retrying,
-    RetryPolicy,
-    Throttle,
-    Throttled,
-    ThrottleLimits,
-    Validated,
-)
-from job.revalidation import RevalidationPolicy
-from job.settings import Executor, HeadersFile, LogLevel, NewOrigin, Order, Publish, Settings
-from job.storage import OffloadedStorage, Publisher, Storage
-from job.transport import BlockingTransfers, CurlAdapter, Transfers
+from job.settings import NewOrigin, Publish, Settings
+from job.wiring import Wiring
 
-_CUTOFF_ITEMS = 100
-"""The run ends if so many items, or twice as many as there are workers, all fail in the same way from the start."""
-_PATIENCE_SECONDS = 5.0
-_PATIENCE_ONCE_ANSWERED_SECONDS = 30.0
-"""How long an origin that is away is probed by default: a restart takes seconds, a wrong port never heals."""
-_LAST_SECOND = 1.0
-"""A worker that waits for an origin until the run's deadline gives up this much earlier, so that it can report why."""
+if TYPE_CHECKING:
+    from job.pool import Pool
 
 
 class Run:
@@ -138,7 +117,7 @@ class Run:
     def _download_all(self, inputs: Inputs, destination: Destination) -> int:
         """Drain the items through the pool, report each result, close the destination, and return the exit code."""
         began = time.monotonic()
-        wiring = _Wiring(self._settings, self._cancellation, self._reporting, self._ends_at, inputs)
+        wiring = Wiring(self._settings, self._cancellation, self._reporting, self._ends_at, inputs)
         pool = wiring.pool(destination, self._stack, self._end_for_storage)
         self._pool = pool
         cutoff = RepeatedFailureCutoff(pool.singly)
@@ -254,149 +233,3 @@ class Run:
             not_found=settings.max_not_found,
             too_many_changed=is_set and not settings.max_changed.allows(changes[Change.CHANGED], self._totals.items),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Waits:
-    """The three places where a download may wait, and the executor that runs others meanwhile."""
-
-    transfers: Transfers
-    sleeper: Sleeper
-    storage: Publisher
-    new_executor: NewExecutor = thread_pool
-    threads_left: Callable[[], int] = lambda: 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Wiring:
-    """The composition root: builds the parts that download, as the settings say.
-
-    `ends_at` is the run's deadline on the monotonic clock.
-    """
-
-    settings: Settings
-    cancellation: Cancellation
-    reporting: Reporting
-    ends_at: float
-    inputs: Inputs
-
-    def pool(self, destination: Destination, stack: ExitStack, on_shortage: Callable[[str], None]) -> Pool:
-        """Return the pool that downloads into a destination that is open; `stack` closes its connections."""
-        settings = self.settings
-        log = self.reporting.log
-        is_debug = settings.verbose or settings.log_level is LogLevel.DEBUG
-        waits = self._waits(destination.storage)
-        adapter = CurlAdapter(
-            new_body=destination.storage.new_body,
-            max_bytes=settings.max_bytes,
-            keeps_gzip=validation.keeps_gzip(self._accepted_types, self.inputs.template.suffix),
-            transfers=waits.transfers,
-        )
-        client = Client(adapter, self._client_config())
-        stack.callback(client.close)
-        downloader = self._downloader(destination, client, waits)
-        return Pool(
-            new_executor=waits.new_executor,
-            threads_left=waits.threads_left,
-            task=downloader.download,
-            cancelled=downloader.cancelled,
-            workers=self._workers,
-            cancellation=self.cancellation,
-            drain_seconds=self._drain_seconds,
-            interrupt=adapter.interrupt,
-            singly=max(_CUTOFF_ITEMS, 2 * self._workers),
-            as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
-            on_shortage=on_shortage,
-            on_drain=self.reporting.report_interruption,
-            on_scheduled=log.log_scheduled if is_debug else ignore,
-            on_done=log.log_done if is_debug else ignore,
-        )
-
-    @property
-    def _accepted_types(self) -> tuple[FileType, ...]:
-        return self.settings.accept or validation.accepted_types(self.inputs.template.suffix)
-
-    def _waits(self, storage: Storage) -> "_Waits":
-        """Return how downloads wait with the executor that the settings name."""
-        if self.settings.executor is not Executor.GREENLETS:
-            return _Waits(BlockingTransfers(), self.cancellation, storage)
-        from job.greenlet_executor import GreenletExecutor  # noqa: PLC0415  (other runs start without greenlet)
-
-        executor = GreenletExecutor(self._workers, self.cancellation)
-        offloaded = OffloadedStorage(storage, executor.run_aside)
-        return _Waits(executor.transfers, executor, offloaded, lambda _: executor.start(), executor.threads_left)
-
-    def _downloader(self, destination: Destination, client: Client, waits: "_Waits") -> Downloader:
-        """Return the downloader with its source: Authorized(Retrying(Throttled(Measured(Validated(client)))))."""
-        settings = self.settings
-        reporting = self.reporting
-        throttle = Throttle(self._throttle_limits(), reporting.throttle_events(self.inputs.template.origin))
-        reporting.metrics.record_throttle(lambda: throttle.concurrency_limit)
-        policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
-        validated = Validated(client, self._accepted_types, settings.expected_digests, settings.placeholders)
-        measured = Measured(validated, reporting.metrics.count_attempt)
-        on_retry = reporting.report_retry
-        throttled = Throttled(measured, throttle, policy=policy, sleeper=waits.sleeper, on_retry=on_retry)
-        sleep = waits.sleeper.sleep
-        retrying = Retrying(throttled, policy, sleep=sleep, may_retry=throttle.may_retry, on_retry=on_retry)
-        on_refusals = reporting.end_for_refusals
-        return Downloader(
-            source=Authorized(
-                retrying, client.secret_headers, policy=policy, on_retry=on_retry, on_all_refused=on_refusals
-            ),
-            storage=waits.storage,
-            manifest=destination.manifest,
-            expected_digests=settings.expected_digests,
-            placeholders=settings.placeholders,
-            policy=RevalidationPolicy(settings.refresh, settings.not_found_ttl),
-            cancellation=self.cancellation,
-            on_bug=reporting.report_bug,
-        )
-
-    def _client_config(self) -> ClientConfig:
-        settings = self.settings
-        report = self.reporting.report_headers
-        return ClientConfig(
-            user_agent=settings.user_agent,
-            secret_headers=settings.secret_headers,
-            reread_headers=HeadersFile(settings.headers_file, settings.secret_headers, report).read_if_changed,
-            connect_timeout=settings.connect_timeout,
-            read_timeout=settings.read_timeout,
-            attempt_timeout=settings.attempt_timeout,
-            ca_bundle=settings.ca_bundle,
-            client_cert=settings.client_cert,
-            redirect_hosts=settings.redirect_hosts,
-            ignored_parameters=settings.url_ignore_query,
-        )
-
-    def _throttle_limits(self) -> ThrottleLimits:
-        settings = self.settings
-        patience = settings.origin_patience
-        return ThrottleLimits(
-            rate=settings.rate_limit,
-            workers=self._workers,
-            patience=_PATIENCE_SECONDS if patience is None else patience,
-            patience_once_answered=_PATIENCE_ONCE_ANSWERED_SECONDS if patience is None else None,
-            is_for_hiccups=patience is None,
-            max_pauses_seconds=2 * self._patience_seconds,  # an item that is throttled alone has given up by then
-            ends_at=self.ends_at - _LAST_SECOND,
-            items=self.inputs.known,
-        )
-
-    @property
-    def _workers(self) -> int:
-        """Return how many downloads run at the same time: never more than there are items."""
-        settings = self.settings
-        if settings.executor is Executor.SEQUENTIAL:
-            return 1
-        return max(1, min(settings.workers, self.inputs.known or settings.workers))
-
-    @property
-    def _patience_seconds(self) -> float:
-        """Return how long one item may be asked to wait by the origin."""
-        return max(self.settings.item_timeout, MAX_RETRY_AFTER_SECONDS)
-
-    def _drain_seconds(self) -> float:
-        """Return how long downloads in flight may still take: half the grace, but 0.0 if the origin is away."""
-        is_origin_away = self.cancellation.reason is Reason.ORIGIN_DOWN
-        return 0.0 if is_origin_away else self.settings.shutdown_grace / 2

@@ -25,6 +25,7 @@ LAYERS: list[set[str]] = [
     {"greenlet_executor", "downloader", "inputs", "maintenance"},
     {"simulate"},
     {"destination", "reporting"},
+    {"wiring"},
     {"run"},
     {"cli"},
     {"__main__"},
