@@ -139,7 +139,7 @@ def test_every_document_is_labelled(manifests: Manifests) -> None:
     labels = [branch(one, "metadata.labels") for one in manifests.documents]
     templates = [pick(one, path) for one in manifests.documents for path in (f"{JOB}.template", "spec.template")]
     labels += [branch(template, "metadata.labels") for template in templates if template is not None]
-    instance = "maps" if manifests.name == "maps" else "flagjob"
+    instance = f"{manifests.prefix}flagjob"
     for found in labels:
         own = {"version": __version__} if found["app.kubernetes.io/name"] == "flagjob" else {}
         expected = {"part-of": "flagjob", "instance": instance, "managed-by": "kustomize", **own}

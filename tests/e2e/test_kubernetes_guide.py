@@ -154,7 +154,7 @@ def test_irsa_token_is_where_the_settings_say(tmp_path: Path) -> None:
 def test_second_job_is_apart_from_the_first(tmp_path: Path) -> None:
     """A second job in the namespace shares no object with the first, and each PodMonitor selects its own pods."""
     k8s = copy_with_examples(tmp_path)
-    first, second = render(k8s, "monitoring"), render(k8s, "maps")
+    first, second = render(k8s, "monitoring"), render(k8s, "large")
     names = [{(pick(one, "kind"), pick(one, "metadata.name")) for one in job.documents} for job in (first, second)]
     assert names[0] & names[1] == set()
     assert second.kind("PrometheusRule") == []

@@ -164,7 +164,7 @@ def test_openshift_resolves_names() -> None:
     [
         ("monitoring", ["PodMonitor", "PrometheusRule"]),
         ("openshift-monitoring", ["PodMonitor", "PrometheusRule", "ServiceMonitor"]),
-        ("maps", ["PodMonitor"]),
+        ("large", ["PodMonitor"]),
     ],
 )
 def test_operators_kinds_are_valid(name: str, kinds: list[str], tmp_path: Path) -> None:
