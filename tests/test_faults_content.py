@@ -1,4 +1,4 @@
-"""The catalogue of faults, rows 70 and 72: pictures that are cut, or stand for pictures that are gone."""
+"""The catalogue of faults, rows 67 and 69: pictures that are cut, or stand for pictures that are gone."""
 
 from hashlib import sha256
 from pathlib import Path
