@@ -54,10 +54,16 @@ class Done:
         return last
 
 
-def flagjob(*arguments: str | bytes, cwd: Path, stdin: bytes = b"", settings: Mapping[str, str] | None = None) -> Done:
+def flagjob(
+    *arguments: str | bytes,
+    cwd: Path,
+    stdin: bytes = b"",
+    settings: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT,
+) -> Done:
     """Run the command to its end and return its output."""
     with start_flagjob(*arguments, cwd=cwd, settings=settings) as process:
-        stdout, stderr = process.communicate(stdin, timeout=TIMEOUT)
+        stdout, stderr = process.communicate(stdin, timeout=timeout)
         return Done(process.returncode, stdout, stderr.decode())
 
 

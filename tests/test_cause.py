@@ -183,7 +183,7 @@ def test_the_cause_outlives_the_log(tmp_path: Path) -> None:
     (tmp_path / "codes").write_text("\n".join(f"c{number}" for number in range(100_000)))
     url = closed_url()
     settings = {"FLAGJOB_URL": url, "FLAGJOB_CODES_FILE": "codes", "FLAGJOB_TERMINATION_LOG": "message"}
-    done = flagjob(cwd=tmp_path, settings={**settings, "FLAGJOB_METRICS_FILE": "run.prom"})
+    done = flagjob(cwd=tmp_path, settings={**settings, "FLAGJOB_METRICS_FILE": "run.prom"}, timeout=200)
     first = next(line for line in done.events if line["event"] in {"host_paused", "retry", "result"})
     assert first["reason"] == "connection"
     kept = done.stdout[-KEPT_LOG_BYTES:]

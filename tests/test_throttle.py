@@ -431,6 +431,25 @@ def test_items_that_fail_while_others_succeed_do_not_open_the_circuit() -> None:
     assert harness.events == [("gave_up", "timeout")]
 
 
+def test_answers_from_before_an_outage_do_not_hide_it() -> None:
+    """Answers to attempts that began before the first failure come in between, and the circuit opens all the same."""
+    harness = Harness(patience=60)
+    answered = [harness.acquire() for _ in range(10)]
+    failing = [harness.acquire() for _ in range(WORKERS)]
+    for number, permit in enumerate(failing):
+        harness.throttle.release(permit, TIMED_OUT)
+        if number < len(answered):
+            harness.throttle.release(answered[number], None)
+    assert harness.events == [("paused", "timeout", 60)]
+
+
+def test_an_answer_after_a_failure_ends_the_row() -> None:
+    """An answer to an attempt that began after the first failure shows that the origin is there."""
+    harness = Harness(patience=60)
+    harness.send_each(*[TIMED_OUT] * (WORKERS - 1), None, *[TIMED_OUT] * (WORKERS - 1))
+    assert harness.events == []
+
+
 @pytest.mark.parametrize("items", [1, 2, 5, 9])
 def test_patience_applies_to_short_lists(items: int) -> None:
     """With patience the circuit opens after all of a few items failed twice; without patience it stays closed."""

@@ -128,7 +128,8 @@ class Throttled:
                 is_ignored = self._throttle.release(permit, error)
                 if permit.undecided:
                     is_ignored = self._settle(request, permit)
-                request.fails_while_others_succeed |= permit.others_succeeded
+                if not is_ignored:  # what the origin turned away for others' sake says nothing about the item
+                    request.fails_while_others_succeed |= permit.others_succeeded
                 if not isinstance(error, AttemptError) or not is_ignored:
                     raise
                 if not self._ignores(error, permit, request) or not error.failure.retryable:

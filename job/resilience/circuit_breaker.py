@@ -52,7 +52,8 @@ class CircuitBreaker:
     at once. In half-open, attempts other than the probe count as in open. A probe that ends without any of the three
     (a full disk, a cancelled run) leads back to open, and the next request in the queue is the probe.
 
-    Half of the failures that open it must be of different items: few items that always fail are not the origin.
+    Half of the failures that open it must be of different items: few items that always fail are not the origin. In a
+    row means that no attempt was answered which began after the first of them.
     Probing ends after the patience that `open` is given, and before `ends_at`, when the run ends. Times are those of
     one monotonic clock, in seconds.
     """
@@ -62,6 +63,10 @@ class CircuitBreaker:
         self._ends_at = limits.ends_at
         self._failures = 0
         self._failed_items: set[str] = set()
+        self.recorded = 0
+        """How many failures there were in all."""
+        self._row_began = 0
+        """How many there were when the first one of the present row was recorded, this one included."""
         self._probes = 0
         self._next_probe_at = 0.0
         self._give_up_at = 0.0
@@ -87,16 +92,26 @@ class CircuitBreaker:
 
         `counts_again` is False for an item whose repeated failure says nothing new about the origin.
         """
+        self.recorded += 1
+        if not self._failed_items:
+            self._row_began = self.recorded
         if item not in self._failed_items or counts_again:
             self._failures += 1
         self._failed_items.add(item)
         return self._failures >= self._limit and 2 * len(self._failed_items) >= self._limit
 
-    def record_answer(self) -> None:
-        """Close the circuit: the origin is there."""
+    def record_answer(self, recorded_before: int) -> None:
+        """Close the circuit: the origin is there.
+
+        `recorded_before` is what `recorded` was when the attempt began. While closed, an attempt that began before the
+        first failure of the row ends no row: the origin may have gone since.
+        """
+        if self.is_closed and recorded_before < self._row_began:
+            return
         self._failures = 0
         self._probes = 0
         self._failed_items.clear()
+        self._row_began = 0
         self.state = State.CLOSED
 
     def open(self, now: float, pause: float, patience: float) -> None:

@@ -115,6 +115,7 @@ class Throttle:
                 permit.epoch = self._epoch
                 permit.limit_epoch = self._concurrency.epoch
                 permit.answers_before = self._answers
+                permit.failures_before = self._breaker.recorded
         notify()
         return min(wait, _LONGEST_WAIT_SECONDS)
 
@@ -340,7 +341,7 @@ class Throttle:
         """Record that the origin is there; one that was away must show it by a probe."""
         self._answers += 1
         if self._breaker.is_closed:
-            self._breaker.record_answer()
+            self._breaker.record_answer(permit.failures_before)
             self._only_throttled_since = None
             self._limiter.record_answer()
             if self._concurrency.needs_answers:
@@ -348,7 +349,7 @@ class Throttle:
             return _NO_EFFECT
         if self._breaker.has_given_up or not permit.is_probe:
             return _NO_EFFECT
-        self._breaker.record_answer()
+        self._breaker.record_answer(permit.failures_before)
         self._only_throttled_since = None
         self._pause_until(now)
         return _Effect(notify=self._events.recovered)

@@ -95,6 +95,8 @@ class Permit:
     """The attempt shows whether an origin that was away is back."""
     answers_before: int = 0
     """How many answers there had been when the attempt started."""
+    failures_before: int = 0
+    """How many failures had been recorded when the attempt started."""
     others_succeeded: bool = False
     """Other attempts were answered while this one was under way."""
     free_tries: int = 0
