@@ -8,18 +8,22 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
+from dataclasses import replace
 from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
+from images import numbered_gif
+from inprocess import run_here
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector, CollectorRegistry
 from rows import row
+from scripted import Answer, Script, ScriptedServer
 
 from job.errors import HttpError, NetworkError, Outcome, Reason
 from job.metrics import Endpoint, Metrics
-from job.model import Result, Status, Summary
+from job.model import Cause, Result, Status, Summary
 from job.resilience.retrying import RetryEvent
 
 TIMEOUT = 20
@@ -210,6 +214,43 @@ def test_only_a_success_leaves_its_time() -> None:
     assert samples(failed)["flagjob_last_run_timestamp_seconds", ()] == 2000
     assert samples(good)["flagjob_last_success_timestamp_seconds", ()] == 2000
     assert samples(good)["flagjob_last_run_duration_seconds", ()] == 2.5
+
+
+def test_a_run_that_goes_on_has_no_end() -> None:
+    """Exit code, times, changes and cause exist once the run has ended: until then it did not end with 0."""
+    metrics = make()
+    metrics.record_start(1000.0, 30, active=lambda: 0, pending=lambda: 0)
+    assert [name for name, _ in samples(metrics) if "_last_" in name] == ["flagjob_last_run_start_timestamp_seconds"]
+
+
+def test_the_newest_outcome_has_its_time() -> None:
+    """The end of the run has outcome and cause as labels; without a Pushgateway only the time tells the newest."""
+    metrics = make()
+    metrics.record_end(replace(summary(6), outcome="origin_down", cause=Cause("dns")), 2000.0)
+    found = samples(metrics)
+    assert found["flagjob_last_run_outcome_timestamp_seconds", ("origin_down", "dns")] == 2000
+    assert found["flagjob_last_run_info", ("origin_down", "dns")] == 1
+
+
+def test_changes_are_those_of_the_origin(tmp_path: Path) -> None:
+    """After a known change at the origin, one file changed, one gone and two new, there are exactly these numbers."""
+    textfile = tmp_path / "run.prom"
+    codes = ["br", "cn", "in", "us", "fr", "de", "zz"]
+    gifs = [Answer(body=numbered_gif(number)) for number in range(7)]
+    before: Script = {f"/{code}.gif": gif for code, gif in zip(codes[:4], gifs, strict=False)}
+    after: Script = {**before, "/br.gif": gifs[4], "/cn.gif": Answer(404), "/fr.gif": gifs[5], "/de.gif": gifs[6]}
+    found = []
+    for script, asked in ((before, codes[:4]), (after, codes), (after, codes)):
+        with ScriptedServer(script) as server:
+            settings = {"url": server.url("/{cc}.gif"), "new_origin": "accept", "metrics_file": str(textfile)}
+            run_here(*asked, dest=tmp_path / "out", **settings)
+        lines = textfile.read_text().splitlines()
+        found.append([line.partition("{")[2] for line in lines if line.startswith("flagjob_last_run_changes{")])
+    assert found == [
+        ['change="new"} 4.0', 'change="changed"} 0.0', 'change="gone"} 0.0'],
+        ['change="new"} 2.0', 'change="changed"} 1.0', 'change="gone"} 1.0'],
+        ['change="new"} 0.0', 'change="changed"} 0.0', 'change="gone"} 0.0'],
+    ]
 
 
 @pytest.fixture

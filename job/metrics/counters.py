@@ -33,6 +33,8 @@ _RETRY_GROUPS = (
     Outcome.CONNECTION,
     Outcome.INVALID,
 )
+CHANGES = ("new", "changed", "gone")
+"""The values of the label `change`: the words of `Summary.changes`."""
 _OTHER_STATUS = "http_other"
 CAUSES = frozenset({"none", TOO_MANY_CHANGED, *Reason, *(f"http_{status}" for status in HTTPStatus), _OTHER_STATUS})
 """The closed list of the label `reason` of `flagjob_last_run_info`."""
@@ -74,9 +76,6 @@ class Metrics(Collector):
         self._gauge("selected_codes", "Items taken from the source so far.").set_function(lambda: self.selected)
         self._gauge("shards", "Into how many shares the codes are divided.").set(shards)
         self._start_time = self._gauge("last_run_start_timestamp_seconds", "When the run began.")
-        self._end_time = self._gauge("last_run_timestamp_seconds", "When the run ended.")
-        self._duration = self._gauge("last_run_duration_seconds", "How long the run took.")
-        self._exit_code = self._gauge("last_run_exit_code", "How the run ended.")
         build = Gauge("flagjob_build_info", "What runs.", ["version", "revision", "python"], registry=self._values)
         build.labels(version, revision, platform.python_version()).set(1)
 
@@ -130,16 +129,26 @@ class Metrics(Collector):
         self._concurrency.set_function(concurrency_limit)
 
     def record_end(self, summary: Summary, timestamp: float) -> None:
-        """Record the end of the run (Unix time, in seconds), once; only a successful run gets a time of success."""
-        self._end_time.set(timestamp)
-        self._duration.set(summary.duration_seconds)
-        self._exit_code.set(summary.exit_code)
+        """Record the end of the run (Unix time, in seconds), once; only a successful run gets a time of success.
+
+        These series exist only from now on. A run that goes on would otherwise look like one that ended with exit code
+        0, to whoever scrapes it.
+        """
+        self._end_gauge("last_run_timestamp_seconds", "When the run ended.", timestamp)
+        self._end_gauge("last_run_duration_seconds", "How long the run took.", summary.duration_seconds)
+        self._end_gauge("last_run_exit_code", "How the run ended.", summary.exit_code)
+        changes = Gauge("flagjob_last_run_changes", "Files by what became of them.", ["change"], registry=self._values)
+        for change in CHANGES:
+            changes.labels(change).set(summary.changes.get(change, 0))
         if summary.exit_code == 0:
-            self._gauge("last_success_timestamp_seconds", "When the last successful run ended.").set(timestamp)
-        # Made here, with one series: a push replaces the series of this name that the run before has left.
-        text = "How the run ended, and the cause."
-        info = Gauge("flagjob_last_run_info", text, ["outcome", "reason"], registry=self._values)
-        info.labels(summary.outcome, _cause_label(summary.cause)).set(1)
+            self._end_gauge("last_success_timestamp_seconds", "When the last successful run ended.", timestamp)
+        # Each has one series: a push replaces the series of this name that the run before has left. Where a run is only
+        # scraped nothing is replaced; the time tells then which of several is the newest. It comes last, so that a
+        # scrape which has it has all.
+        cause = _cause_label(summary.cause)
+        self._outcome_gauge("info", "How the run ended, and the cause.").labels(summary.outcome, cause).set(1)
+        ended = self._outcome_gauge("outcome_timestamp_seconds", "When the run ended, how, and the cause.")
+        ended.labels(summary.outcome, cause).set(timestamp)
 
     def serve(self, host: str, port: int) -> Endpoint:
         """Start serving /metrics; raise OSError if the address is in use or does not belong to this machine."""
@@ -176,6 +185,15 @@ class Metrics(Collector):
 
     def _gauge(self, name: str, text: str) -> Gauge:
         return Gauge(f"flagjob_{name}", text, registry=self._values)
+
+    def _end_gauge(self, name: str, text: str, value: float) -> None:
+        # Registered after it has its value: a scrape that comes between the two must not find 0.
+        gauge = Gauge(f"flagjob_{name}", text, registry=None)
+        gauge.set(value)
+        self._values.register(gauge)
+
+    def _outcome_gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"flagjob_last_run_{name}", text, ["outcome", "reason"], registry=self._values)
 
 
 def _cause_label(cause: Cause | None) -> str:
