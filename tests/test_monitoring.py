@@ -20,8 +20,10 @@ from monitoring import (
 )
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from job.errors import Outcome
 from job.exit_code import ExitCode, outcome_name
 from job.metrics import Metrics
+from job.metrics.counters import CHANGES
 from job.model import Status, Summary
 from job.settings import OPTIONS
 
@@ -93,8 +95,9 @@ def test_metrics_of_rules(name: str) -> None:
 def test_metrics_of_the_dashboard() -> None:
     """The dashboard uses metrics that exist; each row uses only the metrics of its subject."""
     known = {
+        "Nights": ours() | set(recording_rules()),
         "Last run": ours() | PUSHGATEWAY | set(recording_rules()),
-        "Live": ours(),
+        "Live": ours() | set(recording_rules()),
         "Kubernetes": KUBERNETES,
     }
     for row, title, expression in queries():
@@ -109,13 +112,15 @@ def test_rates_are_of_live_runs() -> None:
             function: call_arguments(expression, function) for function in ("rate", "irate", "increase", "delta")
         }
         inner = [text for texts in selected.values() for text in texts]
-        assert all('{job="${job}-live"}[$__rate_interval]' in text for text in inner), title
+        assert all(
+            re.search(r'\{job=~"\$job\(-live\)\?", instance!=""[^}]*\}\[\$__rate_interval\]', text) for text in inner
+        ), title
         assert not inner or row == "Live", title
 
 
 def test_the_dashboard_has_enough_queries() -> None:
-    """There are at least sixteen queries in three rows; every panel has a unit, thresholds and a description."""
-    assert list(panels()) == ["Last run", "Live", "Kubernetes"]
+    """There are at least sixteen queries in four rows; every panel has a unit, thresholds and a description."""
+    assert list(panels()) == ["Nights", "Last run", "Live", "Kubernetes"]
     assert len(list(queries())) >= 16
     for chart in (chart for row in panels().values() for chart in row):
         defaults = chart["fieldConfig"]["defaults"]
@@ -142,12 +147,108 @@ def test_links_of_the_dashboard() -> None:
 
 def test_the_dashboard_names_exit_codes() -> None:
     """Each exit code is shown with its name."""
-    (mapping,) = panel("Exit codes")["fieldConfig"]["defaults"]["mappings"]
     words = {code: outcome_name(code).replace("_", " ") for code in ExitCode}
     words |= {code: code.name for code in (ExitCode.SIGHUP, ExitCode.SIGINT, ExitCode.SIGTERM)}
     expected = {str(code.value): f"{code.value} {word}" for code, word in words.items()}
-    assert mapping["type"] == "value"
-    assert {code: option["text"] for code, option in mapping["options"].items()} == expected
+    for title, others in (
+        ("How each night went, from its run to the next", set()),
+        ("What was wrong, from that run to the next", {"429"}),
+    ):
+        (mapping,) = panel(title)["fieldConfig"]["defaults"]["mappings"]
+        texts = {code: option["text"] for code, option in mapping["options"].items() if code not in others}
+        assert mapping["type"] == "value"
+        assert texts == expected
+        assert {code for code, option in mapping["options"].items() if "green" in option["color"]} == {"0"}
+
+
+def drawn_in(chart: Any, name: str) -> str | None:
+    """Return the fixed colour of a series by its name, or that of all series, or None."""
+    defaults = chart["fieldConfig"]["defaults"]
+    for override in chart["fieldConfig"].get("overrides", []):
+        if override["matcher"] == {"id": "byName", "options": name}:
+            (property_,) = override["properties"]
+            return str(property_["value"]["fixedColor"])
+    color: str | None = defaults["color"].get("fixedColor")
+    return color
+
+
+@pytest.mark.parametrize(
+    ("title", "names"),
+    [
+        ("Codes by status", ["ok", "unchanged", "failed"]),
+        ("Failed codes", ["error", "not_found", "cancelled"]),
+        ("Requests by outcome", list(Outcome)),
+        ("Retries by reason", ["429", "5xx", "timeout", "connection", "invalid"]),
+        ("Pauses before retries", ["429", "5xx", "timeout", "connection", "invalid"]),
+        ("What changed", CHANGES),
+        ("Files that changed", CHANGES),
+        ("Codes a second", list(Status)),
+        ("Requests a second", list(Outcome)),
+    ],
+)
+def test_series_have_the_colours_of_their_meaning(title: str, names: list[str]) -> None:
+    """Each series has a colour of its own, whatever else is drawn; only what is well is green."""
+    colors = {str(name): drawn_in(panel(title), str(name)) for name in names}
+    assert None not in colors.values()
+    assert len(set(colors.values())) == len(colors)
+    assert {name for name, color in colors.items() if "green" in str(color)} <= {"ok", "unchanged", "2xx", "304", "new"}
+
+
+def test_no_series_has_a_colour_by_chance() -> None:
+    """A line has its own colour or the panel's; shards and pods, of which none is better, are shades of blue."""
+    for chart in (chart for row in panels().values() for chart in row if chart["type"] == "timeseries"):
+        color = chart["fieldConfig"]["defaults"]["color"]
+        assert color["mode"] in {"fixed", "shades"}, chart["title"]
+        legends = {target["legendFormat"] for target in chart["targets"]}
+        assert color["fixedColor"] == "blue", chart["title"]
+        assert not (legends & {"{{part}}", "{{pod}}"} and drawn_in(chart, "shard 0") != "blue"), chart["title"]
+
+
+def test_failed_is_all_that_is_not_well() -> None:
+    """Failed codes are those with an error, not found or cancelled; no panel calls the errors alone failed."""
+    for title in ("Codes that failed", "Codes by status"):
+        assert 'status!~"ok|unchanged"' in panel(title)["targets"][-1]["expr"]
+    assert [expression for _, _, expression in queries() if 'status="error"' in expression] == []
+    assert {status for status in Status if status not in {"ok", "unchanged"}} == {"error", "not_found", "cancelled"}
+
+
+def test_axes_reach_to_their_thresholds() -> None:
+    """A line chart with thresholds shows the last of them although all values are below it."""
+    charts = [chart for row in panels().values() for chart in row if chart["type"] == "timeseries"]
+    limits = {chart["title"]: chart["fieldConfig"]["defaults"]["thresholds"]["steps"][-1]["value"] for chart in charts}
+    reach = {chart["title"]: chart["fieldConfig"]["defaults"]["custom"].get("axisSoftMax") for chart in charts}
+    assert {title: reach[title] for title, limit in limits.items() if limit} == {
+        title: limit for title, limit in limits.items() if limit
+    }
+    assert any(limits.values())
+
+
+def test_the_live_row_has_a_range_of_its_own() -> None:
+    """A run that goes on is seen at a time range of days, too; ages are single values and no lines."""
+    assert {row: {chart.get("timeFrom") for chart in charts} for row, charts in panels().items()} == {
+        "Nights": {None},
+        "Last run": {None},
+        "Live": {"1h"},
+        "Kubernetes": {None},
+    }
+    ages = {title for _, title, expression in queries() if re.match(r"\(?(label_replace\()*\(?time\(\) -", expression)}
+    assert ages == {"Age of the files", "Since the last push", "Since the last successful Job"}
+    assert {panel(title)["type"] for title in ages} == {"stat"}
+
+
+def test_nothing_is_shown_where_nothing_is_good_news() -> None:
+    """Counts of what must not happen are 0, and not missing, where nothing has them."""
+    for title in ("Pushes refused", "Pods that failed", "Pods killed at their memory limit"):
+        assert panel(title)["targets"][0]["expr"].endswith(" or vector(0)"), title
+
+
+def test_no_shards_are_named_where_there_are_none() -> None:
+    """The word shard stands only before a number of one."""
+    legends = {target["legendFormat"] for row in panels().values() for chart in row for target in chart["targets"]}
+    assert [legend for legend in legends if "shard" in legend] == []
+    assert {text for _, _, expression in queries() for text in re.findall(r'"(shard [^"]*)"', expression)} == {
+        "shard $1"
+    }
 
 
 def test_settings_of_the_stack() -> None:

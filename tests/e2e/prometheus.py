@@ -138,8 +138,9 @@ def prometheus(
     live: Sequence[int] = (),
     interval_seconds: int = 1,
     relabelings: Sequence[Mapping[str, object]] = (),
+    live_job: str = "flagjob-live",
 ) -> Iterator[Prometheus]:
-    """Start a Prometheus with the stack's configuration; only addresses, paths and intervals differ.
+    """Start a Prometheus with the stack's configuration; only addresses, paths, intervals and the job's name differ.
 
     With `relabelings` it overrides the pushed labels by its own, and then applies these to what it scraped.
     """
@@ -151,6 +152,7 @@ def prometheus(
         job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in targets[job["job_name"]]]}]
         if relabelings and job["job_name"] == "pushgateway":
             job |= {"honor_labels": False, "metric_relabel_configs": list(relabelings)}
+        job["job_name"] = job["job_name"].replace("flagjob-live", live_job)
     (home / "rules.yaml").write_text(yaml.safe_dump(without_delays(rules())))
     (home / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()

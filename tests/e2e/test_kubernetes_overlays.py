@@ -219,6 +219,10 @@ def test_pod_monitor_finds_the_pod() -> None:
     assert [pick(endpoint, "port") for endpoint in each(monitor, "spec.podMetricsEndpoints")] == ports
 
 
+SHARD_LABEL = "__meta_kubernetes_pod_label_batch_kubernetes_io_job_completion_index"
+"""How Prometheus finds the label that Kubernetes gives each pod of an indexed Job."""
+
+
 @pytest.mark.parametrize("prefix", ["", "maps-"])
 def test_the_name_of_a_job_follows_a_prefix(tmp_path: Path, prefix: str) -> None:
     """Pushed series have the CronJob's name, also under a namePrefix, and the pod's namespace.
@@ -248,6 +252,7 @@ def test_the_name_of_a_job_follows_a_prefix(tmp_path: Path, prefix: str) -> None
     assert list(each(endpoint, "relabelings")) == [
         {"targetLabel": "job", "replacement": name},
         {"sourceLabels": ["job"], "targetLabel": "job", "replacement": "$1-live"},
+        {"sourceLabels": [SHARD_LABEL], "targetLabel": "shard"},  # as pushed series have it, if there are shards
     ]
 
 
