@@ -1,4 +1,4 @@
-"""The dashboard's answers: fourteen nights that were pushed, and runs that were only scraped."""
+"""The dashboard's answers: fourteen nights that were pushed, drawn as pictures, and runs that were only scraped."""
 
 import subprocess
 import sys
@@ -14,12 +14,19 @@ from scripted import Answer, Script, ScriptedServer
 
 from e2e.flags import POP20, package_flags
 from e2e.nginx import free_port
-from e2e.nights import CAUSES, FIRST, NIGHTS, THROTTLED_NIGHT, open_metrics
+from e2e.nights import CAUSES, END, FIRST, NIGHTS, START, THROTTLED_NIGHT, open_metrics
 from e2e.programs import flagjob, output
 from e2e.prometheus import BOUND_SECONDS, Prometheus, Pushgateway, ask, prometheus, pushgateway, server, wait_until
 from e2e.test_monitoring import settings, with_grafana_variables
 
 pytestmark = pytest.mark.e2e
+PICTURES = ROOT / "build"
+KEPT_BYTES = 200_000
+TIMELINE_Y = 75
+TIMELINE_SHARES = (1.9 / 24, 23.2 / 24)
+"""Where the first timeline is drawn: a line of pixels near its upper edge, and where its time begins and ends."""
+COLORS = {0: "#73BF69", 3: "#FF9830", 4: "#FA6400", 6: "#F2495C", 7: "#B877D9"}
+"""Green, orange, dark orange, red and purple as Grafana has them, by exit codes."""
 GOOD: Script = {f"/{code.lower()}.gif": Answer(body=package_flags()[code.lower()]) for code in POP20}
 
 
@@ -115,6 +122,51 @@ def test_single_values(fortnight: Prometheus, number: int, cause: str, age_days:
     assert shown_cause(fortnight, noon) == cause
     assert round(value_of(fortnight, "Age of the files", noon) / 86400, 1) == age_days
     assert shown_values(fortnight, noon) == pytest.approx(expected)
+
+
+def picture_of(database: Prometheus, name: str, *rows: str) -> Path:
+    """Draw rows of the dashboard into a PNG file in build/."""
+    PICTURES.mkdir(exist_ok=True)
+    picture = PICTURES / name
+    picture.unlink(missing_ok=True)
+    times = [moment.isoformat() for moment in (START, END)]
+    output(sys.executable, ".ci/draw.py", str(database.port), *times, str(picture), *rows)
+    return picture
+
+
+def color_at_noon(picture: Path, number: int) -> str:
+    """Return the colour of the picture's first timeline at the noon after a night, in hex and above the text."""
+    from matplotlib import colors, image  # noqa: PLC0415  (other tests are collected without it)
+
+    pixels = image.imread(picture)
+    left, right = (share * pixels.shape[1] for share in TIMELINE_SHARES)
+    share = (noon_after(number) - START.timestamp()) / (END - START).total_seconds()
+    return str(colors.to_hex(pixels[TIMELINE_Y, round(left + share * (right - left))][:3])).upper()
+
+
+def test_a_picture_of_the_nights(fortnight: Prometheus) -> None:
+    """The first row is drawn small enough for the documents; each night has the colour of how it ended."""
+    picture = picture_of(fortnight, "dashboard-nights.png", "Nights")
+    assert picture.stat().st_size < KEPT_BYTES
+    assert [color_at_noon(picture, number + 1) for number in range(len(NIGHTS))] == [
+        COLORS[night.exit_code] for night in NIGHTS
+    ]
+
+
+def test_a_picture_of_all_that_was_pushed(fortnight: Prometheus) -> None:
+    """Stats, timelines and lines of both rows about the last run are drawn."""
+    picture = picture_of(fortnight, "dashboard.png", "Nights", "Last run")
+    header = picture.read_bytes()[:24]
+    assert header.startswith(b"\x89PNG")
+    assert int.from_bytes(header[20:], "big") > 1000  # its height
+
+
+def test_the_picture_of_the_documents() -> None:
+    """The picture that is kept is small, and its caption says what drew it."""
+    text = (ROOT / "docs" / "kubernetes.md").read_text("utf-8")
+    assert (ROOT / "docs" / "dashboard.png").stat().st_size < KEPT_BYTES
+    _, _, caption = text.partition("](dashboard.png)")
+    assert ".ci/draw.py" in caption.strip().split("\n\n")[0]
 
 
 def test_names_of_jobs_and_shards(tmp_path: Path) -> None:
