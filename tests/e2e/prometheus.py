@@ -137,12 +137,11 @@ def prometheus(
     pushed: Pushgateway,
     live: Sequence[int] = (),
     interval_seconds: int = 1,
-    relabelings: Sequence[Mapping[str, object]] = (),
-    live_job: str = "flagjob-live",
+    change: Callable[[dict[str, Any]], None] = lambda _: None,
 ) -> Iterator[Prometheus]:
-    """Start a Prometheus with the stack's configuration; only addresses, paths, intervals and the job's name differ.
+    """Start a Prometheus with the stack's configuration; only addresses, paths and intervals differ.
 
-    With `relabelings` it overrides the pushed labels by its own, and then applies these to what it scraped.
+    `change` may change each scrape job.
     """
     config = yaml.safe_load((ROOT / "stack" / "prometheus.yml").read_text("utf-8"))
     config["global"] = dict.fromkeys(config["global"], f"{interval_seconds}s")
@@ -150,9 +149,7 @@ def prometheus(
     targets = {"pushgateway": [pushed.port], "flagjob-live": live}
     for job in config["scrape_configs"]:
         job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in targets[job["job_name"]]]}]
-        if relabelings and job["job_name"] == "pushgateway":
-            job |= {"honor_labels": False, "metric_relabel_configs": list(relabelings)}
-        job["job_name"] = job["job_name"].replace("flagjob-live", live_job)
+        change(job)
     (home / "rules.yaml").write_text(yaml.safe_dump(without_delays(rules())))
     (home / "prometheus.yml").write_text(yaml.safe_dump(config))
     port = free_port()

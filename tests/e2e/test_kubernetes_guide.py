@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,7 +173,12 @@ def test_openshift_keeps_the_pushed_job(tmp_path: Path) -> None:
         {re.sub("(?=[A-Z])", "_", name).lower(): value for name, value in branch(one, ".").items()}
         for one in each(endpoint, "metricRelabelings")
     ]
-    with pushgateway() as gateway, prometheus(tmp_path, gateway, relabelings=relabelings) as database:
+
+    def override(job: dict[str, Any]) -> None:
+        if job["job_name"] == "pushgateway":
+            job |= {"honor_labels": False, "metric_relabel_configs": relabelings}
+
+    with pushgateway() as gateway, prometheus(tmp_path, gateway, change=override) as database:
         assert gateway.push("job/flagjob", "flagjob_shards 1\n") == 200
         wait_until(lambda: database.query('flagjob_shards{job="flagjob",exported_job=""}'))
         assert database.query('flagjob_shards{job!="flagjob"}') == {}
