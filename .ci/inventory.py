@@ -85,3 +85,4 @@ json.dump(
     sys.stdout,
     indent=1,
 )
+sys.stdout.write("\n")

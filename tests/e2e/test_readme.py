@@ -39,12 +39,12 @@ words = sys.argv[1:]
 if words[:2] == ["apply", "-k"]:
     os.execv({str(Path(sys.executable).with_name("kubectl"))!r}, ["kubectl", "kustomize", *words[2:]])
 """
-TYPED = """
+TYPED = r"""
 set -m # job control, as at a prompt
 mount --bind "$1" /etc/hosts
 while IFS= read -r line <&9; do
-    echo "flagjob README: $line"
-    eval "$line" || echo "flagjob README: exit code $?"
+    printf '\nflagjob README: %s\n' "$line"
+    eval "$line" || printf '\nflagjob README: exit code %s\n' $?
 done 9<"$2"
 """
 
