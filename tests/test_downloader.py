@@ -329,8 +329,9 @@ def test_every_attempt_acquires_a_permit(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (result.status, result.attempts, throttle.permits) == (Status.OK, 3, 3)
 
 
-def test_an_item_that_fails_while_others_succeed_is_marked() -> None:
-    """The permit of each later attempt says that the item failed while others succeeded."""
+@pytest.mark.parametrize(("reason", "is_marked"), [(Reason.TIMEOUT, True), (Reason.CONNECTION, False)])
+def test_an_item_that_fails_while_others_succeed_is_marked(reason: Reason, *, is_marked: bool) -> None:
+    """The permit of each later attempt says so, unless the origin turned the item away because of the others."""
     marks: list[bool] = []
 
     class RecordingThrottle(Throttle):
@@ -344,9 +345,9 @@ def test_an_item_that_fails_while_others_succeed_is_marked() -> None:
                 super().release(acquire(self, lambda _: None), None)
             return super().release(permit, error)
 
-    refused = NetworkError(Reason.CONNECTION, "refused")
-    result = download_with(Script([refused, refused, GIF]), throttle=RecordingThrottle(ThrottleLimits()))(BR)
-    assert (result.status, marks) == (Status.OK, [False, False, True])
+    failure = NetworkError(reason, "no answer")
+    result = download_with(Script([failure, failure, GIF]), throttle=RecordingThrottle(ThrottleLimits()))(BR)
+    assert (result.status, marks) == (Status.OK, [False, False, is_marked])
 
 
 def throttle_with_fast_clock(limits: ThrottleLimits) -> Throttle:

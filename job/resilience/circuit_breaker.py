@@ -17,6 +17,8 @@ _LONGEST_PROBE_SECONDS = 30.0
 _PAUSING_STATUSES = {403, 420, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, 509, *range(520, 528)}
 """The statuses whose Retry-After is meant for all requests (RFC 6585, 4; RFC 9110, 15.6.4): 403 is GitHub's rate limit,
 420 and 509 are those of others, and 520 to 527 are a CDN's words about its whole origin."""
+_GATEWAY_STATUSES = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT}
+"""What a gateway, or a load balancer, says of an origin that it does not reach (RFC 9110, 15.6.3 to 15.6.5)."""
 _REJECTING_REASONS = {Reason.CONNECTION, Reason.PROXY}
 _REJECTING_STATUSES = {HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE}
 """How an origin, or a proxy before it, turns away what is too much for it: it refuses or resets, or says 502 or 503."""
@@ -167,6 +169,14 @@ def is_failure(error: AttemptError) -> bool:
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return True
     return status in _PAUSING_STATUSES and (error.retry_after or 0) > 0
+
+
+def is_missing(error: AttemptError) -> bool:
+    """Return whether nobody is there who could answer: no answer at all, or a gateway's word that it got none.
+
+    Any other 5xx may be one item's, so that the same item's second one is no news.
+    """
+    return isinstance(error, NetworkError) or error.failure.http_status in _GATEWAY_STATUSES
 
 
 def is_rejection(error: AttemptError) -> bool:

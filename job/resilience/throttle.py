@@ -7,8 +7,8 @@ from random import uniform
 from threading import Lock
 from time import monotonic
 
-from job.errors import AttemptError, NetworkError, Reason
-from job.resilience.circuit_breaker import CircuitBreaker, is_failure, is_rejection, is_throttling
+from job.errors import AttemptError, Reason
+from job.resilience.circuit_breaker import CircuitBreaker, is_failure, is_missing, is_rejection, is_throttling
 from job.resilience.rate_limiter import ConcurrencyLimiter, RateLimiter
 from job.resilience.retrying import RetryBudget
 from job.resilience.types import FREE_TRIES, NO_EVENTS, Permit, ThrottleEvents, ThrottleLimits, Undecided, ignore
@@ -314,7 +314,7 @@ class Throttle:
             return _Effect(is_ignored=not self._breaker.has_given_up)
         if permit.epoch != self._epoch:
             return _NO_EFFECT
-        counts_again = isinstance(error, NetworkError) and not permit.fails_while_others_succeed
+        counts_again = is_missing(error) and not permit.fails_while_others_succeed
         if self._breaker.record_failure(permit.item, counts_again=counts_again):
             return self._open_circuit(error, now)
         return _NO_EFFECT
