@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import signal
 import ssl
 import subprocess
@@ -18,7 +17,7 @@ import trustme
 from scripted import Answer, Hold, Request, ScriptedServer
 
 from e2e.flags import POP20, package_flags
-from e2e.programs import CONTAINERS, HARDENED, ROOT, events, files_in, podman, result_fields, setting_flags
+from e2e.programs import CONTAINERS, HARDENED, events, files_in, podman, result_fields, setting_flags
 
 pytestmark = pytest.mark.e2e
 ANSWERED = ("br", "cn", "in", "us")
@@ -42,25 +41,6 @@ def read_until_results(stdout: Iterable[str], count: int) -> str:
         if len(events("".join(lines), "result")) == count:
             break
     return "".join(lines)
-
-
-def readme_commands() -> list[str]:
-    """Return the README's commands that run the image without internet access."""
-    lines = (ROOT / "README.md").read_text().splitlines()
-    return [line for line in lines if line.startswith("docker run ") and "FLAGJOB_URL" not in line]
-
-
-def test_readme_has_container_commands() -> None:
-    """The README has three commands that the next test can run."""
-    assert len(readme_commands()) == 3
-
-
-@pytest.mark.parametrize("command", readme_commands())
-def test_readme_command(image: str, command: str) -> None:
-    """A command of the README works as printed, but for the names of engine and image."""
-    _, *words = shlex.split(command)
-    done = podman(*(image if word == "flagjob" else word for word in words))
-    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("user", ["65532:0", "65532:65532", "12345:0", "1234567890:0"])
