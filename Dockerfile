@@ -16,11 +16,13 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --report /installed.json --requirement /requirements.lock
 COPY job /app/job
 ARG PYTHON_IMAGE
-# The inventory is written before the pruning, as pip left things. Of django-countries only the flags are used.
+# The inventory is written before the pruning, as pip left things. Of django-countries only the flags are used, and
+# nothing of the two packages that it alone requires.
 # A checkout may keep its files to itself, by its owner's umask; here any user reads them.
 RUN --mount=type=bind,source=.ci/inventory.py,target=/inventory.py \
     PYTHONPATH=/app /app/bin/python3 -B /inventory.py /installed.json /base.tsv "${PYTHON_IMAGE}" >/app/flagjob.cdx.json && \
     find /app/lib -path '*/django_countries/*' ! -path '*/django_countries/static/flags/*' ! -type d -delete && \
+    find /app/lib \( -path '*/asgiref/*' -o -name typing_extensions.py \) ! -type d -delete && \
     find /app/lib -path '*/greenlet/*' ! -name '*.py' ! -name '*.so' ! -type d -delete && \
     find /app/lib -path '*/greenlet/tests/*' ! -type d -delete && \
     find /app/lib -name '*.pyi' -delete && find /app/lib -type d -empty -delete && \
