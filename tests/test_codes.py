@@ -513,7 +513,7 @@ def test_a_directory_that_a_user_has_made_is_no_other_name(tmp_path: Path, monke
     (tmp_path / OWN_DIRECTORY).mkdir()
     (tmp_path / OWN_DIRECTORY.upper()).mkdir()
     assert name_folding(tmp_path) is None
-    monkeypatch.setattr(os, "listdir", lambda _: [OWN_DIRECTORY])
+    monkeypatch.setattr(Path, "iterdir", lambda root: iter([root / OWN_DIRECTORY]))
     fold = name_folding(tmp_path)
     assert fold is not None
     assert fold("Ab./C") == "ab./c"
