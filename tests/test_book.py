@@ -290,6 +290,7 @@ def test_each_command_has_its_help_page(tmp_path: Path, command: str) -> None:
     assert max(map(len, page.splitlines())) <= 80
 
 
+@pytest.mark.slow
 def test_cancelled_items_are_only_counted_on_a_terminal(tmp_path: Path) -> None:
     """If the origin is down, the terminal shows this once, with the number of cancelled items."""
     code, sent = on_terminal("ALL", "--url", "http://127.0.0.1:1/{cc}.gif", cwd=tmp_path)

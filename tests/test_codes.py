@@ -263,6 +263,7 @@ def test_tokens_that_differ_after_4_kib_are_equal() -> None:
     assert len(set(words(b"%b1 %b2 %b3" % (b"A" * 5000, b"A" * 70_000, b"A" * 140_000)))) == 1
 
 
+@pytest.mark.slow
 def test_a_long_untidy_file_yields_each_code_once() -> None:
     """A hundred thousand codes with BOM, CRLF, comments and duplicates in either case are a hundred thousand items."""
     lines = (
@@ -491,6 +492,7 @@ def probed(folding: str) -> Fold | None:
 @settings(deadline=None)
 @given(ids=st.lists(SIMILAR_IDS, max_size=12))
 @example(["Ab", "aB", "\u00e9", "e\u0301", "\u212a", "K", "k", "a.", "a", "a./b", "A/b", "sha256sums", "SHA256SUMS."])
+@pytest.mark.slow
 def test_no_two_items_are_one_file(folding: str, ids: list[str]) -> None:
     """Whatever a file system takes for one name, of the ids for one file the first has it; all have their item."""
     fold = probed(folding)

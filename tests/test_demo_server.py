@@ -439,6 +439,7 @@ def frequent_switches() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("frequent_switches")
+@pytest.mark.slow
 def test_threads_that_draw_at_once_do_not_change_the_faults() -> None:
     """A seed gives the same faults on any number of connections: the draws of one request are never interleaved."""
     faults = Faults(delay_seconds=(0.0, 1.0), error_rate=0.3, truncate_rate=0.3)

@@ -84,6 +84,7 @@ def test_waiting_takes_no_processor_time(tmp_path: Path) -> None:
     assert busy <= MAX_BUSY_SHARE
 
 
+@pytest.mark.slow
 def test_waiting_for_the_throttle_takes_no_processor_time(tmp_path: Path) -> None:
     """Two hundred workers that all wait for one paused origin do not keep the process busy."""
     routes: dict[str, Step] = {f"/c{number}.gif": Answer(429, {"Retry-After": "60"}) for number in range(200)}

@@ -415,6 +415,7 @@ def test_a_retry_after_is_obeyed(tmp_path: Path) -> None:
         ("a Retry-After with a page", Answer(200, {"Retry-After": "1"}, HTML)),
     ],
 )
+@pytest.mark.slow
 def test_a_retry_after_is_obeyed_wherever_it_stands(tmp_path: Path, fault: str, answer: Step) -> None:
     """An item waits for the Retry-After of any answer; all items wait, for free, where it is the origin's word."""
     line = line_of(fault)

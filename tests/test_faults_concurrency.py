@@ -72,6 +72,7 @@ ORIGINS: dict[str, Callable[[int], ScriptedServer]] = {
 @row(70)
 @pytest.mark.parametrize("most", [1, 4, 11])
 @pytest.mark.parametrize("how", ORIGINS)
+@pytest.mark.slow
 def test_an_origin_of_few_connections_gives_every_file(tmp_path: Path, how: str, most: int) -> None:
     """Thirty workers get every file of an origin that bears a few requests, at one try each; one line tells it."""
     line = line_of(BEARS)

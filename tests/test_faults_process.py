@@ -188,6 +188,7 @@ def test_a_log_that_cannot_be_written_ends_the_run(tmp_path: Path, lines: int) -
 @pytest.mark.parametrize(
     "words", [["BR"], ["--workers=x"], ["verify"], ["--codes-file=/proc/self/mem"], ["--help"], ["simulate"]]
 )
+@pytest.mark.slow
 def test_a_full_standard_output_is_exit_code_5(tmp_path: Path, words: list[str]) -> None:
     """`flagjob > /dev/full` ends with exit code 5 and one line on standard error, without a traceback."""
     command = [sys.executable, "-m", "job", *words]
@@ -291,6 +292,7 @@ def test_a_silent_gateway_does_not_outlast_the_grace(tmp_path: Path) -> None:
 
 
 @row(53)
+@pytest.mark.slow
 def test_a_dead_origin_costs_few_requests(tmp_path: Path) -> None:
     """Of 2,000 items of a dead origin at most 60 are attempted; each has its line, and one event says why."""
     line = line_of("the origin is dead")
@@ -396,6 +398,7 @@ def script_of_dying_origin(codes: list[str], first: Step) -> dict[str, Step]:
 
 
 @row(53)
+@pytest.mark.slow
 def test_a_run_does_not_drain_once_the_origin_is_given_up(tmp_path: Path) -> None:
     """Once the origin is given up, a stalled transfer is interrupted at once, however long the grace period."""
     codes = [f"c{n}" for n in range(60)]

@@ -68,6 +68,7 @@ class SignedOrigin:
 @row(72)
 @pytest.mark.parametrize("is_behind_redirect", [True, False], ids=["redirect", "template"])
 @pytest.mark.parametrize("signature", SIGNATURES.values(), ids=SIGNATURES)
+@pytest.mark.slow
 def test_a_url_that_is_signed_anew_is_the_same(tmp_path: Path, signature: str, *, is_behind_redirect: bool) -> None:
     """The next night's request is conditional; for another size it is not, although its validator is the same."""
     same = line_of("a URL that is signed anew each night")

@@ -769,6 +769,7 @@ damage = st.one_of(
 @given(data=st.lists(damage, max_size=4).map(b"".join), headed=st.booleans())
 @example(data=b"", headed=False)
 @example(data=b"\n", headed=False)
+@pytest.mark.slow
 def test_no_bytes_can_break_a_manifest(data: bytes, headed: bool) -> None:  # noqa: FBT001  (hypothesis passes it)
     """Whatever bytes a file holds, it can be opened, read, appended to and closed, and earlier lines survive."""
     with TemporaryDirectory() as root:
@@ -790,6 +791,7 @@ def test_no_bytes_can_break_a_manifest(data: bytes, headed: bool) -> None:  # no
     size=st.integers(0, 2**53),
     status=st.sampled_from(Status),
 )
+@pytest.mark.slow
 def test_any_text_comes_back_as_it_was(code: str, texts: tuple[str | None, ...], size: int, status: Status) -> None:
     """Validators, types and reasons are read as they were recorded, including quotes, line ends and NULs."""
     content_type, etag, last_modified, version, redirected_to, reason = texts

@@ -169,6 +169,7 @@ def test_frequent_bytes_are_found_among_many(share: int, seed: int) -> None:
         assert found is None
 
 
+@pytest.mark.slow
 def test_unique_bytes_take_no_memory() -> None:
     """A run of many files, each other bytes, remembers a thousand of them."""
     same = SameBytes()

@@ -189,6 +189,7 @@ def signed_query(draw: st.DrawFn, others: list[tuple[str, str]], signatures: lis
 @row(72)
 @settings(deadline=None)
 @given(st.data(), OTHERS, OTHERS)
+@pytest.mark.slow
 def test_only_the_signature_makes_no_difference(
     data: st.DataObject, others: list[tuple[str, str]], changed: list[tuple[str, str]]
 ) -> None:

@@ -295,6 +295,7 @@ RESULTS = {
         pytest.param("delete", Answer(body=DELETED_IN_PART), id="delete in part"),
     ],
 )
+@pytest.mark.slow
 def test_every_call_waits_for_a_bucket_that_is_busy(new_client: NewClient, call: str, busy: Step) -> None:
     """A call is repeated, more often than the three times that are usual, until it succeeds."""
     bucket = Bucket()
@@ -310,6 +311,7 @@ def test_every_call_waits_for_a_bucket_that_is_busy(new_client: NewClient, call:
 @row(71)
 @pytest.mark.parametrize("busy", BUSY.values(), ids=BUSY)
 @pytest.mark.parametrize("call", CALLS)
+@pytest.mark.slow
 def test_a_call_is_not_repeated_for_ever(new_client: NewClient, call: str, busy: Step) -> None:
     """A bucket that stays busy is an error when the time is over."""
     bucket = Bucket()
@@ -450,6 +452,7 @@ def test_a_bucket_that_stays_busy_ends_the_run(new_storage: NewStorage, executor
 @row(47, 54, 71)
 @pytest.mark.parametrize("end", ["signal", "deadline"])
 @pytest.mark.parametrize("executor", ["threads", "greenlets"])
+@pytest.mark.slow
 def test_the_end_of_the_run_ends_the_wait_for_a_bucket(tmp_path: Path, executor: str, end: str) -> None:
     """SIGTERM, or the deadline, while a bucket is busy ends the run within its grace, with a line for each item."""
     is_busy = Event()

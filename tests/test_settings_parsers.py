@@ -23,6 +23,7 @@ PARSERS = {option.parse.__qualname__: option.parse for option in EVERY_ROW}
 @pytest.mark.parametrize("parse", PARSERS.values(), ids=PARSERS)
 @settings(max_examples=50, deadline=None)
 @given(text=st.one_of(st.text(), NEARLY, st.from_regex(r"\Ahttps?://[!-~]*\{(cc|id)\}[!-~]*\Z")))
+@pytest.mark.slow
 def test_any_text(parse: Callable[[str], object], text: str) -> None:
     """For every text a parser returns a value that is not None, or raises ValueError with words."""
     try:

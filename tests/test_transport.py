@@ -640,6 +640,7 @@ def test_the_read_timeout_bounds_silence(client: Client) -> None:
     assert str(error).endswith("the last 2 seconds")
 
 
+@pytest.mark.slow
 def test_a_steady_drip_is_not_silence(new_client: type[Client]) -> None:
     """Bytes that keep arriving do not trigger even the shortest read time-out."""
     drip = Drip(OK + b"\r\n", interval=0.2)
