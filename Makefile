@@ -44,7 +44,7 @@ install: ## install the command for yourself, without developer tools: PREFIX=~/
 	mkdir -p "$(PREFIX)/bin"
 	ln -sfn ../share/flagjob/bin/flagjob "$(PREFIX)/bin/flagjob"
 
-test: $(VENV)/.installed ## run the tests that take less than a minute
+test: $(VENV)/.installed ## run all tests but the slow ones, in a minute or two
 	$(BIN)/python -m pytest -n 6 -m "$(MARKS)"
 
 coverage: $(VENV)/.installed ## run all but e2e, with a real S3 server; every branch of job/ must be taken
