@@ -443,6 +443,15 @@ def test_answers_from_before_an_outage_do_not_hide_it() -> None:
     assert harness.events == [("paused", "timeout", 60)]
 
 
+@pytest.mark.parametrize(("status", "is_open"), [(500, False), (502, True), (503, True), (504, True)])
+def test_a_gateway_counts_again_for_one_item(status: int, *, is_open: bool) -> None:
+    """That a gateway reaches no origin is news each time; an item's own error is none when it comes again."""
+    harness = Harness(patience=60)
+    for item in [f"c{number}" for number in range(WORKERS // 2)] * 2:
+        harness.send_each(HttpError(status, "no origin", None), item=item)
+    assert harness.events == [("paused", f"http_{status}", 60)] * is_open
+
+
 def test_an_answer_after_a_failure_ends_the_row() -> None:
     """An answer to an attempt that began after the first failure shows that the origin is there."""
     harness = Harness(patience=60)

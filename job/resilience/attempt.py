@@ -136,7 +136,7 @@ class Throttled:
                     raise
                 request.ignored_failures += 1
                 request.throttled_seconds += monotonic() - began
-                self._report(request, error)
+                self._on_retry(request.item.code, RetryEvent.of_ignored(request, error, self._policy))
             else:
                 self._release(permit, reply)
                 return reply
@@ -204,7 +204,3 @@ class Throttled:
         if request.throttled_while_others_succeed > self._policy.max_attempts:
             return False
         return now - request.throttled_since <= self._policy.patience_seconds
-
-    def _report(self, request: ItemRequest, error: AttemptError) -> None:
-        max_attempts = self._policy.max_attempts + request.ignored_failures
-        self._on_retry(request.item.code, RetryEvent(request.attempts, max_attempts, 0.0, error, ignored=True))

@@ -113,7 +113,6 @@ class CircuitBreaker:
         self._failures = 0
         self._probes = 0
         self._failed_items.clear()
-        self._row_began = 0
         self.state = State.CLOSED
 
     def open(self, now: float, pause: float, patience: float) -> None:

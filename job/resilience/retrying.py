@@ -53,6 +53,11 @@ class RetryEvent:
     ignored: bool = False
     """The failure does not count against the item: all items wait for the origin."""
 
+    @classmethod
+    def of_ignored(cls, request: ItemRequest, error: AttemptError, policy: RetryPolicy) -> "RetryEvent":
+        """Return the event of a failure that does not count against its item, and is counted as ignored already."""
+        return cls(request.attempts, policy.max_attempts + request.ignored_failures, 0.0, error, ignored=True)
+
 
 class Retrying:
     """Wraps `get`: tries an item again until it succeeds or is not worth another try, and raises its last error.
@@ -182,7 +187,7 @@ class Authorized:
                 self._count(error)
                 raise
             request.ignored_failures += 1
-            self._report(request, error)
+            self._on_retry(request.item.code, RetryEvent.of_ignored(request, error, self._policy))
             reply = self._get_again(request)
         self._accepted = request.item
         return reply
@@ -195,10 +200,6 @@ class Authorized:
             if _is_refused(error):
                 self._count(error)
             raise
-
-    def _report(self, request: ItemRequest, error: AttemptError) -> None:
-        max_attempts = self._policy.max_attempts + request.ignored_failures
-        self._on_retry(request.item.code, RetryEvent(request.attempts, max_attempts, 0.0, error, ignored=True))
 
     def _count(self, error: AttemptError) -> None:
         """Count a refusal; change its failure to a retryable one if the witness is refused, too."""
