@@ -206,6 +206,17 @@ def test_what_is_turned_away_while_others_are_answered_is_ignored(error: Attempt
     assert (harness.throttle.concurrency_limit, harness.gave_up) == (2, [])
 
 
+def test_failures_from_before_a_limit_take_none_of_its_places() -> None:
+    """Once the limit is lowered, what was undecided until then keeps no place of it: others start as it allows."""
+    harness = Harness()
+    permits = [harness.start() for _ in range(30)]
+    harness.turn_away(*permits[:26])
+    for permit in permits[26:]:
+        harness.throttle.release(permit, None)
+    for _ in range(harness.throttle.concurrency_limit):
+        harness.start()
+
+
 @pytest.mark.parametrize(
     "error",
     [NetworkError(Reason.TIMEOUT, "silence"), HttpError(500, "bug"), HttpError(504, "late"), NotFoundError(404, "no")],
