@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from job.cancellation import Cancellation
 from job.file_table import Claim, FileTable
-from job.layout import is_reserved
+from job.layout import is_id, is_reserved
 from job.model import InvalidItem, Item, WorkItem
 from job.redaction import visible
 from job.template import UrlTemplate
@@ -61,9 +61,6 @@ _EDGES = re.compile(rb"\A" + _ZERO_WIDTH + rb"+|" + _ZERO_WIDTH + rb"+\Z")
 _COMMENT = re.compile(_ZERO_WIDTH + rb"*#")
 
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_ID_SEGMENT = r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,199}"
-_ID = re.compile(rf"{_ID_SEGMENT}(?:/{_ID_SEGMENT})*")
-_ID_MAX = 1000
 _SHOWN_MAX = 80
 _FOLDED = "the destination does not tell such names apart"
 _NO_FILE = "\0"
@@ -316,6 +313,4 @@ def _shown(text: str) -> str:
 def _is_valid(code: str, file: str, template: UrlTemplate) -> bool:
     if not template.takes_ids:
         return _CODE.fullmatch(code) is not None
-    if len(code) > _ID_MAX or not _ID.fullmatch(code):
-        return False
-    return not is_reserved(file.partition("/")[0])
+    return is_id(code) and not is_reserved(file.partition("/")[0])

@@ -26,8 +26,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
+from unicodedata import category, is_normalized, normalize
 from zlib import crc32
+
+from job.redaction import visible
 
 LABEL_PATTERN = "([0-9]+)-of-([0-9]+)"
 """A regular expression for `Shard.label`: its groups are the index and the count."""
@@ -83,6 +87,19 @@ _TIME = re.compile(r"[1-9][0-9]{7}T[0-9]{6}\.[0-9]{6}Z")
 CLOCK_TOLERANCE = timedelta(days=1)
 """What is later than now by more than this was named while a clock was ahead; less may be another machine's clock."""
 _LAST_DOTS = re.compile(r"\.+(?=/|\Z)")
+
+_NAME_CHARACTERS = r"-A-Za-z0-9_@+~'():=,%"
+_ID_SEGMENT = rf"[{_NAME_CHARACTERS}][{_NAME_CHARACTERS}.]{{0,199}}"
+_ID = re.compile(rf"{_ID_SEGMENT}(?:/{_ID_SEGMENT})*")
+_ID_MAX = 1000
+_NAME_SEGMENT = rf"[{_NAME_CHARACTERS}](?:[{_NAME_CHARACTERS}. ]{{0,253}}[{_NAME_CHARACTERS}.])?"
+_NAME = re.compile(rf"{_NAME_SEGMENT}(?:/{_NAME_SEGMENT})*")
+_NAME_MAX = 1024
+"""The longest key of an object in a bucket, in bytes; 255 are the longest name of a file (NAME_MAX)."""
+_LETTERS = {"Lu", "Ll", "Lt", "Lm", "Lo", "Nd"}
+_MARKS = {"Mn", "Mc"}
+"""Unicode's general categories of letters and digits, and of the marks that follow a letter."""
+_CACHED_LETTERS = 4096
 
 Fold = Callable[[str], str]
 """A function that returns the same text for all paths that are one file."""
@@ -172,6 +189,51 @@ def sortable_time(time: datetime, after: str = "") -> str:
     return text
 
 
+def is_id(text: str) -> bool:
+    """Return whether a text is an ID: segments divided by `/`, of letters, digits and the characters `._@+~'():=,%-`.
+
+    Letters and digits are those of any script, in NFC (UAX 15), so that no file system takes two for one by their
+    form. No segment is empty, begins with a dot or a combining mark, or has more than 200 bytes in UTF-8; an ID has
+    1000 at most.
+    """
+    return _matches(_ID, _ID_MAX, text)
+
+
+def is_name(file: str) -> bool:
+    """Return whether a text may be the path of an item's file: like an ID, with blanks within a segment, and longer.
+
+    Each segment has 255 bytes at most, the path 1024, and its first segment is no name of flagjob's own.
+    """
+    return _matches(_NAME, _NAME_MAX, file) and not is_reserved(file.partition("/")[0])
+
+
+def _matches(pattern: re.Pattern[str], most_bytes: int, text: str) -> bool:
+    if len(text) > most_bytes:
+        return False
+    if not text.isascii():
+        if not is_normalized("NFC", text):
+            return False
+        text = "".join(map(_ascii_for, text))
+    return len(text) <= most_bytes and pattern.fullmatch(text) is not None
+
+
+@lru_cache(_CACHED_LETTERS)
+def _ascii_for(character: str) -> str:
+    """Return what stands for a character in the patterns, once for each of its bytes in UTF-8.
+
+    That is `x` for a letter; for a mark it is a dot, as neither may begin a segment. NUL, which is never legal, stands
+    for all else: what cannot be seen, and other forms of ASCII letters, such as ligatures and full-width letters.
+    """
+    if character.isascii():
+        return character
+    kind = category(character)
+    if kind not in _LETTERS | _MARKS or visible(character) != character:
+        return "\0"
+    if any(form.isascii() for form in normalize("NFKC", character)):
+        return "\0"
+    return ("x" if kind in _LETTERS else ".") * len(character.encode())
+
+
 def is_reserved(segment: str, fold: Fold | None = None) -> bool:
     """Return whether a name directly below the destination is flagjob's own, so that no item may have it.
 
@@ -187,7 +249,7 @@ def name_folding(root: Path) -> Fold | None:
 
     It is asked for flagjob's own directory by other names, so nothing is written. Two kinds of folding are known: of
     upper and lower case (vfat, exFAT, APFS, SMB, ext4 with casefold), and of dots at the end of a name (vfat, SMB).
-    Unicode normal forms need no third one: names of items are ASCII, which none of them changes.
+    Unicode normal forms need no third one: names of items are in NFC, so no two of them have one form.
     """
     folds = [fold for alias, fold in _FOLDS.items() if _is_own_directory(root, alias)]
     if not folds:
@@ -205,7 +267,12 @@ def _without_last_dots(file: str) -> str:
     return _LAST_DOTS.sub("", file)
 
 
-_FOLDS: dict[str, Fold] = {OWN_DIRECTORY.upper(): str.lower, f"{OWN_DIRECTORY}.": _without_last_dots}
+def _without_case(file: str) -> str:
+    """Return a path as ext4 and APFS compare it (Unicode's canonical caseless match); vfat and SMB fold less."""
+    return file.lower() if file.isascii() else normalize("NFD", normalize("NFD", file).casefold())
+
+
+_FOLDS: dict[str, Fold] = {OWN_DIRECTORY.upper(): _without_case, f"{OWN_DIRECTORY}.": _without_last_dots}
 """Other names of flagjob's own directory, and how a file system folds names where it is found by them."""
 
 

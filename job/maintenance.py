@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import blake2b, file_digest
 from pathlib import Path
+from unicodedata import normalize
 
 from job import manifest
 from job.atomic_write import map_os_errors
@@ -190,5 +191,8 @@ def _verify_bytes(path: Path, stored: Stored) -> bool:
 
 
 def _path_digest(file: str) -> bytes:
-    """Return bytes that stand for a path, so that a long one takes no more memory than a short one."""
-    return blake2b(os.fsencode(file), digest_size=_PATH_DIGEST_BYTES).digest()
+    """Return bytes that stand for a path, so that a long one takes no more memory than a short one.
+
+    Names of items are in NFC; some file systems list them in NFD.
+    """
+    return blake2b(os.fsencode(normalize("NFC", file)), digest_size=_PATH_DIGEST_BYTES).digest()

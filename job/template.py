@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _LEGAL = r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
@@ -16,6 +16,9 @@ _PORT_MAX = 65535
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,16}")
 _CODE_PLACEHOLDERS = frozenset({"{cc}", "{CC}"})
 _ID_PLACEHOLDERS = frozenset({"{id}"})
+_SAFE = "@/"
+_VERBATIM = re.compile(r"[A-Za-z0-9._~@/-]*")
+"""What `quote` with these safe characters leaves as it is; a match takes a third of its time."""
 _UNREADABLE = "must be a URL with a host, and if it names a port, one from 1 to 65535"
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
@@ -47,9 +50,9 @@ class UrlTemplate:
         return f"{parts.scheme}://{parts.netloc}".lower().removesuffix(_DEFAULT_PORT[parts.scheme])
 
     def url(self, code: str) -> str:
-        """Return the URL of a valid code or ID."""
+        """Return the URL of a valid code or ID, in which all but letters, digits and `._~@/-` is percent-encoded."""
         if self.takes_ids:
-            return self.text.replace("{id}", code)
+            return self.text.replace("{id}", code if _VERBATIM.fullmatch(code) else quote(code, _SAFE))
         return self.text.replace("{cc}", code.lower()).replace("{CC}", code.upper())
 
     def file(self, code: str) -> str:

@@ -13,8 +13,8 @@ ROOT = Path(__file__).parents[1]
 JOB = ROOT / "job"
 
 LAYERS: list[set[str]] = [
-    {"errors", "template", "file_table"},
-    {"cancellation", "atomic_write", "layout", "redaction"},
+    {"errors", "template", "file_table", "redaction"},
+    {"cancellation", "atomic_write", "layout"},
     {"body"},
     {"model"},
     {"settings", "codes", "validation", "redirects", "revalidation", "exit_code", "progress"},

@@ -29,7 +29,6 @@ def test_an_invalid_code_is_never_requested(tmp_path: Path, template: str) -> No
     hostile = [
         "../../etc/passwd",
         "cn/../us",
-        "c%6e",
         "cn?x",
         "cn#f",
         "/cn",
@@ -38,6 +37,7 @@ def test_an_invalid_code_is_never_requested(tmp_path: Path, template: str) -> No
         "c n",
         "\ufb01",
         "\uff43\uff4e",
+        "c%6e" if "{cc}" in template else "c%6e\u200b",  # an id may hold a percent sign, which the URL encodes
     ]
     with ScriptedServer({template.format(cc="us", CC="US", id="us").partition("?")[0]: Answer(body=GIF)}) as server:
         done = run_here(*hostile, "us", dest=tmp_path, url=server.url(template), accept="gif")

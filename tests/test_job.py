@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from importlib.metadata import distribution
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from command import TIMEOUT, Done, environment, flagjob, start_flagjob, wait_for_signal_handlers, wait_until_asleep
@@ -157,6 +158,24 @@ def test_ids_keep_case_and_path(tmp_path: Path) -> None:
     assert done.code == 0
     assert sorted(files(tmp_path / "downloads")) == sorted(f"{name}.png" for name in ids)
     assert {request.target for request in server.requests} == {f"/{name}.png" for name in ids}
+
+
+def test_real_ids_are_downloaded_verified_and_summed(tmp_path: Path) -> None:
+    """Ids with signs and letters of any script are files that SHA256SUMS and verify agree about, run after run."""
+    ids = ["it's(1)=2:3+4~5", "100%/\u00e4\u00df", "\u65d7/\u0639\u064e\u0644\u0645", "\u0e18\u0e07"]
+    paths = {f"/{quote(name)}.png": Answer(body=PNG) for name in ids}
+    settings = {"FLAGJOB_CODES_FILE": "-"}
+    with ScriptedServer(paths) as server:
+        settings["FLAGJOB_URL"] = server.url("/{id}.png")
+        runs = [flagjob(cwd=tmp_path, stdin="\n".join(ids).encode(), settings=settings) for _ in range(2)]
+    results = [[(line["code"], line["status"]) for line in done.events_named("result")] for done in runs]
+    assert [sorted(found) for found in results] == [
+        sorted((name, status) for name in ids) for status in ("ok", "unchanged")
+    ]
+    assert sorted(files(tmp_path / "downloads")) == sorted(f"{name}.png" for name in ids)
+    subprocess.run(["sha256sum", "--strict", "-c", "SHA256SUMS"], cwd=tmp_path / "downloads", check=True)
+    verified = flagjob("verify", cwd=tmp_path)
+    assert (verified.code, verified.events_named("verify_finished")[0]["counts"]["whole"]) == (0, 4)
 
 
 def test_a_single_letter_is_an_id_among_ids(tmp_path: Path) -> None:

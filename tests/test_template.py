@@ -1,7 +1,7 @@
 """URL templates: which texts are rejected, and that a code changes only its own part of a URL."""
 
 from dataclasses import FrozenInstanceError
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +19,8 @@ PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (
 BRACES = "must hold no braces but those of its placeholder"
 
 CODES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)
-SEGMENT = r"[A-Za-z0-9_@-][A-Za-z0-9._@-]{0,20}"
+CHARACTERS = r"-A-Za-z0-9_@+~'():=,%\u00e4\u0646\u6f22"
+SEGMENT = rf"[{CHARACTERS}][{CHARACTERS}.]{{0,20}}"
 IDS = st.from_regex(rf"{SEGMENT}(/{SEGMENT}){{0,3}}", fullmatch=True)
 
 
@@ -222,9 +223,11 @@ def test_no_code_changes_where_a_request_goes(code: str, text: str) -> None:
     text=st.sampled_from(["http://h/{id}.png", "https://h:8443/a/.{id}/b", "http://h/{id}.", "http://h/a?x={id}"]),
 )
 def test_no_id_changes_where_a_request_goes(code: str, text: str) -> None:
-    """An ID adds its own segments to the path, and changes nothing else."""
+    """An ID adds its own segments to the path, as the server decodes it, and changes nothing else."""
     template, url = urlsplit(text), urlsplit(UrlTemplate.parse(text).url(code))
     assert (url.scheme, url.netloc, url.fragment) == (template.scheme, template.netloc, "")
     assert url.path.count("/") == template.path.count("/") + template.path.count("{id}") * code.count("/")
     assert {"", ".", ".."}.isdisjoint(url.path.split("/")[1:])
-    assert url.query == template.query.replace("{id}", code)
+    assert unquote(url.path) == unquote(template.path.replace("{id}", code.replace("%", "%25")))
+    assert unquote(url.query) == template.query.replace("{id}", code)
+    assert (url.query.count("&"), url.query.count("=")) == (template.query.count("&"), template.query.count("="))
