@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from job.cancellation import Cancellation
 from job.file_table import Claim, FileTable
-from job.layout import is_id, is_reserved
+from job.layout import is_id, is_name, is_reserved
 from job.model import InvalidItem, Item, WorkItem
 from job.redaction import visible
 from job.template import UrlTemplate
@@ -290,6 +290,9 @@ def _first_item(code: str, template: UrlTemplate, table: FileTable, token: Token
     file = template.file(code)
     if not _is_valid(code, file, template):
         return _first_invalid_item(code, table, InvalidItem(_shown(token.text)))
+    if template.naming is not None and not is_name(file):
+        problem = f"its file would be named {_shown(file)}, which is no safe name"
+        return _first_invalid_item(code, table, InvalidItem(_shown(token.text), problem))
     claim = table.claim(file, code)
     if claim is Claim.FIRST:
         return WorkItem(code, template.url(code), file, token.speculative)

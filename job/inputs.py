@@ -94,6 +94,8 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
     """
     server = None if settings.url else settings.server or Server.LOCAL
     template = settings.url or _server_template(server or Server.LOCAL, stack, is_needed=not settings.dry_run)
+    if settings.file:
+        template = template.with_naming(settings.file)
     with map_exceptions({_GzipError: _unreadable}):  # in what is read here; later it ends the run
         tokens = _tokens(settings, cancellation, stack, letters=not template.takes_ids)
         tokens = _check_not_empty(tokens, cancellation)

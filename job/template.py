@@ -1,11 +1,15 @@
 """URL template: checks a URL with a placeholder, and makes the URL and the file name of each item from it."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
+_FIELD = re.compile(r"\{([A-Za-z]+)(?::\.([1-9][0-9]?))?\}")
+"""A placeholder of a file's name: that of an item, whole or its first characters."""
 _LEGAL = r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 """RFC 3986. A lone % is illegal: a code could complete it to an escape, such as %2e."""
 _URL = re.compile(f"(?:{_LEGAL})*")
@@ -23,6 +27,52 @@ _UNREADABLE = "must be a URL with a host, and if it names a port, one from 1 to 
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
 
 
+class _Field(NamedTuple):
+    """A placeholder, and how many characters of its text are taken; None for all."""
+
+    name: str
+    length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class FileTemplate:
+    """The name of each item's file, below the destination. Immutable, so threads may share it."""
+
+    text: str
+    parts: tuple[str | _Field, ...]
+    """Literal text, and placeholders."""
+
+    @classmethod
+    def parse(cls, text: str) -> "FileTemplate":
+        """Return the template of a text; raise ValueError, which states the requirement that the text does not meet."""
+        parts: list[str | _Field] = []
+        end = 0
+        for match in _FIELD.finditer(text):
+            parts += [text[end : match.start()], _Field(match[1], int(match[2]) if match[2] else None)]
+            end = match.end()
+        parts.append(text[end:])
+        template = cls(text, tuple(parts))
+        if not template.placeholders:
+            raise ValueError("must hold a placeholder of the URL, or all items would have one file")
+        if any("{" in part or "}" in part for part in parts if isinstance(part, str)):
+            raise ValueError("must hold no braces but those of placeholders, as {id}, or {id:.2} for two characters")
+        return template
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """Return the names of the placeholders."""
+        return frozenset(part.name for part in self.parts if isinstance(part, _Field))
+
+    @property
+    def suffix(self) -> str:
+        """Return the end of every name, with its dot, or an empty string."""
+        return _suffix_of(self.text)
+
+    def render(self, values: Mapping[str, str]) -> str:
+        """Return the name with these texts in place of the placeholders; it still has to be checked."""
+        return "".join([part if isinstance(part, str) else values[part.name][: part.length] for part in self.parts])
+
+
 @dataclass(frozen=True, slots=True)
 class UrlTemplate:
     """An http or https URL with a placeholder in its path or query. Immutable, so threads may share it."""
@@ -32,6 +82,8 @@ class UrlTemplate:
     """Whether items are opaque IDs (`{id}`) instead of codes, which are compared without case (`{cc}`, `{CC}`)."""
     suffix: str
     """The end of every file name: the suffix of the URL's path with its dot, or an empty string."""
+    naming: FileTemplate | None = None
+    """How files are named; None is after their codes, with the suffix."""
 
     @classmethod
     def parse(cls, text: str) -> "UrlTemplate":
@@ -42,6 +94,15 @@ class UrlTemplate:
             raise ValueError("must have no fragment (#...): it is never sent")
         placeholders = _placeholders(parts.path + "?" + parts.query)
         return cls(text, takes_ids=placeholders <= _ID_PLACEHOLDERS, suffix=_suffix_of(parts.path))
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """Return the names that the template of a file's name may have."""
+        return frozenset({"id"} if self.takes_ids else {"cc", "CC"})
+
+    def with_naming(self, naming: FileTemplate) -> "UrlTemplate":
+        """Return a template of the same URLs whose files are named otherwise, and so may have another suffix."""
+        return replace(self, naming=naming, suffix=naming.suffix or self.suffix)
 
     @property
     def origin(self) -> str:
@@ -56,7 +117,9 @@ class UrlTemplate:
         return self.text.replace("{cc}", code.lower()).replace("{CC}", code.upper())
 
     def file(self, code: str) -> str:
-        """Return the path, below the destination, of the file of a valid code (in lower case) or ID (verbatim)."""
+        """Return the path, below the destination, of the file of a code (in lower case) or ID (verbatim)."""
+        if self.naming is not None:
+            return self.naming.render({"id": code, "cc": code.lower(), "CC": code.upper()})
         stem = code if self.takes_ids else code.lower()
         return stem + self.suffix
 

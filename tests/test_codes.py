@@ -30,11 +30,12 @@ from job.file_table import FileTable
 from job.layout import OWN_DIRECTORY, Fold, Shard, name_folding
 from job.model import InvalidItem, Item, WorkItem
 from job.redaction import visible
-from job.template import UrlTemplate
+from job.template import FileTemplate, UrlTemplate
 
 CODES = UrlTemplate.parse("http://h/{cc}.gif")
 IDS = UrlTemplate.parse("http://h/{id}.png")
 BARE_IDS = UrlTemplate.parse("http://h/{id}")
+FANNED_OUT = BARE_IDS.with_naming(FileTemplate.parse("{id:.2}/{id}{id:.1}.png"))
 BOUND = 20
 
 
@@ -366,6 +367,22 @@ def test_a_second_code_for_a_file_is_an_error() -> None:
     ]
 
 
+def test_the_name_of_a_file_is_checked_not_its_parts() -> None:
+    """An ID whose file would have an empty segment, or a name of flagjob's own, is invalid, once."""
+    template = BARE_IDS.with_naming(FileTemplate.parse("{id:.2}/{id}"))
+    items = list(unique_items(map(Token, ["acme", "a/b", "a/b", "..", "7"]), template, FileTable()))
+    problem = "its file would be named a//a/b, which is no safe name"
+    assert items == [
+        WorkItem("acme", "http://h/acme", "ac/acme"),
+        InvalidItem("a/b", problem),
+        InvalidItem(".."),
+        WorkItem("7", "http://h/7", "7/7"),
+    ]
+    own = CODES.with_naming(FileTemplate.parse("{CC}"))
+    (item,) = unique_items([Token("sha256sums")], own, FileTable())
+    assert isinstance(item, InvalidItem)
+
+
 def test_codes_are_compared_without_case() -> None:
     """A code in any case is one item: shown in upper case, with a file name in lower case."""
     assert list(unique_items(map(Token, ["cN", "Cn", "CN", "cn"]), CODES, FileTable())) == [
@@ -583,9 +600,10 @@ def test_what_waits_in_a_pipe_is_passed_on() -> None:
 @settings(deadline=None)
 @given(
     text=st.text() | st.text("aZ0./@-_\0%\\~ #?\n\u00e4\ufb01", max_size=30),
-    template=st.sampled_from([CODES, IDS, BARE_IDS]),
+    template=st.sampled_from([CODES, IDS, BARE_IDS, FANNED_OUT]),
 )
 @example("../../etc/passwd", BARE_IDS)
+@example("..a", FANNED_OUT)
 @example("a/../../b", BARE_IDS)
 def test_every_file_lies_below_the_destination(text: str, template: UrlTemplate) -> None:
     """For any text, the file is in the destination, under exactly the path that was chosen, and not hidden."""

@@ -178,6 +178,17 @@ def test_real_ids_are_downloaded_verified_and_summed(tmp_path: Path) -> None:
     assert (verified.code, verified.events_named("verify_finished")[0]["counts"]["whole"]) == (0, 4)
 
 
+def test_files_are_fanned_out(tmp_path: Path) -> None:
+    """FLAGJOB_FILE names the files, and its suffix tells their type; the URL is the same."""
+    with ScriptedServer({f"/logo/{name}": Answer(body=PNG) for name in ("acme", "7")}) as server:
+        settings = {"FLAGJOB_URL": server.url("/logo/{id}"), "FLAGJOB_FILE": "{id:.2}/{id}.png"}
+        done = flagjob("acme", "7", "a/b", cwd=tmp_path, settings=settings)
+    assert sorted(files(tmp_path / "downloads")) == ["7/7.png", "ac/acme.png"]
+    assert [(line["code"], line["reason"]) for line in done.events_named("result") if line["reason"]] == [
+        ("a/b", "invalid_code")
+    ]
+
+
 def test_a_single_letter_is_an_id_among_ids(tmp_path: Path) -> None:
     """X stands for XA to XZ among codes only: an id is taken verbatim."""
     done = flagjob("x", "--dry-run", "--url", "http://localhost/{id}.png", cwd=tmp_path)

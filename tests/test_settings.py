@@ -36,7 +36,7 @@ from job.settings import (
 from job.settings import load as load_settings
 from job.settings.options import LogLevel
 from job.settings.parsers import Address
-from job.template import UrlTemplate
+from job.template import FileTemplate, UrlTemplate
 
 SECRET = "hunter2-and-more"  # noqa: S105  (an example of one)
 URL = "https://example.org/{cc}.gif"
@@ -57,6 +57,9 @@ UTF_8 = "must be UTF-8 text"
 IN_A_DIRECTORY = "must be a file in a directory that exists"
 MALFORMED = "must be a URL with a host, and if it names a port, one from 1 to 65535"
 PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
+FILE_PLACEHOLDER = "must hold a placeholder of the URL, or all items would have one file"
+FILE_BRACES = "must hold no braces but those of placeholders, as {id}, or {id:.2} for two characters"
+FILE_PATH = "must be a path below the destination, of letters, digits and ._@+~'():=,%- between slashes"
 NO_USER = "must hold no user and password: put an Authorization line into FLAGJOB_HEADERS_FILE"
 ASCII = "must be a URL in ASCII, with other characters percent-encoded"
 NO_QUERY = "must have no query and no fragment: ? in a password is %3F, # is %23"
@@ -122,6 +125,25 @@ REJECTED = [
     ("dest", "s3://", "'s3://'", BUCKET),
     ("dest", "gs:///flags", "'gs:///flags'", BUCKET),
     ("dest", "az://container/../flags", "'az://container/../flags'", BUCKET),
+    ("file", "{id", "'{id'", FILE_PLACEHOLDER),
+    ("file", "flag.gif", "'flag.gif'", FILE_PLACEHOLDER),
+    ("file", "{cc:2}.gif", "'{cc:2}.gif'", FILE_PLACEHOLDER),
+    ("file", "{cc}{", "'{cc}{'", FILE_BRACES),
+    ("file", "{cc:.2}}", "'{cc:.2}}'", FILE_BRACES),
+    ("file", "{cc}/{}", "'{cc}/{}'", FILE_BRACES),
+    ("file", "/{cc}", "'/{cc}'", FILE_PATH),
+    ("file", "../{cc}", "'../{cc}'", FILE_PATH),
+    ("file", "{cc}/", "'{cc}/'", FILE_PATH),
+    ("file", "SHA256SUMS/{cc}", "'SHA256SUMS/{cc}'", FILE_PATH),
+    ("file", ".flagjob/{cc}", "'.flagjob/{cc}'", FILE_PATH),
+    ("file", "a\\{cc}", r"'a\\{cc}'", FILE_PATH),
+    ("file", "{id}.gif", "'{id}.gif'", "must hold {cc} or {CC}, as the URL does, and no other placeholder"),
+    (
+        "file",
+        "{cc}/{name}.gif",
+        "'{cc}/{name}.gif'",
+        "must hold {cc} or {CC}, as the URL does, and no other placeholder",
+    ),
     ("dest", "s3://bucket/a b", "'s3://bucket/a b'", BUCKET),
     ("dest", f"s3://key:{SECRET}@bucket/flags", "'s3://***@bucket/flags'", BUCKET),
     ("dest", f"s3://bucket/flags?key={SECRET}", "'s3://bucket/flags?***'", BUCKET),
@@ -268,6 +290,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "server": ("ERROR", Server.ERROR),
     "url": (URL, UrlTemplate.parse(URL)),
     "dest": ("/data", "/data"),
+    "file": ("{cc:.1}/{cc}.gif", FileTemplate.parse("{cc:.1}/{cc}.gif")),
     "workers": ("1000", 1000),
     "executor": ("Sequential", Executor.SEQUENTIAL),
     "order": ("submitted", Order.SUBMITTED),
@@ -605,6 +628,15 @@ def test_a_cluster_needs_an_origin(variable: str) -> None:
     assert load(["-s", "local"], cluster).server is Server.LOCAL
     assert load([], {**cluster, "FLAGJOB_URL": URL}).url == UrlTemplate.parse(URL)
     assert len(faults(environ={**cluster, "FLAGJOB_URL": "nonsense"})) == 1
+
+
+def test_a_file_name_has_the_placeholder_of_the_url() -> None:
+    """`{id}` is for a URL with `{id}`; a URL that is wrong itself is one fault, not two."""
+    ids = {"FLAGJOB_URL": "http://h/{id}"}
+    assert load([], {**ids, "FLAGJOB_FILE": "{id:.2}/{id}.png"}).file == FileTemplate.parse("{id:.2}/{id}.png")
+    problem = "must hold {id}, as the URL does, and no other placeholder"
+    assert faults(environ={**ids, "FLAGJOB_FILE": "{cc}"}) == [f"FLAGJOB_FILE '{{cc}}': {problem}"]
+    assert len(faults(environ={"FLAGJOB_URL": "nonsense", "FLAGJOB_FILE": "{id}"})) == 1
 
 
 def test_a_secret_from_a_file(tmp_path: Path) -> None:

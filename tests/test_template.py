@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from job.template import UrlTemplate
+from job.template import FileTemplate, UrlTemplate
 
 NOT_ASCII = "must be a URL in ASCII, with other characters percent-encoded"
 UNREADABLE = "must be a URL with a host, and if it names a port, one from 1 to 65535"
@@ -174,6 +174,30 @@ def test_a_file_takes_the_suffix_of_the_path(text: str, suffix: str) -> None:
 def test_a_file_is_named_after_its_code(text: str, code: str, file: str) -> None:
     """The file name is the code in lower case, or the ID verbatim, with the suffix."""
     assert UrlTemplate.parse(text).file(code) == file
+
+
+@pytest.mark.parametrize(
+    ("naming", "url", "code", "file"),
+    [
+        ("{id:.2}/{id}.png", "http://h/{id}", "acme.com", "ac/acme.com.png"),
+        ("{id:.2}/{id}.png", "http://h/{id}", "7", "7/7.png"),
+        ("{id:.2}/{id:.99}", "http://h/{id}.png", "\u00e4\u00f6\u00fc", "\u00e4\u00f6/\u00e4\u00f6\u00fc"),
+        ("{cc:.1}/{CC}-flag", "http://h/{cc}.gif", "Br", "b/BR-flag"),
+    ],
+)
+def test_a_naming_makes_the_name_of_a_file(naming: str, url: str, code: str, file: str) -> None:
+    """`{id:.2}` is the first two characters, or as many as there are, as Python cuts."""
+    template = UrlTemplate.parse(url)
+    named = template.with_naming(FileTemplate.parse(naming))
+    assert named.file(code) == file
+    assert named.url(code) == template.url(code)
+
+
+def test_the_suffix_of_a_naming_comes_first() -> None:
+    """Files have the suffix of their own template; where that has none, the URL's still tells their type."""
+    template = UrlTemplate.parse("http://h/{id}.php")
+    assert template.with_naming(FileTemplate.parse("{id}.png")).suffix == ".png"
+    assert template.with_naming(FileTemplate.parse("a.b/{id}")).suffix == ".php"
 
 
 def test_a_template_cannot_be_changed() -> None:

@@ -73,6 +73,7 @@ class _Loader:
         self._faults += checks.check_shards(self._raw, parsed)
         self._faults += checks.check_sets(self._raw, parsed)
         self._faults += checks.check_bucket(valid)
+        self._faults += checks.check_file(self._raw, parsed)
         self._faults += checks.check_contradictions(self._raw, has_codes=bool(self._arguments.codes))
         self._faults += checks.check_demonstration(self._raw, self._environ)
         self._faults += _unknown_variables(self._environ)

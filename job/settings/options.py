@@ -10,7 +10,7 @@ from job import __version__, redaction
 from job.model import Budget, FileType, Refresh
 from job.settings import parsers
 from job.settings.parsers import Pushgateway
-from job.template import UrlTemplate
+from job.template import FileTemplate, UrlTemplate
 
 T = TypeVar("T")
 PREFIX = "FLAGJOB_"
@@ -200,6 +200,12 @@ class Settings:
         "-o",
         metavar="PATH",
         redact=redaction.destination,
+    )
+    file: FileTemplate | None = option(
+        parsers.file_template,
+        None,
+        "file name below it, as {id:.2}/{id}.png; else the code or id, and the URL's suffix",
+        metavar="NAME",
     )
     workers: int = option(parsers.whole(1, 1000), "30", "downloads at the same time", "-m", "--max-req", metavar="N")
     executor: Executor = option(parsers.choice(Executor), "threads", EXECUTORS_HELP, metavar="HOW")

@@ -10,9 +10,9 @@ from enum import StrEnum
 from typing import TypeVar
 from urllib.parse import SplitResult, unquote
 
-from job.layout import BucketLocation, is_bucket, is_url
+from job.layout import BucketLocation, is_bucket, is_name, is_url
 from job.model import Budget
-from job.template import check_authority, split_url
+from job.template import FileTemplate, check_authority, split_url
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -52,6 +52,14 @@ class Pushgateway:
     """Without user and password, so it may be printed; the path is the gateway's own prefix."""
     user: str = field(default="", repr=False)
     password: str = field(default="", repr=False)
+
+
+def file_template(text: str) -> FileTemplate:
+    """Return the template of the names of files, which must be safe ones where the placeholders are."""
+    template = FileTemplate.parse(text)
+    if not is_name(template.render(dict.fromkeys(template.placeholders, "x"))):
+        raise ValueError("must be a path below the destination, of letters, digits and ._@+~'():=,%- between slashes")
+    return template
 
 
 def whole(low: int, high: int) -> Callable[[str], int]:
