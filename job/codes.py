@@ -13,7 +13,7 @@ from job.cancellation import Cancellation
 from job.file_table import Claim, FileTable
 from job.layout import is_id, is_name, is_reserved
 from job.model import InvalidItem, Item, WorkItem
-from job.redaction import visible
+from job.redaction import shown
 from job.template import UrlTemplate
 
 POP20 = tuple(sorted("CN IN US ID BR PK NG BD RU JP MX PH VN ET EG DE IR TR CD FR".split()))
@@ -61,7 +61,6 @@ _EDGES = re.compile(rb"\A" + _ZERO_WIDTH + rb"+|" + _ZERO_WIDTH + rb"+\Z")
 _COMMENT = re.compile(_ZERO_WIDTH + rb"*#")
 
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_SHOWN_MAX = 80
 _FOLDED = "the destination does not tell such names apart"
 _NO_FILE = "\0"
 """Put before text that gets no file, it makes what no file is called, so that the table knows such text, too."""
@@ -219,10 +218,19 @@ def unique_items(
 
     A None among the tokens is one among the items, and is not counted.
     """
+    return selected_items(lambda is_owned: _unique_items(tokens, template, table, is_owned), limit, is_owned)
+
+
+def selected_items(
+    items_of: Callable[[Callable[[str], bool]], Iterator[Item | None]],
+    limit: int | None,
+    is_owned: Callable[[str], bool] | None,
+) -> Iterator[Item | None]:
+    """Yield the first `limit` items, of which those that `is_owned`; `items_of` returns those whose codes are owned."""
     if limit is None:
-        return _unique_items(tokens, template, table, is_owned or _is_any)
+        return items_of(is_owned or _is_any)
     # The limit counts the codes of all shards, so that together they process exactly `limit` codes.
-    first_items = _first_items(_unique_items(tokens, template, table, _is_any), limit)
+    first_items = _first_items(items_of(_is_any), limit)
     if is_owned is None:  # this run has no shard
         return first_items
     return (item for item in first_items if item is None or is_owned(item.code))
@@ -274,7 +282,7 @@ def _distinct_item(item: WorkItem, table: FileTable) -> Item:
         owner = "that of another code in the list"
     else:
         return item
-    return InvalidItem(_shown(item.code), f"its file {item.file} is {owner}: {_FOLDED}")
+    return InvalidItem(shown(item.code), f"its file {item.file} is {owner}: {_FOLDED}")
 
 
 def _normalized_code(text: str, template: UrlTemplate) -> str:
@@ -289,28 +297,23 @@ def _first_item(code: str, template: UrlTemplate, table: FileTable, token: Token
     """Return the item of a code, or None if the code was there before."""
     file = template.file(code)
     if not _is_valid(code, file, template):
-        return _first_invalid_item(code, table, InvalidItem(_shown(token.text)))
+        return _first_invalid_item(code, table, InvalidItem(shown(token.text)))
     if template.naming is not None and not is_name(file):
-        problem = f"its file would be named {_shown(file)}, which is no safe name"
-        return _first_invalid_item(code, table, InvalidItem(_shown(token.text), problem))
+        problem = f"its file would be named {shown(file)}, which is no safe name"
+        return _first_invalid_item(code, table, InvalidItem(shown(token.text), problem))
     claim = table.claim(file, code)
     if claim is Claim.FIRST:
         return WorkItem(code, template.url(code), file, token.speculative)
     if claim is Claim.REPEATED:
         return None
     problem = f"its file {file} is that of another code in the list"
-    return _first_invalid_item(code, table, InvalidItem(_shown(token.text), problem))
+    return _first_invalid_item(code, table, InvalidItem(shown(token.text), problem))
 
 
 def _first_invalid_item(code: str, table: FileTable, item: InvalidItem) -> InvalidItem | None:
     """Return the item of text that gets no file, or None if the text was there before."""
     claim = table.claim(_NO_FILE + code, code)
     return item if claim is Claim.FIRST else None
-
-
-def _shown(text: str) -> str:
-    """Return invalid text as it may be printed: what could not be seen in it is escaped, and it is cut."""
-    return visible(text[:_SHOWN_MAX])[:_SHOWN_MAX]
 
 
 def _is_valid(code: str, file: str, template: UrlTemplate) -> bool:

@@ -51,7 +51,7 @@ class Downloader:
         """Return how the item ended; raises nothing. A StorageError stops the run: no other item would fare better."""
         if isinstance(item, InvalidItem):
             error = f"{item.problem}: no request was sent"
-            return Result(Status.ERROR, None, item.code, reason=Reason.INVALID_CODE, error=error)
+            return Result(Status.ERROR, None, item.code, reason=item.reason, error=error)
         began = monotonic()
         request = ItemRequest(item)
         try:
@@ -105,7 +105,8 @@ class Downloader:
         """Return the file that an item has, if it is the one that it should have, untouched since it was stored."""
         if stored is None or stored.path != item.file:
             return None
-        if self.expected_digests.get(item.file, stored.sha256) != stored.sha256 or stored.sha256 in self.placeholders:
+        digest = item.sha256 or self.expected_digests.get(item.file, stored.sha256)
+        if digest != stored.sha256 or stored.sha256 in self.placeholders or item.size not in {None, stored.bytes}:
             return None
         if self.storage.is_intact(stored):
             return stored

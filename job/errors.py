@@ -46,12 +46,17 @@ class Reason(StrEnum):
     CHECKSUM = "checksum"
     PLACEHOLDER = "placeholder"
     INVALID_CODE = "invalid_code"
+    INVALID_ROW = "invalid_row"
     STORAGE = "storage"
     ORIGIN_DOWN = "origin_down"
     UNIFORM_REFUSAL = "uniform_refusal"
     DEADLINE = "deadline"
     SIGNAL = "signal"
     INTERNAL = "internal"
+
+
+LOCAL_REASONS = frozenset({Reason.INVALID_CODE, Reason.INVALID_ROW, Reason.STORAGE, Reason.SIGNAL, Reason.INTERNAL})
+"""The reasons that are none of the origin's."""
 
 
 class Outcome(StrEnum):

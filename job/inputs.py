@@ -18,6 +18,7 @@ from job.file_table import FileTable
 from job.layout import ALL_CODES, Shard
 from job.model import Item
 from job.settings import Server, Settings
+from job.tables import Table, is_header, is_json_name, is_table_name
 from job.template import UrlTemplate
 
 _BOOK_URL = "https://www.fluentpython.com/data/flags/{cc}/{cc}.gif"
@@ -56,6 +57,9 @@ _FOREIGN_TEXTS = (
     (re.compile(rb"\s*<[!?A-Za-z]"), "a page of HTML or XML"),
     (re.compile(rb"\s*[\[{]"), "JSON"),
 )
+_HEADER_MAX_BYTES = 64 * 1024
+_DIVIDED_BY_BLANKS = re.compile(rb"\s*[^\s,;|\"{][^,;\t|]* [^,;\t|]*")
+"""The beginning of a list with several codes in its first line, and of no header that is usual."""
 _TABLE_LINES = 2
 """The header of a table and its first row."""
 
@@ -97,9 +101,7 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
     if settings.file:
         template = template.with_naming(settings.file)
     with map_exceptions({_GzipError: _unreadable}):  # in what is read here; later it ends the run
-        tokens = _tokens(settings, cancellation, stack, letters=not template.takes_ids)
-        tokens = _check_not_empty(tokens, cancellation)
-        items = codes.unique_items(tokens, template, table, settings.limit, _shard_filter(settings))
+        items = _Selection(settings, template, table, cancellation).items(stack)
         if settings.codes_file and not settings.arguments:
             items, is_whole_list = _look_ahead(items, settings)
             if not is_whole_list:
@@ -116,12 +118,67 @@ def _unreadable(error: "_GzipError") -> UsageError:
     return UsageError(Fault("codes", None, f"the list cannot be read: {error}"))
 
 
-def _check_not_empty(tokens: Iterator[codes.Token | None], cancellation: Cancellation) -> Iterator[codes.Token | None]:
-    """Wait for the first token; raise UsageError if there is none, unless the run was cancelled in the meantime."""
-    first = list(islice((token for token in tokens if token is not None), 1))
-    if not first and not cancellation.reason:
-        raise UsageError(Fault("codes", None, "there are none: give codes as arguments, in a variable or a file"))
-    return chain(first, tokens)
+@dataclass(slots=True)
+class _List:
+    """The bytes of a list in UTF-8, and whether they ended before the list did."""
+
+    chunks: Iterator[bytes | None]
+    is_interrupted: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, slots=True)
+class _Selection:
+    """Makes the items of the first source that is set: arguments, FLAGJOB_CODES, FLAGJOB_CODES_FILE, else POP20."""
+
+    settings: Settings
+    template: UrlTemplate
+    table: FileTable
+    cancellation: Cancellation
+
+    def items(self, stack: ExitStack) -> Iterator[Item | None]:
+        """Return the items; raise UsageError if there are none, unless the run was cancelled in the meantime."""
+        settings = self.settings
+        letters = not self.template.takes_ids
+        if settings.arguments:
+            return self._unique(codes.expand_sets(settings.arguments, letters=letters))
+        if settings.codes is not None:
+            return self._unique(codes.expand_sets(settings.codes.replace(",", " ").split(), letters=False))
+        if settings.codes_file:
+            return self._listed(_open_list(settings.codes_file, self.cancellation, stack), settings.codes_file)
+        return self._unique(codes.expand_sets(["POP20"], letters=False))
+
+    def _listed(self, opened: _List, path: str) -> Iterator[Item | None]:
+        """Return the items of a list, which is a table by its name, or by its first line if it is no file."""
+        is_table = is_table_name(path)
+        if not is_table and not _is_file(path):
+            line, opened.chunks = _peek_line(opened.chunks)
+            is_table = is_header(line, self.template.placeholders)
+        if is_table:
+            return self._rows(Table(opened.chunks, opened.is_interrupted, is_json=is_json_name(path)))
+        if not self.template.known_placeholders.issuperset(self.template.all_placeholders):
+            names = ", ".join(f"{{{name}}}" for name in sorted(self.template.all_placeholders))
+            problem = f"the list has no header that names {names}, which the URL or the file name holds"
+            raise UsageError(Fault("codes", None, problem))
+        return self._unique(codes.read_tokens(_checked(opened.chunks), opened.is_interrupted))
+
+    def _unique(self, tokens: Iterator[codes.Token | None]) -> Iterator[Item | None]:
+        first = list(islice((token for token in tokens if token is not None), 1))
+        self._check_not_empty(is_empty=not first)
+        settings = self.settings
+        return codes.unique_items(
+            chain(first, tokens), self.template, self.table, settings.limit, _shard_filter(settings)
+        )
+
+    def _rows(self, rows: Table) -> Iterator[Item | None]:
+        self._check_not_empty(is_empty=not rows.check(self.template))
+        settings = self.settings
+        return codes.selected_items(
+            lambda is_owned: rows.items(self.template, self.table, is_owned), settings.limit, _shard_filter(settings)
+        )
+
+    def _check_not_empty(self, *, is_empty: bool) -> None:
+        if is_empty and not self.cancellation.reason:
+            raise UsageError(Fault("codes", None, "there are none: give codes as arguments, in a variable or a file"))
 
 
 def _look_ahead(items: Iterator[Item | None], settings: Settings) -> tuple[Iterator[Item | None], bool]:
@@ -154,27 +211,14 @@ def _server_template(server: Server, stack: ExitStack, *, is_needed: bool) -> Ur
     return UrlTemplate.parse(running.url + demo_server.PATH)
 
 
-def _tokens(
-    settings: Settings, cancellation: Cancellation, stack: ExitStack, *, letters: bool
-) -> Iterator[codes.Token | None]:
-    """Return the tokens of the first source that is set: arguments, FLAGJOB_CODES, FLAGJOB_CODES_FILE, else POP20."""
-    if settings.arguments:
-        return codes.expand_sets(settings.arguments, letters=letters)
-    if settings.codes is not None:
-        return codes.expand_sets(settings.codes.replace(",", " ").split(), letters=False)
-    if settings.codes_file:
-        return _file_tokens(settings.codes_file, cancellation, stack)
-    return codes.expand_sets(["POP20"], letters=False)
-
-
 def _is_file(path: str) -> bool:
     return path != _STANDARD_INPUT and Path(path).is_file()
 
 
-def _file_tokens(path: str, cancellation: Cancellation, stack: ExitStack) -> Iterator[codes.Token | None]:
-    """Open a file, standard input or a named pipe, and return its tokens."""
+def _open_list(path: str, cancellation: Cancellation, stack: ExitStack) -> _List:
+    """Open a file, standard input or a named pipe."""
     if _is_file(path):
-        return codes.read_tokens(_as_utf_8(codes.file_chunks(stack.enter_context(Path(path).open("rb")))))
+        return _List(_as_utf_8(codes.file_chunks(stack.enter_context(Path(path).open("rb")))))
     if path != _STANDARD_INPUT:
         # Opening a named pipe blocks until it has a writer, and nothing could interrupt that. So open it without
         # blocking; the reader waits for data in a way that a signal ends.
@@ -186,13 +230,29 @@ def _file_tokens(path: str, cancellation: Cancellation, stack: ExitStack) -> Ite
     else:
         descriptor = sys.stdin.fileno()
     reader = codes.PipeReader(descriptor, cancellation)
-    return codes.read_tokens(_as_utf_8(reader.chunks()), reader.is_interrupted)
+    return _List(_as_utf_8(reader.chunks()), reader.is_interrupted)
+
+
+def _peek_line(chunks: Iterator[bytes | None]) -> tuple[bytes, Iterator[bytes | None]]:
+    """Return the first line of a list, as far as it is no longer than a header may be, and all chunks.
+
+    A pipe that has nothing at the moment is not waited for once a blank has divided codes: these must not be held back.
+    """
+    start = b""
+    for chunk in chunks:
+        if chunk:
+            start += chunk
+        elif _DIVIDED_BY_BLANKS.fullmatch(start):
+            break
+        if b"\n" in start.lstrip() or len(start) > _HEADER_MAX_BYTES:
+            break
+    return start.lstrip().partition(b"\n")[0].rstrip(b"\r"), chain([start], chunks)
 
 
 def _as_utf_8(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
     """Yield the chunks of a list as UTF-8: gzip is decompressed, and UTF-16 is known by its byte order mark.
 
-    Raises UsageError if the list seems to be something else, and OSError if it is cut or damaged gzip.
+    Raises OSError if the list is cut or damaged gzip.
     """
     source = _with_whole_mark(_decompressed(_with_whole_mark(chunks)))
     for chunk in source:
@@ -202,7 +262,7 @@ def _as_utf_8(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
         # The source has no other first chunk, so this is the last turn of the loop.
         encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if chunk.startswith(mark)), None)
         whole = chain([chunk], source)
-        yield from _checked(_transcoded(whole, encoding) if encoding else whole)
+        yield from _transcoded(whole, encoding) if encoding else whole
 
 
 def _with_whole_mark(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:

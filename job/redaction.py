@@ -13,6 +13,7 @@ _MAX_CHARACTERS = 200
 """A list of codes may have a million characters; a log line must not."""
 _USER_IN_LINE = re.compile(rb"://[^/@\s\"\\]+@")
 _QUERY_IN_LINE = re.compile(rb"(://[^\s\"\\?]*)\?[^\s\"\\]*")
+_SHOWN_MAX = 80
 _MIN_SECRET_CHARACTERS = 6
 _INVISIBLE = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
@@ -31,6 +32,11 @@ def visible(text: str) -> str:
     if _is_visible(text):
         return text
     return "".join(c if _is_visible(c) else c.encode("unicode_escape").decode() for c in printable(text))
+
+
+def shown(text: str) -> str:
+    """Return text of a list as it may be printed: what could not be seen in it is escaped, and it is cut."""
+    return visible(text[:_SHOWN_MAX])[:_SHOWN_MAX]
 
 
 def visible_json(line: bytes) -> bytes:

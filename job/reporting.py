@@ -14,7 +14,7 @@ from threading import Lock
 from job import __version__, progress, redaction
 from job.cancellation import Cancellation
 from job.codes import NAMED_SETS
-from job.errors import AttemptError, Reason, UsageError
+from job.errors import LOCAL_REASONS, AttemptError, Reason, UsageError
 from job.exit_code import TOO_MANY_CHANGED, ExitCode, signal_exit_code
 from job.inputs import Inputs
 from job.log import RunLog, termination_message
@@ -32,7 +32,7 @@ _LOGGED_STATUSES = {
     LogResults.CHANGED: frozenset(Status) - {Status.UNCHANGED},
     LogResults.PROBLEMS: frozenset({Status.NOT_FOUND, Status.ERROR}),
 }
-_LOCAL_REASONS = {Reason.INVALID_CODE, Reason.STORAGE, Reason.SIGNAL, Reason.INTERNAL, TOO_MANY_CHANGED}
+_LOCAL_REASONS = {*LOCAL_REASONS, TOO_MANY_CHANGED}
 """Causes that are none of the origin's."""
 _CAUSE_BYTES = 500
 """How much of a cause's error is kept. It stands twice in the termination message, in which JSON may double it."""

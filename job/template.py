@@ -8,8 +8,8 @@ from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urlsplit
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
-_FIELD = re.compile(r"\{([A-Za-z]+)(?::\.([1-9][0-9]?))?\}")
-"""A placeholder of a file's name: that of an item, whole or its first characters."""
+_FIELD = re.compile(r"\{(\w[\w .-]*)(?::\.([1-9][0-9]?))?\}")
+"""A placeholder: the text of an item, or of a column of its row, whole or its first characters."""
 _LEGAL = r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2}"
 """RFC 3986. A lone % is illegal: a code could complete it to an escape, such as %2e."""
 _URL = re.compile(f"(?:{_LEGAL})*")
@@ -18,10 +18,13 @@ _TEMPLATE = re.compile(f"(?:{_LEGAL}|[{{}}])*")
 _AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 _PORT_MAX = 65535
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,16}")
-_CODE_PLACEHOLDERS = frozenset({"{cc}", "{CC}"})
-_ID_PLACEHOLDERS = frozenset({"{id}"})
+CODE_PLACEHOLDERS = frozenset({"cc", "CC"})
+_ID_PLACEHOLDERS = frozenset({"id"})
+NO_PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
+"""What is wrong with a URL for codes or IDs; rows of tables have other placeholders, too."""
 _SAFE = "@/"
 _VERBATIM = re.compile(r"[A-Za-z0-9._~@/-]*")
+_UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")
 """What `quote` with these safe characters leaves as it is; a match takes a third of its time."""
 _UNREADABLE = "must be a URL with a host, and if it names a port, one from 1 to 65535"
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
@@ -34,34 +37,49 @@ class _Field(NamedTuple):
     length: int | None
 
 
+_Parts = tuple[str | _Field, ...]
+"""Literal text, and placeholders."""
+
+
+def _parse_parts(text: str) -> _Parts:
+    parts: list[str | _Field] = []
+    end = 0
+    for match in _FIELD.finditer(text):
+        parts += [text[end : match.start()], _Field(match[1], int(match[2]) if match[2] else None)]
+        end = match.end()
+    return (*parts, text[end:])
+
+
+def _names(parts: _Parts) -> list[str]:
+    """Return the names of the placeholders, each once, in their order."""
+    return list(dict.fromkeys(part.name for part in parts if isinstance(part, _Field)))
+
+
+def _has_braces(parts: _Parts) -> bool:
+    return any("{" in part or "}" in part for part in parts if isinstance(part, str))
+
+
 @dataclass(frozen=True, slots=True)
 class FileTemplate:
     """The name of each item's file, below the destination. Immutable, so threads may share it."""
 
     text: str
-    parts: tuple[str | _Field, ...]
-    """Literal text, and placeholders."""
+    parts: _Parts
 
     @classmethod
     def parse(cls, text: str) -> "FileTemplate":
         """Return the template of a text; raise ValueError, which states the requirement that the text does not meet."""
-        parts: list[str | _Field] = []
-        end = 0
-        for match in _FIELD.finditer(text):
-            parts += [text[end : match.start()], _Field(match[1], int(match[2]) if match[2] else None)]
-            end = match.end()
-        parts.append(text[end:])
-        template = cls(text, tuple(parts))
+        template = cls(text, _parse_parts(text))
         if not template.placeholders:
             raise ValueError("must hold a placeholder of the URL, or all items would have one file")
-        if any("{" in part or "}" in part for part in parts if isinstance(part, str)):
+        if _has_braces(template.parts):
             raise ValueError("must hold no braces but those of placeholders, as {id}, or {id:.2} for two characters")
         return template
 
     @property
     def placeholders(self) -> frozenset[str]:
         """Return the names of the placeholders."""
-        return frozenset(part.name for part in self.parts if isinstance(part, _Field))
+        return frozenset(_names(self.parts))
 
     @property
     def suffix(self) -> str:
@@ -82,23 +100,43 @@ class UrlTemplate:
     """Whether items are opaque IDs (`{id}`) instead of codes, which are compared without case (`{cc}`, `{CC}`)."""
     suffix: str
     """The end of every file name: the suffix of the URL's path with its dot, or an empty string."""
+    parts: _Parts
+    is_cut: bool = False
+    """Whether a placeholder takes some characters only."""
     naming: FileTemplate | None = None
     """How files are named; None is after their codes, with the suffix."""
 
     @classmethod
     def parse(cls, text: str) -> "UrlTemplate":
         """Return the template of a text; raise ValueError, which states the requirement that the text does not meet."""
-        parts = split_url(text, _TEMPLATE)
+        # Without the names of placeholders, which may be any words: they never reach a URL.
+        parts = split_url(_FIELD.sub("{}", text), _TEMPLATE)
         _check_address(parts)
         if "#" in text:
             raise ValueError("must have no fragment (#...): it is never sent")
-        placeholders = _placeholders(parts.path + "?" + parts.query)
-        return cls(text, takes_ids=placeholders <= _ID_PLACEHOLDERS, suffix=_suffix_of(parts.path))
+        fields = _parse_parts(text)
+        if not _names(fields):
+            raise ValueError(NO_PLACEHOLDER)
+        if _has_braces(fields):
+            raise ValueError("must hold no braces but those of its placeholder")
+        is_cut = any(isinstance(field, _Field) and field.length for field in fields)
+        takes_ids = set(_names(fields)) <= _ID_PLACEHOLDERS
+        return cls(text, takes_ids, _suffix_of(parts.path), fields, is_cut)
 
     @property
-    def placeholders(self) -> frozenset[str]:
-        """Return the names that the template of a file's name may have."""
-        return frozenset({"id"} if self.takes_ids else {"cc", "CC"})
+    def placeholders(self) -> list[str]:
+        """Return the names of the placeholders, each once, in their order."""
+        return _names(self.parts)
+
+    @property
+    def all_placeholders(self) -> set[str]:
+        """Return the names of the placeholders of the URL and of the file name."""
+        return {*self.placeholders, *(self.naming.placeholders if self.naming else ())}
+
+    @property
+    def known_placeholders(self) -> frozenset[str]:
+        """Return the placeholders for which an item of a list has text; those that are not among them need a table."""
+        return _ID_PLACEHOLDERS if self.takes_ids else CODE_PLACEHOLDERS
 
     def with_naming(self, naming: FileTemplate) -> "UrlTemplate":
         """Return a template of the same URLs whose files are named otherwise, and so may have another suffix."""
@@ -112,9 +150,18 @@ class UrlTemplate:
 
     def url(self, code: str) -> str:
         """Return the URL of a valid code or ID, in which all but letters, digits and `._~@/-` is percent-encoded."""
+        if self.is_cut:
+            return self.render({"id": code, "cc": code.lower(), "CC": code.upper()})
         if self.takes_ids:
             return self.text.replace("{id}", code if _VERBATIM.fullmatch(code) else quote(code, _SAFE))
         return self.text.replace("{cc}", code.lower()).replace("{CC}", code.upper())
+
+    def render(self, cells: Mapping[str, str]) -> str:
+        """Return the URL of a row: whatever a cell holds, it is one part of a segment or of the query's value.
+
+        Only `{id}`, which must be a valid ID, may hold several segments. Raises UnicodeEncodeError for lone surrogates.
+        """
+        return "".join([part if isinstance(part, str) else _encoded(part, cells) for part in self.parts])
 
     def file(self, code: str) -> str:
         """Return the path, below the destination, of the file of a code (in lower case) or ID (verbatim)."""
@@ -122,6 +169,13 @@ class UrlTemplate:
             return self.naming.render({"id": code, "cc": code.lower(), "CC": code.upper()})
         stem = code if self.takes_ids else code.lower()
         return stem + self.suffix
+
+
+def _encoded(field: _Field, cells: Mapping[str, str]) -> str:
+    text = cells[field.name][: field.length]
+    if _UNRESERVED.fullmatch(text):
+        return text
+    return quote(text, _SAFE if field.name == "id" else "")
 
 
 def split_url(text: str, legal: re.Pattern[str] = _URL) -> SplitResult:
@@ -152,18 +206,6 @@ def _check_address(parts: SplitResult) -> None:
     if "@" in parts.netloc:
         raise ValueError("must hold no user and password: put an Authorization line into FLAGJOB_HEADERS_FILE")
     check_authority(parts.netloc)
-
-
-def _placeholders(path_and_query: str) -> frozenset[str]:
-    """Return the placeholders of a URL's path and query; raise ValueError unless all are of one kind."""
-    found = frozenset(_PLACEHOLDER.findall(path_and_query))
-    if not found or not (found <= _CODE_PLACEHOLDERS or found <= _ID_PLACEHOLDERS):
-        raise ValueError(
-            "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
-        )
-    if re.search(r"[{}]", _PLACEHOLDER.sub("", path_and_query)):
-        raise ValueError("must hold no braces but those of its placeholder")
-    return found
 
 
 def _suffix_of(path: str) -> str:

@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
     {"cancellation", "atomic_write", "layout"},
     {"body"},
     {"model"},
+    {"tables"},
     {"settings", "codes", "validation", "redirects", "revalidation", "exit_code", "progress"},
     {"transport"},
     {"client"},

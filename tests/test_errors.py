@@ -24,6 +24,7 @@ EXPECTED_FAILURES = {
     Reason.CHECKSUM: (True, "invalid"),
     Reason.PLACEHOLDER: (False, "invalid"),
     Reason.INVALID_CODE: (False, "invalid"),
+    Reason.INVALID_ROW: (False, "invalid"),
     Reason.STORAGE: (False, "invalid"),
     Reason.DEADLINE: (False, "invalid"),
     Reason.SIGNAL: (False, "invalid"),

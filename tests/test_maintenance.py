@@ -71,6 +71,14 @@ def test_a_file_that_is_not_there_is_missing(tmp_path: Path, instead: str) -> No
     assert (is_intact, findings[0]) == (False, ("missing", "7/br.gif"))
 
 
+def test_a_file_system_may_list_names_in_another_form(tmp_path: Path) -> None:
+    """A name that is listed in NFD, as on HFS+, is that of the file that was stored in NFC."""
+    known = entry(tmp_path, "\u00e4.gif")
+    (tmp_path / "a\u0308.gif").write_bytes(GIF)
+    _, is_intact, findings = verify(tmp_path, known)
+    assert (is_intact, findings) == (True, [])
+
+
 def test_unknown_files_are_reported_and_are_no_failure(tmp_path: Path) -> None:
     """A file in no entry, such as a user's index.html, is reported and never deleted."""
     known = entry(tmp_path, "br.gif")

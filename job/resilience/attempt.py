@@ -8,7 +8,7 @@ from time import monotonic
 from job import validation
 from job.cancellation import Sleeper
 from job.client import Client, wait_seconds
-from job.errors import AttemptError, ContentError, FlagjobError, NetworkError, Outcome
+from job.errors import AttemptError, ContentError, FlagjobError, NetworkError, Outcome, Reason
 from job.model import FileType, NotModified, Reply
 from job.resilience.retrying import RetryEvent, RetryPolicy
 from job.resilience.throttle import Throttle, wait_for_permit
@@ -45,8 +45,10 @@ class Validated:
             return reply
         request.received_bytes = reply.received_bytes
         try:
-            digest = self._expected_digests.get(request.item.file)
+            item = request.item
+            digest = item.sha256 or self._expected_digests.get(item.file)
             reply.media_type = validation.validate(reply, self._accepted, digest, self._placeholders)
+            _check_size(reply, item.size)
         except ContentError as error:
             error.retry_after = wait_seconds(reply.retry_after)
             reply.body.close()
@@ -55,6 +57,12 @@ class Validated:
             reply.body.close()
             raise
         return reply
+
+
+def _check_size(reply: Reply, size: int | None) -> None:
+    """Raise ContentError if the file has another size than its row says."""
+    if size is not None and size != reply.body.size:
+        raise ContentError(Reason.CHECKSUM, f"the file has {reply.body.size} bytes, but its row says {size}")
 
 
 class Measured:

@@ -11,7 +11,7 @@ from job import redaction
 from job.errors import Fault
 from job.layout import is_bucket
 from job.settings.parsers import Pushgateway
-from job.template import FileTemplate, UrlTemplate
+from job.template import UrlTemplate
 
 _CLUSTERS = ("KUBERNETES_SERVICE_HOST", "CLOUD_RUN_JOB", "AWS_BATCH_JOB_ID")
 _PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
@@ -93,21 +93,6 @@ def check_sets(raw: Mapping[str, RawText], parsed: Mapping[str, object]) -> Iter
         yield Fault(publish.name, publish.text, f"needs a directory, but {dest.name} is a bucket")
     if parsed["shard_count"] not in {None, 1}:
         yield Fault(publish.name, publish.text, "cannot be divided into shards: no run has the whole set")
-
-
-def check_file(raw: Mapping[str, RawText], parsed: Mapping[str, object]) -> Iterator[Fault]:
-    """Yield the fault of a file name with a placeholder that the URL has not: the built-in origin's are {cc}, {CC}."""
-    naming = raw.get("file")
-    template = parsed["file"]
-    url = parsed["url"]
-    is_url_wrong = "url" in raw and url is None
-    if not naming or not isinstance(template, FileTemplate) or is_url_wrong:
-        return  # its own fault was reported already
-    known = url.placeholders if isinstance(url, UrlTemplate) else {"cc", "CC"}
-    if not template.placeholders <= known:
-        names = " or ".join(f"{{{name}}}" for name in sorted(known, reverse=True))
-        problem = f"must hold {names}, as the URL does, and no other placeholder"
-        yield Fault(naming.name, redaction.plain(naming.text), problem)
 
 
 def check_bucket(raw: Mapping[str, RawText]) -> Iterator[Fault]:

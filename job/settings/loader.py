@@ -11,6 +11,8 @@ from job.settings import checks
 from job.settings.checks import RawText
 from job.settings.command_options import Arguments, describe_unknown
 from job.settings.options import OPTIONS, PREFIX, Option, Settings, options_of
+from job.tables import is_table_name
+from job.template import CODE_PLACEHOLDERS, NO_PLACEHOLDER
 
 T = TypeVar("T")
 
@@ -73,7 +75,7 @@ class _Loader:
         self._faults += checks.check_shards(self._raw, parsed)
         self._faults += checks.check_sets(self._raw, parsed)
         self._faults += checks.check_bucket(valid)
-        self._faults += checks.check_file(self._raw, parsed)
+        self._faults += self._template_faults(parsed)
         self._faults += checks.check_contradictions(self._raw, has_codes=bool(self._arguments.codes))
         self._faults += checks.check_demonstration(self._raw, self._environ)
         self._faults += _unknown_variables(self._environ)
@@ -124,6 +126,31 @@ class _Loader:
         except ValueError as error:
             self._faults.append(Fault(variable, redaction.path(path), str(error)))
             return None
+
+    def _template_faults(self, parsed: Mapping[str, Any]) -> Iterator[Fault]:
+        """Yield the faults of placeholders that no item has; what a row has is known when the table is read."""
+        url = parsed["url"]
+        file = parsed["file"]
+        is_url_wrong = "url" in self._raw and url is None
+        if is_url_wrong or self._may_be_table():
+            return
+        known = url.known_placeholders if url else CODE_PLACEHOLDERS
+        if url and not known.issuperset(url.placeholders):
+            raw = self._raw["url"]
+            yield Fault(raw.name, redaction.url(raw.text), NO_PLACEHOLDER)
+        elif file and not file.placeholders <= known:
+            names = " or ".join(f"{{{name}}}" for name in sorted(known, reverse=True))
+            raw = self._raw["file"]
+            problem = f"must hold {names}, as the URL does, and no other placeholder"
+            yield Fault(raw.name, redaction.plain(raw.text), problem)
+
+    def _may_be_table(self) -> bool:
+        """Return whether the list may have a header, which names further placeholders."""
+        codes = self._arguments.codes
+        path = self._raw.get("codes_file")
+        if codes or path is None:
+            return codes == ("-",)
+        return path.text == "-" or is_table_name(path.text) or not Path(path.text).is_file()
 
     def _changed(self) -> dict[str, str]:
         """Return the redacted texts that differ from the defaults, by the option's name."""

@@ -1,0 +1,316 @@
+"""Tables: lists with a header, as CSV, TSV or JSON lines; each row becomes an item, or an invalid one with its line."""
+
+import csv
+import json
+import re
+from codecs import BOM_UTF8
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from io import StringIO
+from itertools import chain
+from typing import NamedTuple
+
+from job.errors import Fault, Reason, UsageError
+from job.file_table import Claim, FileTable
+from job.layout import is_id, is_name
+from job.model import InvalidItem, Item, WorkItem
+from job.redaction import shown
+from job.template import CODE_PLACEHOLDERS, UrlTemplate
+
+_TABLE_NAME = re.compile(r"(?s:.+)\.(?:csv|tsv|(jsonl))(?:\.gz)?", re.IGNORECASE)
+_DELIMITERS = ",;\t|"
+_LINE_MAX_BYTES = 1024 * 1024
+"""A longer line is cut here, which leaves its row unusable and bounds the memory that it takes."""
+_CODE_COLUMNS = ("id", "code", "cc")
+"""Columns that name an item, the first that there is: `{id}` is its text, `{cc}` and `{CC}` that in one case."""
+_CODE_PLACEHOLDERS = frozenset({"id", *CODE_PLACEHOLDERS})
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
+_SIZE = re.compile(r"[0-9]{1,15}")
+_DOT_SEGMENT = re.compile(r"/\.{1,2}(?:[/?]|\Z)")
+
+
+class Row(NamedTuple):
+    """One row: the line in which it begins, counted from 1, and its cells by column; without cells it has a problem."""
+
+    line: int
+    cells: dict[str, str]
+    problem: str = ""
+
+
+class _UnusableError(ValueError):
+    """A row that cannot become an item, and why."""
+
+
+def is_table_name(path: str) -> bool:
+    """Return whether a list is a table by its name."""
+    return _TABLE_NAME.fullmatch(path) is not None
+
+
+def is_json_name(path: str) -> bool:
+    """Return whether a table is one of JSON lines by its name."""
+    match = _TABLE_NAME.fullmatch(path)
+    return match is not None and match[1] is not None
+
+
+def is_header(line: bytes, placeholders: Collection[str]) -> bool:
+    """Return whether the first line of a list names the placeholders of the URL, so that the list is a table.
+
+    A line of one word is a code, as `id` is that of Indonesia, unless the URL has a placeholder of another name.
+    """
+    columns = _columns_of(line)
+    is_more_than_a_code = len(columns) > 1 or not _CODE_PLACEHOLDERS.issuperset(placeholders)
+    return is_more_than_a_code and not _missing(columns, placeholders)
+
+
+def _columns_of(line: bytes) -> list[str]:
+    text = line.removeprefix(BOM_UTF8).decode("utf-8", "replace")
+    if _is_object(text):
+        return list(_json_cells(text) or ())
+    return _split_header(text)[0]
+
+
+def _is_object(text: str) -> bool:
+    return text.lstrip().startswith("{")
+
+
+def _missing(columns: Collection[str], needed: Iterable[str]) -> list[str]:
+    """Return which of the needed columns a table has not."""
+    known = {*columns, *(_CODE_PLACEHOLDERS if _code_column(columns) else ())}
+    return [name for name in needed if name not in known]
+
+
+def _code_column(columns: Collection[str]) -> str | None:
+    return next((name for name in _CODE_COLUMNS if name in columns), None)
+
+
+def _split_header(text: str) -> tuple[list[str], str]:
+    """Return the columns that a header names, and its delimiter: the one by which it has most."""
+    best: tuple[list[str], str] = ([], _DELIMITERS[0])
+    for delimiter in _DELIMITERS:
+        try:
+            columns = next(csv.reader([text], delimiter=delimiter, strict=True), [])
+        except csv.Error:
+            continue
+        if len(columns) > len(best[0]):
+            best = ([name.strip() for name in columns], delimiter)
+    return best
+
+
+def _json_cells(line: str) -> dict[str, str] | None:
+    """Return the texts and numbers of a JSON object as they are written; None if the line is no object."""
+    try:
+        value = json.loads(line, parse_int=str, parse_float=str, parse_constant=str)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(value, dict):
+        return None
+    return {name: cell if isinstance(cell, str) else "" for name, cell in value.items()}
+
+
+class Table:
+    """The rows of a table, for one thread. Memory is that of its FileTable, and of the longest row.
+
+    `is_interrupted` is called at the end: the last row of a list that was interrupted may be incomplete.
+    """
+
+    def __init__(
+        self,
+        chunks: Iterable[bytes | None],
+        is_interrupted: Callable[[], bool] = lambda: False,
+        *,
+        is_json: bool = False,
+    ) -> None:
+        self._waits = 0
+        self._header_lines = 0
+        self._is_interrupted = is_interrupted
+        self._lines = self._read_lines(chunks)
+        self.columns: Sequence[str] = ()
+        """The columns: those of the header, or of the first object."""
+        header = self._read_header()
+        if is_json or _is_object(header):
+            self.columns = list(_json_cells(header) or ())
+            self._rows = self._read_objects(chain([header], self._lines), self._header_lines - 1)
+        else:
+            self.columns, delimiter = _split_header(header)
+            self._rows = self._read_rows(delimiter)
+        self._first_rows: list[Row] = []
+
+    def check(self, template: UrlTemplate) -> bool:
+        """Return whether there is a row; raise UsageError if a column is missing that the items need."""
+        missing = _missing(self.columns, sorted(template.all_placeholders))
+        if missing:
+            names = ", ".join(f"{{{name}}}" for name in missing)
+            columns = shown(", ".join(self.columns))
+            problem = f"the table has no column for {names}, which the URL or the file name holds: it has {columns}"
+            raise UsageError(Fault("codes", None, problem))
+        self._first_rows = [row for row in [next(filter(None, self._rows), None)] if row]
+        return bool(self._first_rows)
+
+    def items(self, template: UrlTemplate, table: FileTable, is_owned: Callable[[str], bool]) -> Iterator[Item | None]:
+        """Yield the item of each row whose code `is_owned`: a WorkItem, or an InvalidItem for one that cannot be used.
+
+        A row that says the same as one before it is passed over. A None means that the pipe has nothing at the moment.
+        """
+        maker = _ItemMaker(self.columns, template, table)
+        for row in chain(self._first_rows, self._rows):
+            item = maker.item(row) if row else None
+            if item is None:
+                if row is None:
+                    yield None
+            elif is_owned(item.code):
+                yield item
+
+    def _read_header(self) -> str:
+        """Return the first line that is not blank, with those of CSV that belong to its quoted cells."""
+        header = ""
+        for line in self._lines:
+            if line:
+                self._header_lines += 1
+            header += line.removeprefix("\ufeff") if header or line.strip() else ""
+            is_whole = header.count('"') % 2 == 0 or _is_object(header) or len(header) > _LINE_MAX_BYTES
+            if header and is_whole:
+                break
+        return header
+
+    def _read_lines(self, chunks: Iterable[bytes | None]) -> Iterator[str]:
+        """Yield the lines with their ends; an empty text means that the pipe has nothing at the moment."""
+        rest = b""
+        for chunk in chunks:
+            if chunk is None:
+                self._waits += 1
+                yield ""
+                continue
+            block = rest + chunk
+            end = block.rfind(b"\n") + 1
+            if not end and len(block) > _LINE_MAX_BYTES:
+                end = len(block)
+            rest = block[end:]
+            # `newline=""` divides where the csv module does, and leaves the ends as they are.
+            yield from StringIO(block[:end].decode("utf-8", "backslashreplace"), newline="")
+        if rest and not self._is_interrupted():
+            yield from StringIO(rest.decode("utf-8", "backslashreplace"), newline="")
+
+    def _read_rows(self, delimiter: str) -> Iterator[Row | None]:
+        """Yield the rows of CSV (RFC 4180): cells may be quoted, and quoted ones may hold line ends."""
+        # The csv module takes the empty text of a pipe that has nothing for an empty row where one could begin, and
+        # for nothing within a quoted cell; so a row that is half there waits, and nothing else does.
+        line_before = self._header_lines + self._waits + 1
+        reader = csv.reader(self._lines, delimiter=delimiter, strict=True)
+        while True:
+            line = reader.line_num - self._waits + line_before
+            try:
+                cells = next(reader)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                if not self._is_interrupted():
+                    yield Row(line, {}, f"it is no row of CSV: {error}")
+                continue
+            yield self._row(line, cells) if cells else None
+
+    def _row(self, line: int, cells: list[str]) -> Row:
+        columns = self.columns
+        if len(cells) > len(columns) and any(cells[len(columns) :]):
+            return Row(line, {}, f"it has {len(cells)} cells, and the header {len(columns)}")
+        return Row(line, {name: cell.strip() for name, cell in zip(columns, cells, strict=False)})
+
+    def _read_objects(self, lines: Iterable[str], number: int) -> Iterator[Row | None]:
+        """Yield the rows of JSON lines, an object a line, after so many other lines."""
+        for line in lines:
+            if not line:
+                yield None
+                continue
+            number += 1
+            if line.strip():
+                cells = _json_cells(line)
+                yield Row(number, {}, "it is no JSON object") if cells is None else Row(number, cells)
+
+
+class _ItemMaker:
+    """Makes the items of rows, each file once."""
+
+    def __init__(self, columns: Collection[str], template: UrlTemplate, table: FileTable) -> None:
+        self._template = template
+        self._table = table
+        self._code_column = _code_column(columns)
+        self._has_file = "file" in columns
+        self._needed = template.placeholders
+        # As in a list: compared without case, shown in upper case, in the file's name in lower case.
+        self._is_code = CODE_PLACEHOLDERS.issuperset(self._needed)
+
+    def item(self, row: Row) -> Item | None:
+        """Return the item of a row; None if a row before it said the same."""
+        code = row.cells.get(self._code_column or "", "")
+        try:
+            return self._make(row, code)
+        except _UnusableError as error:
+            return InvalidItem(shown(code) or f"line {row.line}", f"line {row.line}: {error}", Reason.INVALID_ROW)
+
+    def _make(self, row: Row, code: str) -> WorkItem | None:
+        if row.problem:
+            raise _UnusableError(row.problem)
+        cells = row.cells
+        if self._code_column:
+            if not self._is_valid(code):
+                raise _UnusableError(f"{self._code_column} is missing or no valid id")
+            cells = {"id": code, **cells, "cc": code.lower(), "CC": code.upper()}
+            code = code.upper() if self._is_code else code
+        file = self._file(cells)
+        if not is_name(file):
+            raise _UnusableError(f"its file would be named {shown(file)}, which is no safe name")
+        url = self._url(cells)
+        size = _size(cells)
+        sha256 = _sha256(cells)
+        # With the URL, so that a row which says something else about a file is not taken for the same row.
+        claim = self._table.claim(file, f"{code}\n{url}")
+        if claim is Claim.TAKEN:
+            raise _UnusableError(f"its file {file} is that of another row")
+        return WorkItem(code or file, url, file, size=size, sha256=sha256) if claim is Claim.FIRST else None
+
+    def _is_valid(self, code: str) -> bool:
+        # Only ASCII is put into another case: upper() turns a sharp s into two letters.
+        return is_id(code) and (code.isascii() or not self._is_code)
+
+    def _file(self, cells: Mapping[str, str]) -> str:
+        template = self._template
+        if template.naming is not None:
+            _check_present(cells, template.naming.placeholders)
+            return template.naming.render(cells)
+        if self._has_file:
+            return cells.get("file", "")
+        if self._code_column:
+            return cells["cc" if self._is_code else self._code_column] + template.suffix
+        return "/".join(cells.get(name, "") for name in self._needed) + template.suffix
+
+    def _url(self, cells: Mapping[str, str]) -> str:
+        _check_present(cells, self._needed)
+        try:
+            url = self._template.render(cells)
+        except UnicodeEncodeError:
+            raise _UnusableError("a cell holds half a character") from None
+        if "/." in url and _DOT_SEGMENT.search(url):
+            raise _UnusableError("a cell of dots would lead the URL elsewhere")
+        return url
+
+
+def _size(cells: Mapping[str, str]) -> int | None:
+    text = cells.get("size")
+    if not text:
+        return None
+    if not _SIZE.fullmatch(text):
+        raise _UnusableError("size is no number of bytes")
+    return int(text)
+
+
+def _sha256(cells: Mapping[str, str]) -> str | None:
+    text = cells.get("sha256")
+    if not text:
+        return None
+    if not _SHA256.fullmatch(text):
+        raise _UnusableError("sha256 is no digest of 64 hexadecimal digits")
+    return text.lower()
+
+
+def _check_present(cells: Mapping[str, str], names: Iterable[str]) -> None:
+    for name in names:
+        if not cells.get(name):
+            raise _UnusableError(f"{name} is missing")
