@@ -1,9 +1,11 @@
 """Revalidation: which items need no request, and which requests are conditional, by the records of earlier runs."""
 
+import math
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from urllib.parse import unquote_plus
 
 from job.model import Entry, Refresh, Status, Stored, Validators
@@ -29,6 +31,10 @@ _SIGNATURES: tuple[tuple[set[str], frozenset[str]], ...] = (
 )
 """Names that mean a signature only where they stand together (Amazon's and Google's version 2, Alibaba's, CloudFront's,
 Azure's), and its other parameters."""
+
+_PHASE_BITS = 32
+_PHASE = b"recheck"
+"""Makes the hash of a code another one than that by which shards divide the codes: each shard has all phases."""
 
 
 @dataclass(slots=True)
@@ -59,6 +65,8 @@ class RevalidationPolicy:
     refresh: Refresh = Refresh.CONDITIONAL
     not_found_ttl: float = 0.0
     """How long a 404 or 410 is fresh, in seconds; the freshness lifetime of RFC 9111, 4.2, for an absence."""
+    recheck_after: float = 0.0
+    """Within how many seconds each file is asked for once, at a time of its own; 0 for in every run."""
 
 
 def unsigned_url(url: str, ignored: Collection[str] = ()) -> str:
@@ -98,7 +106,7 @@ def status_without_request(prior: PriorState, policy: RevalidationPolicy, now: d
     """Return the status of an item that needs no request, or None if the origin must be asked."""
     if policy.refresh is Refresh.ALWAYS or prior.entry is None:
         return None
-    if policy.refresh is Refresh.MISSING and prior.intact_file and prior.is_same_url_without_query:
+    if prior.intact_file and _is_left_alone(prior, policy, now):
         return Status.UNCHANGED
     is_absent = prior.entry.status is Status.NOT_FOUND and prior.is_same_url
     if is_absent and _age(prior.entry.checked_at, now) < timedelta(seconds=policy.not_found_ttl):
@@ -117,6 +125,36 @@ def validators_to_send(prior: PriorState, policy: RevalidationPolicy) -> Validat
     if not (stored.etag or stored.last_modified):
         return None
     return Validators(stored.etag, stored.last_modified, stored.redirected_to)
+
+
+def _is_left_alone(prior: PriorState, policy: RevalidationPolicy, now: datetime) -> bool:
+    """Return whether a file that is there needs no request."""
+    if policy.refresh is Refresh.MISSING and prior.is_same_url_without_query:
+        return True
+    return policy.recheck_after > 0 and _is_confirmed(prior, policy.recheck_after, now)
+
+
+def _is_confirmed(prior: PriorState, recheck_after: float, now: datetime) -> bool:
+    """Return whether the file was confirmed since it was due last; a failure confirms nothing.
+
+    By its age alone, all files that came in one night would be due in one night, too. So each code has a phase of its
+    own within the period, by its hash, and its file is due whenever the time since 1970 comes to that phase again: it
+    may be one that was confirmed yesterday.
+    """
+    entry = prior.entry
+    if entry is None or not prior.is_same_url or entry.status not in {Status.OK, Status.UNCHANGED}:
+        return False
+    # In whole seconds, as the manifest has them: a check in the very second in which the file is due comes after that.
+    now = now.replace(microsecond=0)
+    period = math.ceil(recheck_after)
+    since_due = (int(now.timestamp()) - _phase(entry.code, period)) % period
+    return _age(entry.checked_at, now) <= timedelta(seconds=since_due)
+
+
+def _phase(code: str, period: int) -> int:
+    """Return the second of a period in which a code is due; the codes are spread evenly over all of them."""
+    digest = blake2b(code.encode("utf-8", "surrogatepass"), digest_size=_PHASE_BITS // 8, person=_PHASE).digest()
+    return int.from_bytes(digest) * period >> _PHASE_BITS
 
 
 def _age(checked_at: str, now: datetime) -> timedelta:

@@ -131,7 +131,7 @@ class Wiring:
             manifest=destination.manifest,
             expected_digests=settings.expected_digests,
             placeholders=settings.placeholders,
-            policy=RevalidationPolicy(settings.refresh, settings.not_found_ttl),
+            policy=RevalidationPolicy(settings.refresh, settings.not_found_ttl, settings.recheck_after),
             cancellation=self.cancellation,
             on_bug=reporting.report_bug,
         )

@@ -122,7 +122,7 @@ def test_two_concurrent_runs_leave_a_complete_destination(tmp_path: Path) -> Non
 
 
 WALL_CLOCK_READERS = {
-    "job/downloader.py": 1,  # FLAGJOB_NOT_FOUND_TTL, which is of earlier runs
+    "job/downloader.py": 1,  # FLAGJOB_NOT_FOUND_TTL and FLAGJOB_RECHECK_AFTER, which are of earlier runs
     "job/client.py": 1,  # a Retry-After that is a date, clamped
     "job/manifest/shard_manifest.py": 1,  # when an entry was checked
     "job/reporting.py": 2,  # when a run began and ended, for metrics

@@ -286,6 +286,15 @@ def test_a_result_without_a_request_is_recorded_if_it_adds_something(destination
     assert {code: entry.stored for code, entry in destination.known_entries().items()} == {"CN": None, "BR": moved}
 
 
+def test_a_check_without_a_request_is_none(destination: LocalDestination) -> None:
+    """A file whose version alone is new is recorded without a request, with the time at which it was confirmed."""
+    destination.run(ok("BR"))
+    moved = replace(file_of("BR"), version="18")
+    destination.run(Result(Status.UNCHANGED, moved, "BR"), at=NOON + A_DAY)
+    entry = destination.known_entries()["BR"]
+    assert (entry.stored, entry.checked_at) == (moved, AT_NOON)
+
+
 @pytest.mark.parametrize("result", [failed("BR"), missing("BR")], ids=["error", "not found"])
 def test_validators_are_dropped_for_another_url(destination: LocalDestination, result: Result) -> None:
     """If another URL of a file fails, the older file stays listed, without validators and version."""

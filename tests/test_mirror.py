@@ -189,6 +189,27 @@ def test_a_404_is_not_requested_again_within_its_ttl(tmp_path: Path) -> None:
     assert attempts == {("unchanged", 1): 249, ("not_found", 0): 427}
 
 
+@pytest.mark.parametrize("publish", ["each", "set"])
+def test_a_run_that_need_not_ask_sends_no_request(tmp_path: Path, publish: str) -> None:
+    """Within `recheck_after` nothing is asked for, and all is well; `always` asks, and so does a file that changed."""
+    settings = {"recheck_after": "365d", "publish": publish}
+    with mirror(flags(number=20)) as origin:
+
+        def run_again(**others: str) -> tuple[int, int]:
+            asked = len(origin.server.requests)
+            done = run_here(*CODES[:20], dest=tmp_path, url=origin.url, **{**settings, **others})
+            assert done.summary["counts"]["unchanged"] == 20
+            return done.code, len(origin.server.requests) - asked
+
+        run_here(*CODES[:20], dest=tmp_path, url=origin.url, **settings)
+        assert run_again() == (0, 0)
+        assert run_again() == (0, 0)
+        assert run_again(refresh="always") == (0, 20)
+        assert run_again(recheck_after="0") == (0, 20)
+    without_origin = run_here(*CODES[:20], dest=tmp_path, url=origin.url, **settings)
+    assert (without_origin.code, without_origin.summary["counts"]["unchanged"]) == (0, 20)
+
+
 def test_another_origin_is_refused_unless_it_is_accepted(tmp_path: Path) -> None:
     """Files of two origins must not mix by mistake; the demo server is one origin, whatever its port."""
     assert (flagjob("BR", cwd=tmp_path).code, flagjob("BR", cwd=tmp_path).statuses) == (0, {"BR": "unchanged"})

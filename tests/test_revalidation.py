@@ -202,3 +202,72 @@ def test_only_the_signature_makes_no_difference(
 
     assert unsigned(others) == unsigned(others)
     assert (unsigned(others) == unsigned(changed)) == (others == changed)
+
+
+WEEK = 7 * 86400.0
+
+
+def confirmed(code: str, at: datetime) -> PriorState:
+    entry = replace(ENTRY, code=code, checked_at=at.isoformat())
+    return PriorState(entry, STORED, ENTRY.url)
+
+
+def is_asked(prior: PriorState, now: datetime, policy: RevalidationPolicy) -> bool:
+    return status_without_request(prior, policy, now) is None
+
+
+@pytest.mark.parametrize("seconds_late", [0, 40], ids=["on time", "a little later each night"])
+def test_each_night_a_seventh_is_asked_for(seconds_late: int) -> None:
+    """In 14 nights after a full run each code is asked for once in any seven, and in no night more than a fifth."""
+    codes = [f"C{number}" for number in range(7000)]
+    policy = RevalidationPolicy(recheck_after=WEEK)
+    checked = dict.fromkeys(codes, NOW)
+    nights: list[list[str]] = []
+    for night in range(1, 15):
+        now = NOW + timedelta(days=night, seconds=night * seconds_late)
+        nights.append([code for code in codes if is_asked(confirmed(code, checked[code]), now, policy)])
+        checked.update(dict.fromkeys(nights[-1], now))
+    assert max(map(len, nights)) <= len(codes) / 5
+    assert min(map(len, nights)) >= len(codes) / 10
+    for first in range(8):
+        asked = [code for night in nights[first : first + 7] for code in night]
+        assert len(codes) * 0.99 <= len(set(asked)) <= len(asked) <= len(codes) * 1.01
+        if seconds_late == 0:
+            assert sorted(asked) == sorted(codes)
+
+
+@given(st.integers(1, 10**7), st.integers(0, 10**7), st.integers(0, 10**6 - 1), st.text(max_size=8))
+def test_a_file_is_asked_for_once_in_its_period(period: int, age: int, microsecond: int, code: str) -> None:
+    """One that was confirmed a whole period ago or more is due; one that was asked for just now is not."""
+    policy = RevalidationPolicy(recheck_after=period)
+    now = NOW.replace(microsecond=microsecond)
+    assert is_asked(confirmed(code, NOW - timedelta(seconds=period + age)), now, policy)
+    assert not is_asked(confirmed(code, NOW), now, policy)
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [
+        replace(PRIOR, intact_file=None),
+        replace(PRIOR, url="http://localhost/other"),
+        replace(PRIOR, entry=replace(ENTRY, status=Status.ERROR)),
+        replace(PRIOR, entry=replace(ENTRY, status=Status.NOT_FOUND)),
+        replace(PRIOR, entry=replace(ENTRY, checked_at=(NOW + timedelta(days=1)).isoformat())),
+        replace(PRIOR, entry=replace(ENTRY, checked_at="")),
+        PriorState(),
+    ],
+    ids=["no file", "other url", "failed", "not found", "checked tomorrow", "never checked", "unknown"],
+)
+def test_what_is_not_sure_is_asked_for_at_once(prior: PriorState) -> None:
+    """Only a file that is there, of the same URL and confirmed when it was asked for last, waits until it is due."""
+    policy = RevalidationPolicy(recheck_after=WEEK)
+    assert status_without_request(PRIOR, policy, NOW) is Status.UNCHANGED
+    assert is_asked(prior, NOW, policy)
+
+
+def test_a_404_keeps_its_own_ttl() -> None:
+    """With `recheck_after` a 404 is believed for `not_found_ttl` all the same; `always` asks for everything."""
+    policy = RevalidationPolicy(not_found_ttl=60, recheck_after=WEEK)
+    assert not is_asked(not_found(timedelta(seconds=59)), NOW, policy)
+    assert is_asked(not_found(timedelta(seconds=60)), NOW, policy)
+    assert is_asked(PRIOR, NOW, replace(policy, refresh=Refresh.ALWAYS))

@@ -77,7 +77,7 @@ def next_record(prior: Record | None, result: Result, file: str, url: str, now: 
     """Return the record of a file after a result.
 
     `url` is the item's URL as it is recorded, `now` the time as `timestamp` returns it. A result without data keeps the
-    older data.
+    older data. Without an attempt the time of the last check stays, too: nothing was confirmed.
     """
     if prior:
         before = prior.entry
@@ -91,7 +91,7 @@ def next_record(prior: Record | None, result: Result, file: str, url: str, now: 
         file=file,
         status=result.status,
         stored=stored,
-        checked_at=now if result.status in _ANSWERS else before.checked_at,
+        checked_at=now if result.attempts and result.status in _ANSWERS else before.checked_at,
         changed_at=now if has_new_bytes else before.changed_at,
         attempts=result.attempts,
         reason=result.reason,

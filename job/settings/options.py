@@ -258,6 +258,12 @@ class Settings:
     not_found_ttl: float = option(
         parsers.seconds(0, 31_536_000), "0", "how long a 404 is believed without asking again", metavar="TIME"
     )
+    recheck_after: float = option(
+        parsers.seconds(0, 31_536_000),
+        "0",
+        "time within which each file is asked for once, spread evenly, as 7d; 0: in every run",
+        metavar="TIME",
+    )
     checksums: str | None = option(
         parsers.path, None, "SHA256SUMS file with the digests that files must have", metavar="PATH"
     )
