@@ -10,6 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from tempfile import SpooledTemporaryFile
+from typing import BinaryIO, cast
 
 from job import codes, demo_server
 from job.cancellation import Cancellation
@@ -30,6 +32,8 @@ _DEMO_FAULTS = {
 """How the demo server plays each local server of *Fluent Python*."""
 _STANDARD_INPUT = "-"
 
+_SPOOLED_IN_MEMORY_BYTES = 4 * 1024 * 1024
+"""A list that is counted first is a file in TMPDIR from this size on; gzip stays packed there."""
 _INFLATED_BYTES = 64 * 1024
 _GZIP = b"\x1f\x8b\x08"
 _GZIP_WINDOW = 31
@@ -94,7 +98,8 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
 
     Each file has one item, by `table`.
 
-    Raises UsageError if the list of codes is empty, because an empty list must not look like a successful run.
+    Raises UsageError if the list of codes is empty, because an empty list must not look like a successful run; and if
+    it is shorter than the settings demand, or then cannot be read to its end.
     """
     server = None if settings.url else settings.server or Server.LOCAL
     template = settings.url or _server_template(server or Server.LOCAL, stack, is_needed=not settings.dry_run)
@@ -114,13 +119,13 @@ def open_inputs(settings: Settings, cancellation: Cancellation, stack: ExitStack
     )
 
 
-def _unreadable(error: "_GzipError") -> UsageError:
-    return UsageError(Fault("codes", None, f"the list cannot be read: {error}"))
+def _unreadable(error: OSError) -> UsageError:
+    return UsageError(Fault("codes", None, f"the list cannot be read: {error.strerror or error}"))
 
 
 @dataclass(slots=True)
 class _List:
-    """The bytes of a list in UTF-8, and whether they ended before the list did."""
+    """The bytes of a list as they are stored, and whether they ended before the list did."""
 
     chunks: Iterator[bytes | None]
     is_interrupted: Callable[[], bool] = lambda: False
@@ -141,25 +146,55 @@ class _Selection:
         letters = not self.template.takes_ids
         if settings.arguments:
             return self._unique(codes.expand_sets(settings.arguments, letters=letters))
-        if settings.codes is not None:
-            return self._unique(codes.expand_sets(settings.codes.replace(",", " ").split(), letters=False))
-        if settings.codes_file:
-            return self._listed(_open_list(settings.codes_file, self.cancellation, stack), settings.codes_file)
-        return self._unique(codes.expand_sets(["POP20"], letters=False))
+        if settings.codes_file and settings.codes is None:
+            return self._listed(settings.codes_file, stack)
+        words = ["POP20"] if settings.codes is None else settings.codes.replace(",", " ").split()
+        tokens = list(codes.expand_sets(words, letters=False))
+        self._check_number(len(tokens))
+        return self._unique(iter(tokens))
 
-    def _listed(self, opened: _List, path: str) -> Iterator[Item | None]:
-        """Return the items of a list, which is a table by its name, or by its first line if it is no file."""
+    def _listed(self, path: str, stack: ExitStack) -> Iterator[Item | None]:
+        """Return the items of a list; where it must have a number of codes, they are counted before."""
+        opened = _open_list(path, self.cancellation, stack)
+        if self.settings.min_codes:
+            opened = self._counted(opened, path, stack)
+        source = self._reader(opened, path)
+        return self._rows(source) if isinstance(source, Table) else self._unique(source)
+
+    def _counted(self, opened: _List, path: str, stack: ExitStack) -> _List:
+        """Return a copy of a list that has as many codes as the settings demand, else raise UsageError.
+
+        The list is copied first: a pipe can be read only once, and a file may be written anew between the two readings,
+        so that what was counted would not be what is downloaded.
+        """
+        copy = _copy_list(opened.chunks, stack)
+        # A run that was interrupted meanwhile requests nothing anyway, and ends as interrupted.
+        if not opened.is_interrupted():
+            source = self._reader(_List(codes.file_chunks(copy)), path)
+            self._check_number(source.count() if isinstance(source, Table) else sum(1 for _ in source))
+        copy.seek(0)
+        return _List(codes.file_chunks(copy), opened.is_interrupted)
+
+    def _reader(self, opened: _List, path: str) -> Table | Iterator[codes.Token | None]:
+        """Return the table or the tokens of a list: a table by its name, or by its first line if it is no file."""
+        chunks = _as_utf_8(opened.chunks)
         is_table = is_table_name(path)
         if not is_table and not _is_file(path):
-            line, opened.chunks = _peek_line(opened.chunks)
+            line, chunks = _peek_line(chunks)
             is_table = is_header(line, self.template.placeholders)
         if is_table:
-            return self._rows(Table(opened.chunks, opened.is_interrupted, is_json=is_json_name(path)))
+            return Table(chunks, opened.is_interrupted, is_json=is_json_name(path))
         if not self.template.known_placeholders.issuperset(self.template.all_placeholders):
             names = ", ".join(f"{{{name}}}" for name in sorted(self.template.all_placeholders))
             problem = f"the list has no header that names {names}, which the URL or the file name holds"
             raise UsageError(Fault("codes", None, problem))
-        return self._unique(codes.read_tokens(_checked(opened.chunks), opened.is_interrupted))
+        return codes.read_tokens(_checked(chunks), opened.is_interrupted)
+
+    def _check_number(self, number: int) -> None:
+        minimum = self.settings.min_codes
+        if number < minimum:
+            problem = f"must be {minimum} at least (FLAGJOB_MIN_CODES), but the list has {number}"
+            raise UsageError(Fault("codes", None, f"{problem}; nothing was requested"))
 
     def _unique(self, tokens: Iterator[codes.Token | None]) -> Iterator[Item | None]:
         first = list(islice((token for token in tokens if token is not None), 1))
@@ -218,7 +253,35 @@ def _is_file(path: str) -> bool:
 def _open_list(path: str, cancellation: Cancellation, stack: ExitStack) -> _List:
     """Open a file, standard input or a named pipe."""
     if _is_file(path):
-        return _List(_as_utf_8(codes.file_chunks(stack.enter_context(Path(path).open("rb")))))
+        return _List(codes.file_chunks(stack.enter_context(Path(path).open("rb"))))
+    reader = codes.PipeReader(_open_pipe(path, stack), cancellation)
+    return _List(reader.chunks(), reader.is_interrupted)
+
+
+def _copy_list(chunks: Iterable[bytes | None], stack: ExitStack) -> BinaryIO:
+    """Return a copy of a list, which stands at its first byte; `stack` removes it.
+
+    Raises UsageError if the list cannot be read to its end, or the copy cannot be written.
+    """
+    spool = SpooledTemporaryFile(_SPOOLED_IN_MEMORY_BYTES)  # noqa: SIM115  (`stack` closes it)
+    copy = cast("BinaryIO", stack.enter_context(spool))
+    with map_exceptions({OSError: _unreadable}):
+        for chunk in filter(None, chunks):
+            _write_copy(copy, chunk)
+    copy.seek(0)
+    return copy
+
+
+def _write_copy(copy: BinaryIO, chunk: bytes) -> None:
+    try:
+        copy.write(chunk)
+    except OSError as error:
+        problem = f"must be a directory that can be written, for a list that is counted first ({error.strerror})"
+        raise UsageError(Fault("TMPDIR", None, problem)) from error
+
+
+def _open_pipe(path: str, stack: ExitStack) -> int:
+    """Return the descriptor of standard input or of a named pipe."""
     if path != _STANDARD_INPUT:
         # Opening a named pipe blocks until it has a writer, and nothing could interrupt that. So open it without
         # blocking; the reader waits for data in a way that a signal ends.
@@ -229,8 +292,7 @@ def _open_list(path: str, cancellation: Cancellation, stack: ExitStack) -> _List
         raise UsageError(Fault("-", None, "needs an open standard input"))
     else:
         descriptor = sys.stdin.fileno()
-    reader = codes.PipeReader(descriptor, cancellation)
-    return _List(_as_utf_8(reader.chunks()), reader.is_interrupted)
+    return descriptor
 
 
 def _peek_line(chunks: Iterator[bytes | None]) -> tuple[bytes, Iterator[bytes | None]]:

@@ -145,6 +145,10 @@ class Table:
         self._first_rows = [row for row in [next(filter(None, self._rows), None)] if row]
         return bool(self._first_rows)
 
+    def count(self) -> int:
+        """Return how many rows there are; none of them is left to read then."""
+        return sum(1 for row in self._rows if row)
+
     def items(self, template: UrlTemplate, table: FileTable, is_owned: Callable[[str], bool]) -> Iterator[Item | None]:
         """Yield the item of each row whose code `is_owned`: a WorkItem, or an InvalidItem for one that cannot be used.
 

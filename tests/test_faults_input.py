@@ -4,7 +4,7 @@ import codecs
 import gzip
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,6 +16,7 @@ from scripted import Answer, ScriptedServer
 
 from job.cli import main
 from job.errors import UsageError
+from job.exit_code import ExitCode
 from job.settings import load, parse_arguments
 
 CaptureBytes = pytest.CaptureFixture[bytes]
@@ -186,6 +187,32 @@ def test_a_long_list_that_is_cut_ends_the_run(tmp_path: Path) -> None:
     assert error["problem"] == "the list of codes cannot be read on: it is gzip without its end"
     assert done.code == line.exit_code
     assert 2 < len(done.statuses) < len(codes)
+
+
+@row(68)
+@pytest.mark.parametrize("packing", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("publish", ["each", "set"])
+def test_a_short_list_requests_nothing(tmp_path: Path, packing: Callable[[bytes], bytes], publish: str) -> None:
+    """A list cut to a tenth is a usage error before the first request, and readers see what they saw."""
+    line = line_of("a list with fewer codes than")
+    codes = [f"x{number}" for number in range(100)]
+    dest = tmp_path / "dest"
+    with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in codes}) as server:
+        settings = {
+            "url": server.url("/{cc}.gif"),
+            "codes_file": str(tmp_path / "codes"),
+            "min_codes": "90",
+            "publish": publish,
+        }
+        (tmp_path / "codes").write_bytes(packing("\n".join(codes).encode()))
+        assert run_here(dest=dest, **settings).code == 0
+        seen = {path: path.stat().st_mtime_ns for path in dest.rglob("*")}
+        (tmp_path / "codes").write_bytes(packing("\n".join(codes[:10]).encode()))
+        with pytest.raises(UsageError, match=r"must be 90 at least .* has 10; nothing was requested"):
+            run_here(dest=dest, **settings)
+        assert len(server.requests) == len(codes)
+    assert {path: path.stat().st_mtime_ns for path in dest.rglob("*")} == seen
+    assert line.exit_code == ExitCode.USAGE
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """Lists of codes in other encodings, compressed, or of another kind: they are read, or refused in words."""
 
 import codecs
+import errno
 import gzip
 import io
 import os
+import signal
+import tempfile
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import pairwise
@@ -17,7 +20,7 @@ from hypothesis import strategies as st
 
 from job.cancellation import Cancellation
 from job.codes import file_chunks
-from job.errors import UsageError
+from job.errors import Reason, UsageError
 from job.file_table import FileTable
 from job.inputs import _as_utf_8, open_inputs
 from job.settings import load, parse_arguments
@@ -173,3 +176,109 @@ def test_a_large_compressed_list_takes_no_memory() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (size, peak < 1_000_000) == (54_000_000, True)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_a_list_is_counted_before_anything_else(tmp_path: Path, packing: str) -> None:
+    """Repeated codes count, comments do not; a list that is long enough is read as it would be otherwise."""
+    (tmp_path / "codes").write_bytes(PACKINGS[packing](b"# a list\nbr br,cn\n"))
+    assert codes_in(tmp_path / "codes", FLAGJOB_MIN_CODES="3") == ["BR", "CN"]
+    with pytest.raises(UsageError, match=r"must be 4 at least \(FLAGJOB_MIN_CODES\), but the list has 3"):
+        codes_in(tmp_path / "codes", FLAGJOB_MIN_CODES="4")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "codes.csv",
+            'cc,name\nbr,"Brazil,\nFederative Republic of"\n\ncn,China\nbr,"Brazil,\nFederative Republic of"\n',
+        ),
+        ("codes.tsv.gz", "cc\tname\nbr\tBrazil\ncn\tChina\nbr\tBrazil\n"),
+        ("codes.jsonl", '{"cc":"br"}\n{"cc":"cn"}\n\n{"cc":"br"}\n'),
+    ],
+)
+def test_the_rows_of_a_table_are_counted(tmp_path: Path, name: str, text: str) -> None:
+    """A row counts however many lines it has; the header and blank lines do not."""
+    (tmp_path / name).write_bytes(PACKINGS["gzip" if name.endswith(".gz") else "plain"](text.encode()))
+    assert codes_in(tmp_path / name, FLAGJOB_MIN_CODES="3") == ["BR", "CN"]
+    with pytest.raises(UsageError, match="the list has 3; nothing was requested"):
+        codes_in(tmp_path / name, FLAGJOB_MIN_CODES="4")
+
+
+def test_every_source_but_arguments_is_counted() -> None:
+    """A variable and POP20 are counted, too; what somebody types is not."""
+
+    def codes_of(*words: str, **variables: str) -> int:
+        with ExitStack() as stack:
+            environ = {"FLAGJOB_SERVER": "remote", "FLAGJOB_MIN_CODES": "20", **variables}
+            inputs = open_inputs(load(parse_arguments(words), environ), Cancellation(), stack, FileTable())
+            return inputs.known or 0
+
+    assert (codes_of(), codes_of("BR"), codes_of(FLAGJOB_CODES="ALL")) == (20, 1, 249)
+    with pytest.raises(UsageError, match="the list has 2; nothing was requested"):
+        codes_of(FLAGJOB_CODES="BR, CN")
+
+
+@pytest.mark.parametrize("packing", ["plain", "gzip"])
+def test_a_pipe_is_counted_too(tmp_path: Path, packing: str) -> None:
+    """A named pipe is read to its end first, and each of its codes is there afterwards."""
+    os.mkfifo(tmp_path / "codes")
+    with ThreadPoolExecutor(1) as executor:
+        reading = executor.submit(codes_in, tmp_path / "codes", FLAGJOB_MIN_CODES="3")
+        with (tmp_path / "codes").open("wb", buffering=0) as writer:
+            data = PACKINGS[packing](b"br cn fr")
+            writer.write(data[:4])
+            with pytest.raises(TimeoutError):
+                reading.result(0.2)
+            writer.write(data[4:])
+        assert reading.result(20) == ["BR", "CN", "FR"]
+
+
+def test_a_long_list_that_is_counted_and_cut_is_a_usage_error(tmp_path: Path) -> None:
+    """Gzip is read to its end before the first request: that it is cut then is known in time."""
+    (tmp_path / "codes").write_bytes(gzip.compress("\n".join(f"x{n}" for n in range(200_000)).encode(), 1)[:-9])
+    with pytest.raises(UsageError, match="the list cannot be read: it is gzip without its end"):
+        codes_in(tmp_path / "codes", FLAGJOB_MIN_CODES="1")
+
+
+def test_a_list_that_cannot_be_read_on_is_a_usage_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk or a server that fails in the middle of a list that is counted leaves nothing half done."""
+
+    def chunks(stream: io.BytesIO) -> Iterator[bytes]:
+        yield stream.read()
+        raise OSError(errno.EIO, "Input/output error")
+
+    (tmp_path / "codes").write_bytes(b"br cn fr")
+    monkeypatch.setattr("job.codes.file_chunks", chunks)
+    with pytest.raises(UsageError, match="the list cannot be read: Input/output error"):
+        codes_in(tmp_path / "codes", FLAGJOB_MIN_CODES="1")
+
+
+def test_a_list_that_is_interrupted_is_not_counted() -> None:
+    """A run that a signal ends while it waits for its list ends as interrupted, not with a usage error."""
+    reading, writing = os.pipe()
+    cancellation = Cancellation()
+    cancellation.request(Reason.SIGNAL, signal.SIGTERM)
+    with ExitStack() as stack:
+        stack.callback(os.close, reading)
+        stack.callback(os.close, writing)
+        environ = {"FLAGJOB_CODES_FILE": f"/dev/fd/{reading}", "FLAGJOB_SERVER": "remote", "FLAGJOB_MIN_CODES": "1"}
+        inputs = open_inputs(load(parse_arguments([]), environ), cancellation, stack, FileTable())
+        assert [item for item in inputs.items if item] == []
+
+
+def test_a_list_of_any_length_is_counted_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From 4 MiB on its copy is a file in TMPDIR; where none can be made, one usage error names TMPDIR."""
+    (tmp_path / "codes").write_bytes(b"br\n" + (b"# " + b"of all countries " * 400 + b"\n") * 1000)
+    tracemalloc.start()
+    assert codes_in(tmp_path / "codes", FLAGJOB_MIN_CODES="1") == ["BR"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 12 * 1024**2
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))  # as TMPDIR is read once in a process
+    with pytest.raises(UsageError) as caught:
+        codes_in(tmp_path / "codes", FLAGJOB_MIN_CODES="1")
+    assert str(caught.value) == (
+        "TMPDIR: must be a directory that can be written, for a list that is counted first (No such file or directory)"
+    )

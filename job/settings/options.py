@@ -176,6 +176,9 @@ class Settings:
     codes_file: str | None = option(
         parsers.path, None, "file of codes, or - for standard input", metavar="PATH", must_not_be_empty=True
     )
+    min_codes: int = option(
+        parsers.whole(0, 10**9), "0", "a shorter list ends the run before the first request", metavar="N"
+    )
     limit: int | None = option(parsers.whole(1, 10**9), None, "at most this many codes", "-l", metavar="N")
     server: Server | None = option(
         parsers.choice(Server),
