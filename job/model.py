@@ -20,14 +20,21 @@ class Status(StrEnum):
 
 
 class FileType(StrEnum):
-    """The types that a file can be recognized as; ANY accepts every file."""
+    """The types that a file can be recognized as; ANY accepts every file, BINARY every one but an HTML page."""
 
     GIF = "gif"
     PNG = "png"
     JPEG = "jpeg"
     WEBP = "webp"
     SVG = "svg"
+    AVIF = "avif"
+    ICO = "ico"
+    PDF = "pdf"
+    ZIP = "zip"
     GZIP = "gzip"
+    JSON = "json"
+    XML = "xml"
+    BINARY = "binary"
     ANY = "any"
 
 

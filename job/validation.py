@@ -4,8 +4,8 @@ import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import BinaryIO
-from xml.parsers import expat
 
+from job import structure
 from job.body import Body
 from job.errors import ContentError, PlaceholderError, Reason
 from job.model import FileType, Reply, Result, Status
@@ -16,7 +16,13 @@ _MEDIA_TYPES = {
     FileType.JPEG: "image/jpeg",
     FileType.WEBP: "image/webp",
     FileType.SVG: "image/svg+xml",
+    FileType.AVIF: "image/avif",
+    FileType.ICO: "image/vnd.microsoft.icon",
+    FileType.PDF: "application/pdf",
+    FileType.ZIP: "application/zip",
     FileType.GZIP: "application/gzip",
+    FileType.JSON: "application/json",
+    FileType.XML: "application/xml",
 }
 _SUFFIXES = {
     ".gif": FileType.GIF,
@@ -25,18 +31,28 @@ _SUFFIXES = {
     ".jpeg": FileType.JPEG,
     ".webp": FileType.WEBP,
     ".svg": FileType.SVG,
+    ".avif": FileType.AVIF,
+    ".ico": FileType.ICO,
+    ".pdf": FileType.PDF,
+    ".zip": FileType.ZIP,
+    ".json": FileType.JSON,
+    ".xml": FileType.XML,
     ".gz": FileType.GZIP,
     ".tgz": FileType.GZIP,
     ".svgz": FileType.GZIP,
 }
 _PICTURES = (FileType.GIF, FileType.PNG, FileType.JPEG, FileType.WEBP)
+_MAGIC = (
+    ((b"GIF87a", b"GIF89a"), FileType.GIF),
+    ((b"\x89PNG\r\n\x1a\n",), FileType.PNG),
+    ((b"\xff\xd8\xff",), FileType.JPEG),
+    ((b"\x1f\x8b\x08",), FileType.GZIP),
+    ((b"%PDF-",), FileType.PDF),
+    ((b"PK\x03\x04", b"PK\x05\x06"), FileType.ZIP),
+)
+"""The first bytes of the types that have some of their own; the sources are at `detect_type`."""
 _RECORDABLE_CONTENT_TYPE = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?")
 """A Content-Type field that may go into manifest, log and bucket: printable ASCII, at most 255 characters."""
-_SVG_ROOT = "http://www.w3.org/2000/svg svg"
-_ENTITY = re.compile("&([^#;][^;]*);")
-_PREDEFINED_ENTITIES = dict.fromkeys(("amp", "lt", "gt", "quot", "apos"), 1)
-_EXPANSION_MAX = 8 * 1024**2
-"""How many characters the entities of an SVG may expand to."""
 _CHUNK_BYTES = 64 * 1024
 
 _IEND = b"\x00\x00\x00\x00IEND"
@@ -67,27 +83,37 @@ def accepted_types(suffix: str) -> tuple[FileType, ...]:
 
 def keeps_gzip(accepted: tuple[FileType, ...], suffix: str) -> bool:
     """Return whether a body that comes as gzip is the file itself, which is gzip already at the origin."""
+    is_named = FileType.GZIP in accepted_types(suffix)
     if FileType.ANY in accepted:
-        return FileType.GZIP in accepted_types(suffix)
-    return FileType.GZIP in accepted
+        return is_named
+    if FileType.GZIP in accepted:
+        return True
+    return is_named and FileType.BINARY in accepted
 
 
 def detect_type(head: bytes) -> FileType | None:
     """Return the type by its magic bytes.
 
-    These are of GIF89a section 17, PNG 5.2, JPEG's SOI marker, WebP's RIFF header, and RFC 1952, 2.3.1.
+    These are of GIF89a section 17, PNG 5.2, JPEG's SOI marker, WebP's RIFF header, and RFC 1952, 2.3.1; of the brands
+    of AVIF 1.1, 6.1 and 6.2, ISO 32000-1, 7.5.2, ZIP's APPNOTE 4.3.7 and, for an archive without files, 4.3.16, and of
+    Microsoft's ICONDIR: reserved, type 1, a number that is not 0, and the first entry's reserved byte.
     """
-    if head[:6] in {b"GIF87a", b"GIF89a"}:
-        return FileType.GIF
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return FileType.PNG
-    if head.startswith(b"\xff\xd8\xff"):
-        return FileType.JPEG
+    for magic, file_type in _MAGIC:
+        if head.startswith(magic):
+            return file_type
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return FileType.WEBP
-    if head.startswith(b"\x1f\x8b\x08"):
-        return FileType.GZIP
-    return None
+    if head.startswith(b"\x00\x00\x01\x00") and head[4:6] != b"\x00\x00" and head[9:10] == b"\x00":
+        return FileType.ICO
+    return FileType.AVIF if _is_avif(head) else None
+
+
+def _is_avif(head: bytes) -> bool:
+    """Return whether a file type box, which is the first, has a brand of AVIF (ISO/IEC 14496-12, 4.3)."""
+    if head[4:8] != b"ftyp":
+        return False
+    brands = head[8:12] + head[16 : int.from_bytes(head[:4])]
+    return any(brands[start : start + 4] in {b"avif", b"avis"} for start in range(0, len(brands), 4))
 
 
 def validate(
@@ -97,8 +123,8 @@ def validate(
 
     `digest` and `placeholders` are SHA-256 in hex.
 
-    Compares facts that the body gathered while it was written; only an SVG is read again. For `any` the media type is
-    the Content-Type field, or None if the field cannot be recorded.
+    Compares facts that the body gathered while it was written; only what must be parsed is read again. For `any` and
+    `binary` the media type is the Content-Type field, or None if the field cannot be recorded.
     """
     body = reply.body
     # Length, and encoding: the transport has decoded the body, unless the file itself is in the coding.
@@ -118,8 +144,8 @@ def validate(
         return _recordable(reply.content_type)
     detected = _type_of(body, accepted)
     if detected not in accepted:
-        shown = detected or "of no known type"
-        raise ContentError(Reason.BAD_CONTENT, f"the body is {shown}, not {' or '.join(accepted)}")
+        _check_binary(body, detected, accepted)
+        return _recordable(reply.content_type)
     # Structure: a digest has proved more.
     if digest is None:
         _check_end(body, detected)
@@ -136,8 +162,15 @@ def _check_digest(body: Body, digest: str) -> None:
         raise ContentError(Reason.CHECKSUM, f"the body's sha256 is {body.sha256}, not {digest}")
 
 
+def _check_binary(body: Body, detected: FileType | None, accepted: tuple[FileType, ...]) -> None:
+    """Raise ContentError for a body of none of the named types, unless it may be anything, and is no HTML page."""
+    if FileType.BINARY not in accepted or structure.is_html(body.head):
+        shown = detected or "of no known type"
+        raise ContentError(Reason.BAD_CONTENT, f"the body is {shown}, not {' or '.join(accepted)}")
+
+
 def _check_end(body: Body, file_type: FileType) -> None:
-    """Raise ContentError for a cut picture: an origin may serve one with the length of what is left."""
+    """Raise ContentError for a cut file: an origin may serve one with the length of what is left."""
     if not _is_whole(body, file_type):
         raise ContentError(Reason.TRUNCATED, f"the body is a {file_type} without its end, although all of it came")
 
@@ -147,11 +180,11 @@ def _recordable(content_type: str | None) -> str | None:
 
 
 def _type_of(body: Body, accepted: tuple[FileType, ...]) -> FileType | None:
-    """Return the type of a body; it is parsed as SVG only where SVG is accepted."""
+    """Return the type of a body; it is parsed only as a type of text that is accepted."""
     detected = detect_type(body.head)
-    if detected is None and FileType.SVG in accepted and _is_svg(body):
-        return FileType.SVG
-    return detected
+    if detected is not None:
+        return detected
+    return next((text for text, check in _TEXTS.items() if text in accepted and body.examine(check)), None)
 
 
 def _is_whole(body: Body, file_type: FileType) -> bool:
@@ -163,8 +196,9 @@ def _is_whole(body: Body, file_type: FileType) -> bool:
     if file_type is FileType.WEBP:
         return _has_riff_length(body)
     known = _ENDS.get(file_type)
-    if known is None:  # an SVG was parsed to its end already
-        return True
+    if known is None:
+        check = _STRUCTURES.get(file_type)
+        return check is None or body.examine(check)  # a text was parsed to its end already
     ending, is_whole = known
     return body.tail.endswith(ending) or body.examine(is_whole)
 
@@ -246,66 +280,20 @@ _ENDS: Mapping[FileType, tuple[bytes, Callable[[BinaryIO], bool]]] = {
     FileType.JPEG: (_EOI, _is_whole_jpeg),
 }
 """The last bytes of a type, and what follows its structure."""
-
-
-def _is_svg(body: Body) -> bool:
-    """Return whether a body is a complete XML document with an svg root element in SVG's namespace (SVG 2, 5.1.1).
-
-    An HTML page that begins like SVG is not well-formed, or has another root. Entities that the document declares
-    itself are expanded, as Adobe's programs write them, up to a bound: with them a small document can expand to a large
-    one. External ones are not allowed.
-    """
-    elements: list[str] = []
-
-    def record_root(name: str, _attributes: object) -> None:
-        if not elements:
-            elements.append(name)
-
-    expansion = _Expansion()
-    parser = expat.ParserCreate(namespace_separator=" ")
-    parser.StartElementHandler = record_root
-    parser.EntityDeclHandler = expansion.declare
-    body.rewind()
-    try:
-        while chunk := body.read(_CHUNK_BYTES):
-            expansion.count(chunk)
-            parser.Parse(chunk, False)  # noqa: FBT003  (expat's own parameter, which has no name)
-        parser.Parse(b"", True)  # noqa: FBT003
-    except (expat.ExpatError, ValueError, LookupError):  # LookupError: an encoding that Python does not know
-        return False
-    finally:
-        body.rewind()
-    return elements == [_SVG_ROOT]
-
-
-class _Expansion:
-    """Bounds what the entities of a document expand to: the number of references times the longest entity."""
-
-    def __init__(self) -> None:
-        self._sizes: dict[str, int] = dict(_PREDEFINED_ENTITIES)
-        self._references = 0
-        self._longest = 0
-
-    def count(self, chunk: bytes) -> None:
-        """Count the references of a chunk before it is parsed; raise ValueError beyond the bound."""
-        self._references += chunk.count(b"&")
-        self._check()
-
-    def declare(self, name: str, _is_parameter: object, value: str | None, *_: object) -> None:
-        """Take an entity's declaration, as expat reports it; raise ValueError for an external one.
-
-        A reference to an entity that is declared later, or is the entity itself, counts as one beyond the bound.
-        """
-        if value is None:
-            raise ValueError("an external entity")
-        size = len(value) + sum(self._sizes.get(entity, _EXPANSION_MAX) for entity in _ENTITY.findall(value))
-        self._sizes[name] = max(size, self._sizes.get(name, 0))  # the first of two declarations counts, not the last
-        self._longest = max(self._longest, size)
-        self._check()
-
-    def _check(self) -> None:
-        if self._references * self._longest > _EXPANSION_MAX:
-            raise ValueError("entities that expand to too much")
+_STRUCTURES: Mapping[FileType, Callable[[BinaryIO], bool]] = {
+    FileType.AVIF: structure.is_whole_avif,
+    FileType.ICO: structure.is_whole_icon,
+    FileType.PDF: structure.is_whole_pdf,
+    FileType.ZIP: structure.is_whole_zip,
+    FileType.GZIP: structure.is_whole_gzip,
+}
+"""What looks for the end of a type whose last bytes say nothing."""
+_TEXTS: Mapping[FileType, Callable[[BinaryIO], bool]] = {
+    FileType.SVG: structure.is_svg,
+    FileType.XML: structure.is_xml,
+    FileType.JSON: structure.is_json,
+}
+"""What parses a type that has no magic bytes; the first that succeeds counts."""
 
 
 class SameBytes:

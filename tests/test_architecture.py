@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 JOB = ROOT / "job"
 
 LAYERS: list[set[str]] = [
-    {"errors", "template", "file_table", "redaction"},
+    {"errors", "template", "file_table", "redaction", "structure"},
     {"cancellation", "atomic_write", "layout"},
     {"body"},
     {"model"},

@@ -1,5 +1,9 @@
 """The catalogue of faults, rows 67 and 69: pictures that are cut, or stand for pictures that are gone."""
 
+import gzip
+import io
+import random
+import zipfile
 from hashlib import sha256
 from pathlib import Path
 
@@ -38,6 +42,56 @@ def test_a_picture_that_was_cut_at_the_origin_replaces_nothing(tmp_path: Path, s
     assert (first.code, second.code) == (0, line.exit_code)
     assert [[event["status"], event["reason"]] for event in second.events_named("result")] == [line.words] * 4
     assert files_in(tmp_path) == whole
+
+
+@row(67)
+@pytest.mark.parametrize(
+    ("fault", "names", "accept"),
+    [
+        ("a PDF, ZIP, gzip, AVIF or ICO that was cut", ["a.pdf", "a.zip", "a.gz", "a.avif", "a.ico"], ""),
+        ("a JSON or XML document that was cut", ["a.json", "a.xml"], ""),
+        ("a JSON or XML document that was cut", ["page.json", "page.xml", "page.bin"], "json,xml,binary"),
+    ],
+    ids=["structures", "texts", "pages"],
+)
+@pytest.mark.parametrize("size", [0, 200_000])
+def test_a_document_that_was_cut_at_the_origin_replaces_nothing(
+    tmp_path: Path, fault: str, names: list[str], accept: str, size: int
+) -> None:
+    """A document without its end, or a page in its place, is an error, in memory and on disk; the good copy stays."""
+    line = line_of(fault)
+    whole = documents(size)
+    later = {name: HTML + b" " * size if name.startswith("page") else whole[name][:-1] for name in names}
+    with ScriptedServer({f"/{name}": [Answer(body=whole[name]), Answer(body=later[name])] for name in names}) as server:
+        for name in names:
+            dest = tmp_path / name
+            settings = {"accept": accept, "url": server.url("/{id}." + name.partition(".")[2]), "max_attempts": "1"}
+            first = run_here(name.partition(".")[0], dest=dest, **settings)
+            second = run_here(name.partition(".")[0], dest=dest, **settings)
+            assert (first.code, second.code) == (0, line.exit_code)
+            assert [[event["status"], event["reason"]] for event in second.events_named("result")] == [line.words]
+            assert files_in(dest) == {name: whole[name]}
+
+
+def documents(size: int) -> dict[str, bytes]:
+    """Return whole documents of at least so many bytes, by name; those called `page` are later one."""
+    filling = random.Random(size).randbytes(size)
+    stored = io.BytesIO()
+    with zipfile.ZipFile(stored, "w") as archive:
+        archive.writestr("a.bin", filling)
+    text = filling.hex().encode()
+    return {
+        "a.pdf": b"%PDF-1.7\n" + filling + b"\n%%EOF",
+        "a.zip": stored.getvalue(),
+        "a.gz": gzip.compress(filling),
+        "a.avif": b"\0\0\0\x10ftypavif\0\0\0\0\0\0\0\x08meta" + (len(filling) + 8).to_bytes(4) + b"mdat" + filling,
+        "a.ico": b"\0\0\1\0\1\0\x10\x10\0\0\1\0\x20\0" + (size + 1).to_bytes(4, "little") + b"\x16\0\0\0." + filling,
+        "a.json": b'{"a": "' + text + b'"}',
+        "a.xml": b"<a>" + text + b"</a>",
+        "page.json": b'["' + text + b'"]',
+        "page.xml": b"<b>" + text + b"</b>",
+        "page.bin": b"\0" + filling,
+    }
 
 
 @row(67)

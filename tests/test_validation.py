@@ -249,24 +249,6 @@ def test_only_the_suffix_requests_svg() -> None:
     assert FileType.SVG not in accepted_types("")
 
 
-class MeasuredBody(MemoryBody):
-    """A body that records the largest number of bytes read at once."""
-
-    largest_read = 0
-
-    def read(self, size: int = -1, /) -> bytes:
-        """Read as the base class does."""
-        self.largest_read = max(self.largest_read, self.size if size < 0 else size)
-        return super().read(size)
-
-
-def test_a_large_svg_is_not_held_in_memory() -> None:
-    """A document of any length is read in parts of at most 64 KiB."""
-    body = MeasuredBody(SVG.replace(b"<path", b" " * 1_000_000 + b"<path"))
-    assert validate(Reply(body), (FileType.SVG,)) == "image/svg+xml"
-    assert 0 < body.largest_read <= 65_536
-
-
 @pytest.mark.parametrize(
     ("content_type", "media_type"),
     [
