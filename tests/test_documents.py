@@ -9,6 +9,7 @@ import shlex
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ from job.manifest.records import Record, encode, encode_header
 from job.metrics import Metrics
 from job.model import Budget, Entry, Refresh, Result, Status, Stored, Summary
 from job.settings import OPTIONS, ServeOptions, SimulateOptions, load, load_options, parse_arguments
+from job.settings.command_options import grouped_options
 from job.settings.options import Option, options_of
 from job.simulate import Plan
 
@@ -115,7 +117,23 @@ def cells(option: Option) -> list[str]:
 
 def test_settings() -> None:
     """The table of settings has every variable, option, default and help, in the order of the help page."""
-    assert table("CONFIGURATION.md", "Settings") == [[f"`{option.variable}`", *cells(option)] for option in OPTIONS]
+    options = list(chain.from_iterable(grouped_options().values()))
+    assert table("CONFIGURATION.md", "Settings") == [[f"`{option.variable}`", *cells(option)] for option in options]
+    assert sorted(option.name for option in options) == sorted(option.name for option in OPTIONS)
+
+
+def test_the_help_page_begins_with_what_matters_first() -> None:
+    """A newcomer sees eight settings first; the other groups are called as the sections that explain them."""
+    first, *others = grouped_options()
+    assert len(grouped_options()[first]) == 8
+    headings = re.findall(r"^##+ (.*)$", text("CONFIGURATION.md"), re.MULTILINE)
+    assert [title for title in others if title.lower() not in map(str.lower, headings)] == []
+    assert re.findall(r"^(\S.*):$", parse_arguments(["--help"]).page, re.MULTILINE)[1:] == [
+        "positional arguments",
+        "options",
+        first,
+        *others,
+    ]
 
 
 @pytest.mark.parametrize("command", TOOLS)

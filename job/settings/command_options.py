@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NoReturn, assert_never
@@ -44,6 +44,21 @@ Shows readers the set of files before the current one (FLAGJOB_PUBLISH=set).
 Takes the job's options, such as --dest.
 """
 _PAGE_OPTIONS = ("-h", "--help", "--version")
+_MAIN_GROUP = "what most runs need"
+_GROUPS: Mapping[str, str] = {
+    _MAIN_GROUP: "url codes_file dest workers rate_limit accept max_errors max_not_found",
+    "codes": "codes min_codes limit shard_index shard_count",
+    "URL": "server redirect_hosts url_ignore_query user_agent headers_file",
+    "proxies and certificates": "ca_bundle client_cert",
+    "how many, how fast, in which order": "executor order max_attempts",
+    "times": "connect_timeout read_timeout attempt_timeout item_timeout deadline shutdown_grace origin_patience",
+    "what a file must be": "max_bytes checksums placeholders",
+    "the second run": "refresh not_found_ttl recheck_after new_origin",
+    "sets": "publish keep max_changed",
+    "log": "name log_format log_level log_results termination_log",
+    "metrics": "metrics_address metrics_linger metrics_file pushgateway_url pushgateway_labels ping_url",
+}
+"""The names of the job's options by the titles of the page; each but the first is a section of CONFIGURATION.md."""
 _OPTION_WORD = re.compile(r"-(?!\d+$|\d*\.\d+$)[^ ]+")
 """A word that argparse takes for an option: it begins with a dash, is no negative number and has no blank."""
 _MINIMUM_SIMILARITY = 0.65
@@ -209,12 +224,12 @@ def _build_parser(command: Command) -> argparse.ArgumentParser:
             _add_job_options(subparser)
         case Command.SERVE:
             subparser = commands.add_parser(command, usage="flagjob serve [OPTION ...]", description=_SERVE_DESCRIPTION)
-            _add_options(subparser, _OPTIONS_OF[command])
+            _add_options(subparser.add_argument, _OPTIONS_OF[command])
         case Command.SIMULATE:
             subparser = commands.add_parser(
                 command, usage="flagjob simulate [OPTION ...]", description=_SIMULATE_DESCRIPTION
             )
-            _add_options(subparser, _OPTIONS_OF[command])
+            _add_options(subparser.add_argument, _OPTIONS_OF[command])
         case Command.VERIFY:
             usage = "flagjob verify [--delete] [OPTION ...]"
             subparser = commands.add_parser(command, usage=usage, description=_VERIFY_DESCRIPTION)
@@ -282,27 +297,37 @@ class _PageAction(argparse.Action):
         setattr(namespace, self.dest, self.const or parser.format_help())
 
 
+def grouped_options() -> dict[str, list[Option]]:
+    """Return the job's options in the order of the help page, by the titles of their groups."""
+    by_name = {setting.name: setting for setting in OPTIONS}
+    return {title: [by_name[name] for name in names.split()] for title, names in _GROUPS.items()}
+
+
 def _add_job_options(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
     """Add the codes and options of a run; the page of the parser does not list them if they are `hidden`."""
     codes = "codes, POP20, ALL, EVERY, a letter, or - for stdin"
     parser.add_argument("arguments", nargs="*", metavar="CODE", help=argparse.SUPPRESS if hidden else codes)
-    switches = {
-        ("-a", "--all"): "every ISO 3166-1 code (ALL)",
-        ("-e", "--every"): "AA to ZZ (EVERY)",
-        ("-v", "--verbose"): "log every state of every item",
-        ("--dry-run",): "say what would be done, send no request",
+    switches: dict[str, dict[tuple[str, ...], str]] = {
+        _MAIN_GROUP: {("--dry-run",): "say what would be done, send no request"},
+        "codes": {("-a", "--all"): "every ISO 3166-1 code (ALL)", ("-e", "--every"): "AA to ZZ (EVERY)"},
+        "log": {("-v", "--verbose"): "log every state of every item"},
     }
-    for flags, text in switches.items():
-        parser.add_argument(*flags, action="store_true", help=argparse.SUPPRESS if hidden else text)
-    _add_options(parser, OPTIONS, hidden=hidden)
+    for title, options in grouped_options().items():
+        group = parser.add_argument_group(title)
+        _add_options(group.add_argument, options, hidden=hidden)
+        for flags, text in switches.get(title, {}).items():
+            group.add_argument(*flags, action="store_true", help=argparse.SUPPRESS if hidden else text)
 
 
-def _add_options(parser: argparse.ArgumentParser, options: Iterable[Option], *, hidden: bool = False) -> None:
-    """Add options whose texts are parsed later, so that all faults are reported at once."""
+def _add_options(add: Callable[..., argparse.Action], options: Iterable[Option], *, hidden: bool = False) -> None:
+    """Add options whose texts are parsed later, so that all faults are reported at once.
+
+    `add` is the `add_argument` of a parser, or of one of its groups.
+    """
     for setting in options:
         default = f" [{setting.default}]" if setting.default else ""
         text = f"{setting.help}{default}".replace("%", "%%")
-        parser.add_argument(
+        add(
             *setting.flags,
             setting.flag,
             dest=setting.name,
