@@ -48,7 +48,7 @@ _MAIN_GROUP = "what most runs need"
 _GROUPS: Mapping[str, str] = {
     _MAIN_GROUP: "url codes_file dest workers rate_limit accept max_errors max_not_found",
     "codes": "codes min_codes limit shard_index shard_count",
-    "URL": "server redirect_hosts url_ignore_query user_agent headers_file",
+    "URL": "server file redirect_hosts url_ignore_query user_agent headers_file",
     "proxies and certificates": "ca_bundle client_cert",
     "how many, how fast, in which order": "executor order max_attempts",
     "times": "connect_timeout read_timeout attempt_timeout item_timeout deadline shutdown_grace origin_patience",

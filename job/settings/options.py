@@ -174,7 +174,11 @@ class Settings:
         parsers.words, None, "codes and names of sets (POP20, ALL, EVERY)", metavar="CODES", must_not_be_empty=True
     )
     codes_file: str | None = option(
-        parsers.path, None, "file of codes, or - for standard input", metavar="PATH", must_not_be_empty=True
+        parsers.path,
+        None,
+        "list of codes, or a table (.csv, .tsv, .jsonl), also with .gz; - for standard input",
+        metavar="PATH",
+        must_not_be_empty=True,
     )
     min_codes: int = option(
         parsers.whole(0, 10**9), "0", "a shorter list ends the run before the first request", metavar="N"
@@ -190,7 +194,7 @@ class Settings:
     url: UrlTemplate | None = option(
         UrlTemplate.parse,
         None,
-        "URL template with {cc}, {CC} or {id} in its path or query",
+        "URL template with {cc}, {CC}, {id} or columns of a table in its path or query",
         metavar="URL",
         secret=True,
         redact=redaction.url,
@@ -207,7 +211,7 @@ class Settings:
     file: FileTemplate | None = option(
         parsers.file_template,
         None,
-        "file name below it, as {id:.2}/{id}.png; else the code or id, and the URL's suffix",
+        "file names below the destination, as {id:.2}/{id}.png; else the code or id, and the URL's suffix",
         metavar="NAME",
     )
     workers: int = option(parsers.whole(1, 1000), "30", "downloads at the same time", "-m", "--max-req", metavar="N")
