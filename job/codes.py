@@ -1,15 +1,11 @@
 """Codes: read from arguments, files and standard input, named sets expanded, each code once, as a safe work item."""
 
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import filterfalse, product
-from select import select
 from string import ascii_letters, ascii_uppercase
-from typing import BinaryIO
 
-from job.cancellation import Cancellation
 from job.file_table import Claim, FileTable
 from job.layout import is_id, is_name, is_reserved
 from job.model import InvalidItem, Item, WorkItem
@@ -38,9 +34,6 @@ NAMED_SETS: Mapping[str, tuple[str, ...]] = {
 """The sets that a user may name instead of their codes. EVERY is AA to ZZ, most of which name no country."""
 _SPECULATIVE_SETS = frozenset({"EVERY"})
 
-_CHUNK_BYTES = 16 * 1024
-_WAIT_SECONDS = 0.05
-"""How long a reader waits for standard input before it lets others work, and looks for a signal or the deadline."""
 _TOKEN_MAX_BYTES = 4096
 """No valid code is as long. A longer token is cut here, which leaves it invalid and bounds the memory it takes."""
 _TOKENS = re.compile(rb"#[^\r\n]*|[^ \t\r\n,]+")
@@ -156,51 +149,6 @@ def _is_comment(token: bytes) -> bool:
     if token.isascii():
         return token.startswith(b"#")
     return _COMMENT.match(token) is not None
-
-
-def file_chunks(stream: BinaryIO) -> Iterator[bytes]:
-    """Yield the bytes of a file."""
-    while chunk := stream.read(_CHUNK_BYTES):
-        yield chunk
-
-
-class PipeReader:
-    """Reads standard input or a named pipe, whose writer may take its time; for one thread.
-
-    A blocking read could not be ended: the signal handler only sets a flag, and Python resumes the read (PEP 475). So
-    the reader waits for data, and only for a moment at a time. Reading ends at a signal or at the deadline. Other
-    reasons to end a run do not end it: every code of the list still gets its result line.
-    """
-
-    def __init__(self, descriptor: int, cancellation: Cancellation) -> None:
-        self._descriptor = descriptor
-        self._cancellation = cancellation
-        self._is_interrupted = False
-
-    def is_interrupted(self) -> bool:
-        """Return whether reading ended before the end of the list."""
-        return self._is_interrupted
-
-    def chunks(self) -> Iterator[bytes | None]:
-        """Yield the bytes as they come, and a None after each wait, whether bytes came or not.
-
-        So whoever takes them can do something else, at the latest after 0.05 seconds, however slowly they come.
-        """
-        while self._cancellation.grace_began is None:
-            must_wait = not self._has_data(0.0)
-            if not must_wait or self._has_data(_WAIT_SECONDS):
-                chunk = os.read(self._descriptor, _CHUNK_BYTES)
-                if not chunk:
-                    break
-                yield chunk
-            if must_wait:
-                yield None
-        # A signal may end the writer, too, so that the end of the list comes together with it.
-        self._is_interrupted = self._cancellation.grace_began is not None
-
-    def _has_data(self, seconds: float) -> bool:
-        """Wait for data, for so long at most; the end of the list counts as data."""
-        return bool(select([self._descriptor], [], [], seconds)[0])
 
 
 def unique_items(

@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"model"},
     {"tables"},
     {"settings", "codes", "validation", "redirects", "revalidation", "exit_code", "progress"},
-    {"transport"},
+    {"transport", "lists"},
     {"client"},
     {"resilience"},
     {"storage", "manifest", "pool", "log", "metrics", "demo_server"},

@@ -24,10 +24,11 @@ from hypothesis import strategies as st
 from rows import row
 
 from job.cancellation import Cancellation
-from job.codes import ALL, POP20, PipeReader, Token, expand_sets, file_chunks, read_tokens, refuse_folded, unique_items
+from job.codes import ALL, POP20, Token, expand_sets, read_tokens, refuse_folded, unique_items
 from job.errors import Reason
 from job.file_table import FileTable
 from job.layout import OWN_DIRECTORY, Fold, Shard, name_folding
+from job.lists import PipeReader, file_chunks
 from job.model import InvalidItem, Item, WorkItem
 from job.redaction import visible
 from job.template import FileTemplate, UrlTemplate

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from job.cancellation import Cancellation
-from job.codes import file_chunks
 from job.errors import Reason, UsageError
 from job.file_table import FileTable
-from job.inputs import _as_utf_8, open_inputs
+from job.inputs import open_inputs
+from job.lists import as_utf_8, file_chunks
 from job.settings import load, parse_arguments
 
 TEXT = "# flags\r\nbr cn\r\nfr\r\n"
@@ -82,7 +82,7 @@ def test_encodings_and_chunks_do_not_matter(words: list[str], encoding: str, pac
     text = "br\n" + "".join(words)
     data = PACKINGS[packing](ENCODINGS[encoding](text))
     parts = [data[start:end] for start, end in pairwise([0, *sorted(cuts), max(300, len(data))])]
-    found = b"".join(filter(None, _as_utf_8(chunk for part in parts if part for chunk in (None, part))))
+    found = b"".join(filter(None, as_utf_8(chunk for part in parts if part for chunk in (None, part))))
     assert found.decode("utf-8-sig").removeprefix("\ufeff") == text
 
 
@@ -172,7 +172,7 @@ def test_a_large_compressed_list_takes_no_memory() -> None:
     """A list is decompressed as it is read: 50 MB of it take less than a megabyte."""
     data = gzip.compress(b"br cn fr\n" * 6_000_000, 1)
     tracemalloc.start()
-    size = sum(len(chunk or b"") for chunk in _as_utf_8(file_chunks(io.BytesIO(data))))
+    size = sum(len(chunk or b"") for chunk in as_utf_8(file_chunks(io.BytesIO(data))))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert (size, peak < 1_000_000) == (54_000_000, True)
@@ -250,7 +250,7 @@ def test_a_list_that_cannot_be_read_on_is_a_usage_error(tmp_path: Path, monkeypa
         raise OSError(errno.EIO, "Input/output error")
 
     (tmp_path / "codes").write_bytes(b"br cn fr")
-    monkeypatch.setattr("job.codes.file_chunks", chunks)
+    monkeypatch.setattr("job.lists.file_chunks", chunks)
     with pytest.raises(UsageError, match="the list cannot be read: Input/output error"):
         codes_in(tmp_path / "codes", FLAGJOB_MIN_CODES="1")
 
