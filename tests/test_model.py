@@ -10,7 +10,8 @@ from job.model import Budget, FileType, Status, Summary
 def test_the_names_of_statuses_and_file_types() -> None:
     """The statuses and file types have exactly these names in logs, metrics and settings."""
     assert list(Status) == ["ok", "unchanged", "not_found", "error", "cancelled"]
-    assert list(FileType) == ["gif", "png", "jpeg", "webp", "svg", "gzip", "any"]
+    types = ["gif", "png", "jpeg", "webp", "svg", "avif", "ico", "pdf", "zip", "gzip", "json", "xml", "binary", "any"]
+    assert list(FileType) == types
 
 
 def test_the_default_budget_allows_no_failure() -> None:
