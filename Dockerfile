@@ -17,7 +17,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
 COPY job /app/job
 ARG PYTHON_IMAGE
 # The inventory is written before the pruning, as pip left things. Of django-countries only the flags are used, and
-# nothing of the two packages that it alone requires.
+# nothing of the two packages that it alone requires. The lists of the packages' files would be wrong after that.
 # A checkout may keep its files to itself, by its owner's umask; here any user reads them.
 RUN --mount=type=bind,source=.ci/inventory.py,target=/inventory.py \
     PYTHONPATH=/app /app/bin/python3 -B /inventory.py /installed.json /base.tsv "${PYTHON_IMAGE}" >/app/flagjob.cdx.json && \
@@ -25,6 +25,7 @@ RUN --mount=type=bind,source=.ci/inventory.py,target=/inventory.py \
     find /app/lib \( -path '*/asgiref/*' -o -name typing_extensions.py \) ! -type d -delete && \
     find /app/lib -path '*/greenlet/*' ! -name '*.py' ! -name '*.so' ! -type d -delete && \
     find /app/lib -path '*/greenlet/tests/*' ! -type d -delete && \
+    find /app/lib -path '*.dist-info/RECORD' -delete && \
     find /app/lib -name '*.pyi' -delete && find /app/lib -type d -empty -delete && \
     find /app/lib -type f -name '*.so*' -exec strip --strip-unneeded {} + && \
     chmod --recursive a+rX /app
