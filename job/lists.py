@@ -289,7 +289,7 @@ def _check_is_list(start: bytes) -> None:
     seeming = marked or matched or _table(text)
     if seeming:
         problem = f"the list seems to be {seeming}: it must be plain text, one code or more a line, without a header"
-        raise UsageError(Fault("codes", None, problem))
+        raise UsageError(Fault("codes", None, f"{problem}; the name of a table ends in .csv, .tsv or .jsonl"))
 
 
 def _table(text: bytes) -> str | None:

@@ -117,7 +117,9 @@ def test_what_is_no_list_is_named(tmp_path: Path, data: bytes, seeming: str, pac
     if text_encoding == "utf-16" and data.isascii() and b"\x00" not in data:
         data = data.decode().encode("utf-16")
     (tmp_path / "codes").write_bytes(PACKINGS[packing](data))
-    assert problem_of(tmp_path / "codes").startswith(f"the list seems to be {seeming}: it must be plain text")
+    problem = problem_of(tmp_path / "codes")
+    assert problem.startswith(f"the list seems to be {seeming}: it must be plain text")
+    assert problem.endswith("; the name of a table ends in .csv, .tsv or .jsonl")
 
 
 @pytest.mark.parametrize(
