@@ -33,8 +33,6 @@ _SIGNATURES: tuple[tuple[set[str], frozenset[str]], ...] = (
 Azure's), and its other parameters."""
 
 _PHASE_BITS = 32
-_PHASE = b"recheck"
-"""Makes the hash of a code another one than that by which shards divide the codes: each shard has all phases."""
 
 
 @dataclass(slots=True)
@@ -152,8 +150,11 @@ def _is_confirmed(prior: PriorState, recheck_after: float, now: datetime) -> boo
 
 
 def _phase(code: str, period: int) -> int:
-    """Return the second of a period in which a code is due; the codes are spread evenly over all of them."""
-    digest = blake2b(code.encode("utf-8", "surrogatepass"), digest_size=_PHASE_BITS // 8, person=_PHASE).digest()
+    """Return the second of a period in which a code is due; the codes are spread evenly over all of them.
+
+    Those of one shard are, too: shards divide the codes by another hash.
+    """
+    digest = blake2b(code.encode("utf-8", "surrogatepass"), digest_size=_PHASE_BITS // 8).digest()
     return int.from_bytes(digest) * period >> _PHASE_BITS
 
 
