@@ -1,5 +1,6 @@
 """The sources of each setting, and the exact message of each wrong one."""
 
+import os
 import re
 import ssl
 from collections.abc import Mapping, Sequence
@@ -641,6 +642,17 @@ def test_a_file_name_has_the_placeholder_of_the_url() -> None:
     problem = "must hold {id}, as the URL does, and no other placeholder"
     assert faults(environ={**ids, "FLAGJOB_FILE": "{cc}"}) == [f"FLAGJOB_FILE '{{cc}}': {problem}"]
     assert len(faults(environ={"FLAGJOB_URL": "nonsense", "FLAGJOB_FILE": "{id}"})) == 1
+
+
+def test_a_pipe_may_bring_a_table(tmp_path: Path) -> None:
+    """The header of a pipe is not known yet, so that no placeholder is wrong; a file that is no table has none."""
+    url = {"FLAGJOB_URL": "http://h/{z}"}
+    os.mkfifo(tmp_path / "pipe")
+    for codes_file in ("-", str(tmp_path / "pipe"), file(tmp_path / "tiles.csv.gz", "")):
+        assert load([], {**url, "FLAGJOB_CODES_FILE": codes_file}).codes_file == codes_file
+    codes_file = file(tmp_path / "list", "a b")
+    problem = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
+    assert faults(environ={**url, "FLAGJOB_CODES_FILE": codes_file}) == [f"FLAGJOB_URL 'http://h/{{z}}': {problem}"]
 
 
 def test_a_secret_from_a_file(tmp_path: Path) -> None:

@@ -48,6 +48,19 @@ def test_digests_and_sizes_are_enforced_by_row(tmp_path: Path) -> None:
         assert endings(whole) == {"1/2/3.png": ["unchanged", None]}
 
 
+def test_a_digest_that_is_new_in_a_row_is_enforced_on_a_file_that_is_there(tmp_path: Path) -> None:
+    """The file that is there is not what its row asks for now: it is requested without condition, and refused."""
+    with ScriptedServer({"/1/2/3.png": Answer(body=PNG, headers={"ETag": '"a"'})}) as server:
+        table = tmp_path / "tiles.csv"
+        for digest, ending in (("", ["ok", None]), ("0" * 64, ["error", "checksum"])):
+            table.write_text(f"z,x,y,sha256\n1,2,3,{digest}\n", "utf-8")
+            url = server.url("/{z}/{x}/{y}.png")
+            done = run_here(dest=tmp_path / "d", url=url, codes_file=str(table), max_attempts="1")
+            assert endings(done) == {"1/2/3.png": ending}
+        assert [request.headers.get("if-none-match") for request in server.requests] == [None, None]
+    assert files_in(tmp_path / "d") == {"1/2/3.png": PNG}
+
+
 @row(36)
 def test_a_row_that_cannot_be_used_is_told_with_its_line(tmp_path: Path) -> None:
     """It has a result line, and no request and no file; the rows around it are downloaded."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import tracemalloc
 from collections.abc import Iterable, Iterator
 from io import StringIO
 from os.path import normpath
@@ -261,3 +262,35 @@ def test_no_cell_leads_anywhere_else(cells: list[str], form: str) -> None:
         elif item:
             assert item.reason is Reason.INVALID_ROW
             assert f"{item.code}{item.problem}".isprintable()
+
+
+def test_a_slash_in_a_cell_adds_no_directory_to_the_url() -> None:
+    """Only an id may hold segments; the slash of another column is percent-encoded."""
+    template = UrlTemplate.parse("https://h/{name}/{id}.png")
+    (item,) = items_of(b"id,name\na/b,c/d@e\n", template)
+    assert isinstance(item, WorkItem)
+    assert (item.url, item.file) == ("https://h/c%2Fd%40e/a/b.png", "a/b.png")
+
+
+def test_a_header_without_end_takes_bounded_memory() -> None:
+    """A quotation mark that is never closed does not make the whole table its header."""
+    taken = []
+
+    def chunks() -> Iterator[bytes]:
+        yield b'id,"name\n'
+        for number in range(100):
+            taken.append(number)
+            yield b"a,b\n" * 16_384
+
+    Table(chunks())
+    assert len(taken) < 20
+
+
+def test_a_line_without_end_takes_bounded_memory() -> None:
+    """A line is cut at a megabyte: a file without line ends is not read as a whole."""
+    tracemalloc.start()
+    with pytest.raises(UsageError, match="no column"):
+        items_of((b"x" * 65_536 for _ in range(600)), IDS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 16 * 1024**2

@@ -252,3 +252,10 @@ def test_no_id_changes_where_a_request_goes(code: str, text: str) -> None:
     assert unquote(url.path) == unquote(template.path.replace("{id}", code.replace("%", "%25")))
     assert unquote(url.query) == template.query.replace("{id}", code)
     assert (url.query.count("&"), url.query.count("=")) == (template.query.count("&"), template.query.count("="))
+
+
+def test_a_placeholder_has_the_name_of_any_column() -> None:
+    """Blanks and letters of any script may stand in a placeholder, because they never reach a URL."""
+    template = UrlTemplate.parse("https://h/{first name}/{stra\u00dfe:.2}.png")
+    assert template.placeholders == ["first name", "stra\u00dfe"]
+    assert template.render({"first name": "a b", "stra\u00dfe": "\u00fcber"}) == "https://h/a%20b/%C3%BCb.png"
