@@ -165,15 +165,22 @@ class Table:
 
     def _read_header(self) -> str:
         """Return the first line that is not blank, with those of CSV that belong to its quoted cells."""
-        header = ""
+        parts: list[str] = []
+        quotes = 0
+        length = 0
         for line in self._lines:
             if line:
                 self._header_lines += 1
-            header += line.removeprefix("\ufeff") if header or line.strip() else ""
-            is_whole = header.count('"') % 2 == 0 or _is_object(header) or len(header) > _LINE_MAX_BYTES
-            if header and is_whole:
+            part = line if parts else line.removeprefix("\ufeff")
+            if not parts and not part.strip():
+                continue
+            parts.append(part)
+            # Counted as they come: a quotation mark that is never closed may take as many lines as fit into a megabyte.
+            quotes += part.count('"')
+            length += len(part)
+            if quotes % 2 == 0 or _is_object(parts[0]) or length > _LINE_MAX_BYTES:
                 break
-        return header
+        return "".join(parts)
 
     def _read_lines(self, chunks: Iterable[bytes | None]) -> Iterator[str]:
         """Yield the lines with their ends; an empty text means that the pipe has nothing at the moment."""
