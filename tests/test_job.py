@@ -346,7 +346,9 @@ def test_a_hangup_ends_the_run_in_good_order(tmp_path: Path, hangups: int) -> No
                 lines.append(json.loads(text))
                 if lines[-1]["event"] == "interrupted":
                     for _ in range(hangups - 1):
+                        wait_until_asleep(process)  # so that it is handled before the next one, and before the end
                         process.send_signal(signal.SIGHUP)
+                    wait_until_asleep(process)
                     release.set()
             assert process.wait(TIMEOUT) == line.exit_code
     (interrupted,) = [line for line in lines if line["event"] == "interrupted"]
