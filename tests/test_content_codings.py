@@ -72,6 +72,13 @@ def test_a_body_is_decoded_however_it_arrives(
     assert decoded(coding, encoded, list(range(min(len(encoded), 400)))) == body
 
 
+@row(63)
+def test_what_zlib_holds_back_at_the_end_of_a_body_is_decoded() -> None:
+    """Deflate alone has no trailer: zlib may have taken it all, and holds back what a piece has no room for."""
+    for size in range(PIECE, PIECE + 600):
+        assert decoded("deflate", zlib_alone(bytes(size)), []) == bytes(size)
+
+
 @row(32)
 @limits(deadline=None)
 @given(encoders.filter(lambda encoder: encoder[1] is not members), bodies, st.data())
