@@ -126,7 +126,7 @@ class ScriptedServer:
         """Return the URL of a path on this server."""
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}{path}"
 
-    def wait_for(self, count: int, timeout: float = 10) -> list[Request]:
+    def wait_for(self, count: int, timeout: float = 40) -> list[Request]:
         """Return the requests as soon as there are `count` of them; TimeoutError after `timeout` seconds."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.requests) >= count, timeout):
@@ -203,11 +203,13 @@ class ResettingServer(ScriptedServer):
     def __init__(self, script: Script, most: int) -> None:
         super().__init__(script)
         self._most = most
+        self.resets = 0
 
     def _begin(self, wire: socket.socket) -> None:
         with self._changed:
             is_full = len(self._open) == self._most
         if is_full:
+            self.resets += 1
             wire.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             wire.close()
         else:

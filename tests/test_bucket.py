@@ -323,7 +323,7 @@ def test_a_bucket_that_falls_silent_at_the_end_does_not_hold_a_run(tmp_path: Pat
         with start_flagjob(cwd=tmp_path, settings=settings) as process:
             assert bucket.silent.wait(TIMEOUT)
             process.send_signal(signal.SIGTERM)
-            stdout, _ = process.communicate(timeout=10)  # far less than the bucket is waited for without a signal
+            stdout, _ = process.communicate(timeout=25)  # less than the bucket is waited for without a signal
         done = Done(process.returncode, stdout, "")
     assert (done.code, done.summary["published"], list(done.statuses.values())) == (143, False, ["ok"])
     assert "FLAGJOB_SHUTDOWN_GRACE" in done.events_named("storage_error")[0]["problem"]

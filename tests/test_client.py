@@ -231,11 +231,11 @@ def test_redirects_share_the_attempt_timeout(new_client: Make) -> None:
     """All redirects of an attempt end within its time-out."""
 
     def answer_late(_: Request) -> Answer:
-        Event().wait(0.3)
+        Event().wait(0.6)
         return Answer(302, {"Location": "/"})
 
     with ScriptedServer({"/": answer_late}) as server, pytest.raises(NetworkError) as caught:
-        new_client(attempt_timeout=0.8).get(server.url())
+        new_client(attempt_timeout=1.6).get(server.url())
     assert caught.value.failure.reason == Reason.TIMEOUT
     assert 1 < len(server.requests) < 5
 

@@ -99,7 +99,10 @@ def test_sleepers_wake_in_the_order_of_their_times(executor: GreenletExecutor) -
         executor.sleep(seconds)
         woken.append(seconds)
 
+    all_wait = threading.Event()
+    executor.submit(all_wait.wait, BOUND)  # holds the thread up, so that all begin together
     futures = [executor.submit(task, seconds) for seconds in (0.3, 0.1, 0.2)]
+    all_wait.set()
     assert [future.result(BOUND) for future in futures] == [None] * 3
     assert woken == [0.1, 0.2, 0.3]
 

@@ -523,7 +523,7 @@ def test_results_come_while_standard_input_is_silent(tmp_path: Path) -> None:
 def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
     """The deadline ends the run with exit code 7; the next run downloads only the rest."""
     with ScriptedServer({"/br.gif": Answer(body=GIF), "/cn.gif": Stall()}) as server:
-        settings = {"FLAGJOB_DEADLINE": "1", "FLAGJOB_SHUTDOWN_GRACE": "0.2", "FLAGJOB_URL": server.url("/{cc}.gif")}
+        settings = {"FLAGJOB_DEADLINE": "3", "FLAGJOB_SHUTDOWN_GRACE": "0.2", "FLAGJOB_URL": server.url("/{cc}.gif")}
         done = flagjob("BR", "CN", cwd=tmp_path, settings=settings)
     assert (done.code, done.summary["outcome"]) == (7, "deadline")
     assert {(line["code"], line["status"], line["reason"]) for line in done.events_named("result")} == {
@@ -536,7 +536,7 @@ def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("said", "codes"), [(b"BR\n", ["BR"]), (b"BR C", ["BR"]), (b"", [])])
 def test_the_deadline_holds_while_no_code_comes(tmp_path: Path, said: bytes, codes: list[str]) -> None:
     """A silent standard input cannot hold a run beyond its deadline; an incomplete code at that time is ignored."""
-    with start_flagjob("-", "--deadline", "1", cwd=tmp_path) as process:
+    with start_flagjob("-", "--deadline", "3", cwd=tmp_path) as process:
         assert process.stdin
         process.stdin.write(said)
         process.stdin.flush()

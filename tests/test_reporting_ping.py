@@ -102,7 +102,7 @@ def test_a_silent_service_is_abandoned_at_the_time_limit() -> None:
         pings = Pings(server.url(""), None, 0.2)
         pings.begin(0)
         began = monotonic()
-        assert (pings.wait_within(lambda: float(TIMEOUT)) or "").startswith("no answer within 0.")
+        assert (pings.wait_within(lambda: float(TIMEOUT)) or "").startswith("no answer within ")
         assert (pings.alive, monotonic() - began < TIMEOUT) == (1, True)
 
 

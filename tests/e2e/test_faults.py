@@ -115,10 +115,10 @@ server {{ listen 81; root {home}; sub_filter_types *; sub_filter nothing-like-th
 
 
 def outcomes(done: FinishedJob) -> set[tuple[str, str | None]]:
-    """Return the distinct outcomes; every item must have ended within its attempt's time and a second."""
+    """Return the distinct outcomes; every item must have ended soon after its attempt's time."""
     lines = done.events_named("result")
     assert len(lines) == CODES
-    assert max(line["duration_s"] for line in lines) <= ATTEMPT_SECONDS + 1
+    assert max(line["duration_s"] for line in lines) <= 2 * ATTEMPT_SECONDS
     return {(line["status"], line["reason"]) for line in lines}
 
 

@@ -146,7 +146,7 @@ def test_a_second_signal(tmp_path: Path) -> None:
             took = monotonic() - signalled_at
     print(f"gone after {took:.2f} s")
     assert (done.code, done.stderr) == (130, "")
-    assert took < 2
+    assert took < 30  # half the grace period
 
 
 def assert_next_run_completes(job: Job) -> None:
