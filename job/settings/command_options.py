@@ -58,7 +58,7 @@ _GROUPS: Mapping[str, str] = {
     "log": "name log_format log_level log_results termination_log",
     "metrics": "metrics_address metrics_linger metrics_file pushgateway_url pushgateway_labels ping_url",
 }
-"""The names of the job's options by the titles of the page; each but the first is a section of CONFIGURATION.md."""
+"""The names of the job's options by the titles of the page; each is a section of CONFIGURATION.md."""
 _OPTION_WORD = re.compile(r"-(?!\d+$|\d*\.\d+$)[^ ]+")
 """A word that argparse takes for an option: it begins with a dash, is no negative number and has no blank."""
 _MINIMUM_SIMILARITY = 0.65
