@@ -63,7 +63,7 @@ def _log_exception(error: Exception, log: "RunLog") -> int:
     if isinstance(error, OSError):  # for example of a list of codes that cannot be read
         log.log_storage_error(f"this machine failed: {error}")
     elif isinstance(error, MemoryError) or "can't start new thread" in str(error):  # Python has no OSError for these
-        log.log_storage_error(f"this machine is short of something: {error!r}")
+        log.log_storage_error(f"this machine lacks a resource: {error!r}")
     else:
         log.log_bug(error)
         return ExitCode.BUG

@@ -54,7 +54,7 @@ _EDGES = re.compile(rb"\A" + _ZERO_WIDTH + rb"+|" + _ZERO_WIDTH + rb"+\Z")
 _COMMENT = re.compile(_ZERO_WIDTH + rb"*#")
 
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_FOLDED = "the destination does not tell such names apart"
+_FOLDED = "the destination does not distinguish such names"
 _NO_FILE = "\0"
 """Put before text that gets no file, it makes what no file is called, so that the table knows such text, too."""
 
@@ -247,7 +247,7 @@ def _first_item(code: str, template: UrlTemplate, table: FileTable, token: Token
     if not _is_valid(code, file, template):
         return _first_invalid_item(code, table, InvalidItem(shown(token.text)))
     if template.naming is not None and not is_name(file):
-        problem = f"its file would be named {shown(file)}, which is no safe name"
+        problem = f"its file would be named {shown(file)}, which is not a safe name"
         return _first_invalid_item(code, table, InvalidItem(shown(token.text), problem))
     claim = table.claim(file, code)
     if claim is Claim.FIRST:

@@ -38,7 +38,7 @@ _BYTE_ORDER_MARKS = {
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or an Excel workbook",
     b"\xd0\xcf\x11\xe0": "an Excel workbook",
-    b"\xfd7zXZ\x00": "an xz file",
+    b"\xfd7zXZ\x00": "a file compressed with xz",
     b"\x28\xb5\x2f\xfd": "a zstd file",
     b"BZh91AY&SY": "a bzip2 file",
     b"%PDF-": "a PDF document",

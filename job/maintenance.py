@@ -48,7 +48,7 @@ def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delet
     """
     root = _published_directory(settings)
     if not _has_manifest(root):
-        raise UsageError(Fault("FLAGJOB_DEST", str(root), "holds nothing of flagjob's: there is nothing to verify"))
+        raise UsageError(Fault("FLAGJOB_DEST", str(root), "was never filled by flagjob: there is nothing to verify"))
 
     def log_finding(finding: Finding, file: str) -> None:
         log.log_file(file, finding, is_failure=finding in _FAILURES)
@@ -70,7 +70,7 @@ def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delet
 def roll_back(settings: Settings, log: RunLog) -> int:
     """Show readers the set from which the current one was made, and return the exit code."""
     if settings.dry_run:
-        raise UsageError(Fault("--dry-run", None, "is for runs and for verify: rollback only flips a link"))
+        raise UsageError(Fault("--dry-run", None, "is for run and verify only"))
     try:
         generation = Generations(_destination(settings)).roll_back()
     except StorageError as error:
@@ -83,7 +83,7 @@ def roll_back(settings: Settings, log: RunLog) -> int:
 def _destination(settings: Settings) -> Path:
     """Return the destination's directory; raise UsageError for a bucket, and for codes, which are for runs only."""
     if settings.arguments:
-        raise UsageError(Fault("arguments", " ".join(settings.arguments), "are codes, which are for runs only"))
+        raise UsageError(Fault("arguments", " ".join(settings.arguments), "are codes, which only run takes"))
     if is_bucket(settings.dest):
         raise UsageError(Fault("FLAGJOB_DEST", settings.dest, "must be a directory: a bucket's objects are not read"))
     return Path(settings.dest)

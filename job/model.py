@@ -66,7 +66,7 @@ class InvalidItem:
     """Text, or a row, that is no valid code: reported, never in a URL or a path. `code` is cut to 80 characters."""
 
     code: str
-    problem: str = "no valid code or id"
+    problem: str = "not a valid code or ID"
     reason: Reason = Reason.INVALID_CODE
 
 

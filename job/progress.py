@@ -188,7 +188,7 @@ def _run_started_text(event: Mapping[str, Any]) -> str:
 
 def _concurrency_lowered_text(event: Mapping[str, Any]) -> str:
     requests = _counted(event["requests"], "request")
-    return f"{event['host']} bears less: {requests} at the same time for now: {event['error']}"
+    return f"{event['host']} is overloaded: {requests} at the same time for now: {event['error']}"
 
 
 def _host_paused_text(event: Mapping[str, Any]) -> str:
@@ -215,7 +215,7 @@ _CONSOLE_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "done": lambda event: f"<{event['future']}> for {event['code']}",
     "file": lambda event: f"{event['file']}: {event['finding']}",
     "host_paused": _host_paused_text,
-    "host_resumed": lambda event: f"Going on with {event['requests_per_s']:g} requests a second at first.",
+    "host_resumed": lambda event: f"Continuing with {event['requests_per_s']:g} requests a second at first.",
     "interrupted": _interrupted_text,
     "origin_back": lambda event: f"{event['host']} is back.",
     "origin_down": lambda event: f"*** {event['host']} is down, the run ends: {event['error']}",

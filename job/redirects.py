@@ -32,7 +32,7 @@ def resolve_redirect(url: str, location: str | None, hosts: Collection[str], hop
         target_parts = urlsplit(target)
         is_allowed = _is_allowed(urlsplit(url), target_parts, hosts)
     except ValueError as error:
-        raise RedirectError(Reason.REDIRECT_REFUSED, "the redirect's location is no URL") from error
+        raise RedirectError(Reason.REDIRECT_REFUSED, "the location of the redirect is not a URL") from error
     if not is_allowed:
         shown = f"{target_parts.scheme}://{target_parts.hostname or ''}"[:_SHOWN_MAX]
         raise RedirectError(Reason.REDIRECT_REFUSED, f"a redirect to {shown} is not allowed (FLAGJOB_REDIRECT_HOSTS)")

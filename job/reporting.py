@@ -39,7 +39,7 @@ _CAUSE_BYTES = 500
 _PUSH_SECONDS = 5.0
 """How long a push may take, and a ping."""
 _SAME_BYTES_HINT = (
-    "look at that file: if the origin serves it for all that it has not, put the digest into FLAGJOB_PLACEHOLDERS"
+    "look at that file: if the origin serves it in place of missing files, put its digest into FLAGJOB_PLACEHOLDERS"
 )
 _MAX_LOGGED_RATE = 1e6
 """Requests per second; more than a run can send. JSON has no infinity, which is the rate without a limit."""
@@ -49,7 +49,7 @@ _REFUSED_LATER_HINT = (
     "the origin refuses what it gave before: has a token or a session expired, is this address blocked?"
 )
 _RETRY_BUDGET_HINT = (
-    "too much fails: the run's retries are spent, and until files come again an item ends at its first failure"
+    "too many failures: the run has no retries left, so items end at their first failure until downloads succeed"
 )
 
 
@@ -345,7 +345,7 @@ class Reporting:
     def _push(self, gateway: Pushgateway) -> str | None:
         """Push the final metrics within 5 s and the rest of the grace period; return the problem, if there is one."""
         if self._grace_left() <= 0:
-            return "nothing was left of the grace"
+            return "no time was left in FLAGJOB_SHUTDOWN_GRACE"
         settings = self._settings
         group = {"job": settings.name, **dict(settings.pushgateway_labels)}
         if settings.shard_count > 1:

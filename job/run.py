@@ -158,7 +158,7 @@ class Run:
         try:
             yield from items
         except OSError as error:
-            self._end_for_storage(f"the list of codes cannot be read on: {error.strerror or error}")
+            self._end_for_storage(f"the rest of the list cannot be read: {error.strerror or error}")
 
     def _count(self, results: Sequence[Result]) -> None:
         for result in results:
@@ -199,10 +199,10 @@ class Run:
         try:
             self._run_within_grace(lambda: is_published.append(destination.close(publish=publish)))
         except StorageError as error:
-            self._end_for_storage(f"what was downloaded is not durable: {error}")
+            self._end_for_storage(f"the downloaded files could not be flushed to the disk: {error}")
             return False
         if not is_published[0]:
-            self._reporting.log.error("set_not_published", problem="a budget does not hold, or the run was stopped")
+            self._reporting.log.error("set_not_published", problem="a budget was exceeded, or the run was stopped")
         return is_published[0] and (self._settings.publish is Publish.SET or self._totals.counts[Status.OK] > 0)
 
     def _run_within_grace(self, work: Callable[[], None]) -> None:

@@ -184,7 +184,7 @@ def _root_of(stream: BinaryIO) -> str | None:
         nonlocal depth
         depth += 1
         if depth > _DEPTH_MAX:
-            raise ValueError("elements that lie too deep")
+            raise ValueError("elements that are nested too deeply")
         if not elements:
             elements.append(name)
 
@@ -234,7 +234,7 @@ class _Expansion:
 
     def _check(self) -> None:
         if self._references * self._longest > _EXPANSION_MAX:
-            raise ValueError("entities that expand to too much")
+            raise ValueError("entities that expand too far")
 
 
 def is_json(stream: BinaryIO) -> bool:
@@ -300,11 +300,11 @@ class _JsonPairs:
             raise ValueError("something after the document")
         if bracket in _JSON_OPENING:
             if len(self._opened) == _DEPTH_MAX:
-                raise ValueError("brackets that lie too deep")
+                raise ValueError("brackets that are nested too deeply")
             self._opened.append(bracket)
             self._is_begun = True
         elif self._opened.pop() != _JSON_PAIRS[bracket]:
-            raise ValueError("a bracket that has another partner")
+            raise ValueError("a bracket that does not match")
 
 
 def _chunks(stream: BinaryIO) -> Iterator[bytes]:

@@ -267,7 +267,7 @@ class _ItemMaker:
             code = code.upper() if self._is_code else code
         file = self._file(cells)
         if not is_name(file):
-            raise _UnusableError(f"its file would be named {shown(file)}, which is no safe name")
+            raise _UnusableError(f"its file would be named {shown(file)}, which is not a safe name")
         url = self._url(cells)
         size = _size(cells)
         sha256 = _sha256(cells)

@@ -131,7 +131,7 @@ def validate(
     if body.size == 0:
         raise ContentError(Reason.EMPTY, "the body is empty")
     if reply.kept_coding and detect_type(body.head) is not FileType.GZIP:
-        raise ContentError(Reason.UNEXPECTED_ENCODING, f"the body came as {reply.kept_coding}, which it is not")
+        raise ContentError(Reason.UNEXPECTED_ENCODING, f"the body came as {reply.kept_coding}, but is something else")
     if reply.content_length not in {None, reply.received_bytes}:
         raise ContentError(Reason.TRUNCATED, f"{reply.received_bytes} of {reply.content_length} bytes came")
     # Placeholder: before all that may be wrong with it, because it is no file.

@@ -260,8 +260,8 @@ def test_an_interrupted_simulation_has_the_exit_code_of_its_signal(tmp_path: Pat
                 "--error-rate '25': must be a share from 0 to 1, such as 0.25",
                 "--delay '5-1': must be a time up to 3600 seconds, or two as 0.5-5, the smaller first",
                 "--bind 'a b': must be an address or a host name, such as 127.0.0.1",
-                "--codes: is no option of flagjob serve",
-                "BR: is no option of flagjob serve",
+                "--codes: is not an option of flagjob serve",
+                "BR: is not an option of flagjob serve",
             },
         ),
         (

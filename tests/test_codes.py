@@ -372,7 +372,7 @@ def test_the_name_of_a_file_is_checked_not_its_parts() -> None:
     """An ID whose file would have an empty segment, or a name of flagjob's own, is invalid, once."""
     template = BARE_IDS.with_naming(FileTemplate.parse("{id:.2}/{id}"))
     items = list(unique_items(map(Token, ["acme", "a/b", "a/b", "..", "7"]), template, FileTable()))
-    problem = "its file would be named a//a/b, which is no safe name"
+    problem = "its file would be named a//a/b, which is not a safe name"
     assert items == [
         WorkItem("acme", "http://h/acme", "ac/acme"),
         InvalidItem("a/b", problem),

@@ -370,7 +370,7 @@ def test_a_figure_of_zero_is_no_figure(root: Path, monkeypatch: pytest.MonkeyPat
     storage.on_limitation = said.append
     storage.open()
     put(storage, "br.gif", GIF)
-    assert said == ["it does not say how many bytes are free: a run may begin that does not fit"]
+    assert said == ["it does not report free space: a run may start that does not fit"]
 
 
 def test_a_destination_that_cannot_exist_is_one_error(tmp_path: Path) -> None:

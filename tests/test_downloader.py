@@ -244,7 +244,7 @@ def test_an_invalid_code_sends_no_request() -> None:
     result = download_with(script)(InvalidItem("../../etc/passwd"))
     assert (result.status, result.code, result.reason) == (Status.ERROR, "../../etc/passwd", "invalid_code")
     assert (result.attempts, result.url, result.retryable, script.attempts) == (0, None, False, [])
-    assert result.error == "no valid code or id: no request was sent"
+    assert result.error == "not a valid code or ID: no request was sent"
 
 
 def test_an_invalid_item_tells_its_problem() -> None:

@@ -184,7 +184,7 @@ def test_a_long_list_that_is_cut_ends_the_run(tmp_path: Path) -> None:
         url = server.url("/{cc}.gif")
         done = run_here(dest=tmp_path / "dest", url=url, codes_file=str(tmp_path / "codes"), workers="2", limit="19999")
     (error,) = done.events_named("storage_error")
-    assert error["problem"] == "the list of codes cannot be read on: it is gzip without its end"
+    assert error["problem"] == "the rest of the list cannot be read: it is gzip without its end"
     assert done.code == line.exit_code
     assert 2 < len(done.statuses) < len(codes)
 

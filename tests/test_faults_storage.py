@@ -138,7 +138,7 @@ def test_a_directory_that_refuses_files_is_one_items_error(tmp_path: Path) -> No
 def test_a_file_system_that_cannot_flush_directories_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, publish: str
 ) -> None:
-    """The files, or the set, are published, and one warning says what a power cut may take back."""
+    """The files, or the set, are published, and one warning says what a power cut may lose."""
     line = line_of("the file system cannot flush")
     refuse_fsync(monkeypatch, number, directories=True)
     with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in ("7/66", "8/1")}) as server:

@@ -91,7 +91,7 @@ def test_encodings_and_chunks_do_not_matter(words: list[str], encoding: str, pac
     [
         (b"PK\x03\x04\x14\x00", "a zip archive or an Excel workbook"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1", "an Excel workbook"),
-        (b"\xfd7zXZ\x00\x00", "an xz file"),
+        (b"\xfd7zXZ\x00\x00", "a file compressed with xz"),
         (b"\x28\xb5\x2f\xfd\x04", "a zstd file"),
         (b"BZh91AY&SY\x00", "a bzip2 file"),
         (b"%PDF-1.7\n", "a PDF document"),

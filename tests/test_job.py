@@ -584,7 +584,7 @@ def test_a_list_that_cannot_be_read_on_ends_the_run_in_good_order(tmp_path: Path
     done = Done(ended.returncode, ended.stdout, ended.stderr.decode())
     assert (done.code, set(done.statuses), done.summary["outcome"]) == (5, {"BR", "CN"}, "storage")
     (line,) = done.events_named("storage_error")
-    assert line["problem"] == "the list of codes cannot be read on: Input/output error"
+    assert line["problem"] == "the rest of the list cannot be read: Input/output error"
 
 
 def test_a_pipe_with_a_name_is_a_list(tmp_path: Path) -> None:
@@ -818,7 +818,7 @@ def test_a_machine_without_room_is_no_bug(
         for number, handler in before.items():
             signal.signal(number, handler)
     problem = json.loads(capsysbinary.readouterr().out)["problem"]
-    assert (code, problem) == (5, f"this machine is short of something: {error!r}")
+    assert (code, problem) == (5, f"this machine lacks a resource: {error!r}")
 
 
 BROKEN = """

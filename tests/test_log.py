@@ -496,8 +496,8 @@ def test_console_lines_say_why_a_run_waits_or_ends() -> None:
 
     assert lines(write, for_people=True) == [
         f"Waiting for {host}, 30.0s at most: {error}",
-        f"{host} bears less: 1 request at the same time for now: {error}",
-        "Going on with 12.5 requests a second at first.",
+        f"{host} is overloaded: 1 request at the same time for now: {error}",
+        "Continuing with 12.5 requests a second at first.",
         f"{host} is back.",
         f"*** {host} is down, the run ends: {error}",
         "No retries are left: too much fails",

@@ -110,7 +110,7 @@ def test_a_redirect_without_a_location_is_refused(location: str | None) -> None:
 )
 def test_an_invalid_location_is_refused(location: str) -> None:
     """A location that cannot be parsed as a URL is refused here, instead of being passed to another parser."""
-    assert problem(HERE, location) == "the redirect's location is no URL"
+    assert problem(HERE, location) == "the location of the redirect is not a URL"
 
 
 @pytest.mark.parametrize(

@@ -304,7 +304,7 @@ def test_there_is_no_push_after_the_grace_period(tmp_path: Path) -> None:
     """After the grace period the process may be killed at any time, so the push is skipped."""
     with ScriptedServer({GROUP: Answer()}) as gateway:
         done = interrupted(tmp_path, gateway, "0.1")
-    assert (done.code, [error for _, error in failed(done)]) == (143, ["nothing was left of the grace"])
+    assert (done.code, [error for _, error in failed(done)]) == (143, ["no time was left in FLAGJOB_SHUTDOWN_GRACE"])
     assert gateway.requests == []
 
 

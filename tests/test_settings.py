@@ -122,7 +122,7 @@ REJECTED = [
     ("dest", "s3a://bucket", "'s3a://bucket'", NO_BUCKET),
     ("dest", "s3:/bucket/flags", "'s3:/bucket/flags'", NO_BUCKET),
     ("dest", "gs:bucket", "'gs:bucket'", NO_BUCKET),
-    ("dest", "~/flags", "'~/flags'", "must be the directory's path in full: nothing here knows whose home ~ is"),
+    ("dest", "~/flags", "'~/flags'", "must be the full path: flagjob does not expand ~"),
     ("dest", "s3://", "'s3://'", BUCKET),
     ("dest", "gs:///flags", "'gs:///flags'", BUCKET),
     ("dest", "az://container/../flags", "'az://container/../flags'", BUCKET),
@@ -503,9 +503,9 @@ def test_every_fault_at_once() -> None:
     )
     assert sorted(found) == [
         "--limit 'none': must be a whole number from 1 to 1000000000",
-        "--wrokers: is no option of flagjob; did you mean --workers?",
+        "--wrokers: is not a known option; did you mean --workers?",
         f"FLAGJOB_ACCEPT 'bmp': {TYPES}",
-        "FLAGJOB_DEADLIN: is no setting of flagjob; did you mean FLAGJOB_DEADLINE?",
+        "FLAGJOB_DEADLIN: is not a known setting; did you mean FLAGJOB_DEADLINE?",
         "FLAGJOB_HEADERS_FILE '/nowhere': must be a file that can be read (No such file or directory)",
         "FLAGJOB_URL '': is set but empty: give it a value, or do not set it",
         "FLAGJOB_WORKERS '0': must be a whole number from 1 to 1000",
@@ -531,11 +531,11 @@ def test_malformed_arguments_hide_nothing() -> None:
 @pytest.mark.parametrize(
     ("word", "fault"),
     [
-        ("--xyzzy", "--xyzzy: is no option of flagjob"),
-        (f"--ulr=https://{SECRET}@example.org", "--ulr: is no option of flagjob; did you mean --url?"),
-        ("--work=5", "--work: is no option of flagjob; did you mean --workers?"),
+        ("--xyzzy", "--xyzzy: is not a known option"),
+        (f"--ulr=https://{SECRET}@example.org", "--ulr: is not a known option; did you mean --url?"),
+        ("--work=5", "--work: is not a known option; did you mean --workers?"),
         (f"--all={SECRET}", "arguments: argument -a/--all: ignored explicit argument"),
-        ("-x\udcff", "-x\\xff: is no option of flagjob"),
+        ("-x\udcff", "-x\\xff: is not a known option"),
     ],
 )
 def test_unknown_options(word: str, fault: str) -> None:
@@ -555,12 +555,12 @@ def test_unknown_variables() -> None:
         "FLAGJOBS": "1",
     }
     assert faults(environ=unknown) == [
-        "FLAGJOB_HEADERS: is no setting of flagjob; did you mean FLAGJOB_HEADERS_FILE?",
-        "FLAGJOB_TOKEN: is no setting of flagjob",
-        "FLAGJOB_ULR: is no setting of flagjob; did you mean FLAGJOB_URL?",
-        "FLAGJOB_USER_PASS: is no setting of flagjob",
-        "FLAGJOB_WORKRES: is no setting of flagjob; did you mean FLAGJOB_WORKERS?",
-        "FLAGJOB_\\xff: is no setting of flagjob",
+        "FLAGJOB_HEADERS: is not a known setting; did you mean FLAGJOB_HEADERS_FILE?",
+        "FLAGJOB_TOKEN: is not a known setting",
+        "FLAGJOB_ULR: is not a known setting; did you mean FLAGJOB_URL?",
+        "FLAGJOB_USER_PASS: is not a known setting",
+        "FLAGJOB_WORKRES: is not a known setting; did you mean FLAGJOB_WORKERS?",
+        "FLAGJOB_\\xff: is not a known setting",
     ]
 
 
@@ -585,10 +585,10 @@ def test_services(service: str, protocol: str) -> None:
 def test_a_port_that_was_not_injected() -> None:
     """A bare number in a variable that Kubernetes could inject is a fault: it was meant as a setting."""
     assert faults(FLAGJOB_METRICS_PORT="9464") == [
-        "FLAGJOB_METRICS_PORT: is no setting of flagjob; did you mean FLAGJOB_METRICS_LINGER?"
+        "FLAGJOB_METRICS_PORT: is not a known setting; did you mean FLAGJOB_METRICS_LINGER?"
     ]
     assert faults(FLAGJOB_SERVICE_PORT="9464 or so") == [
-        "FLAGJOB_SERVICE_PORT: is no setting of flagjob; did you mean FLAGJOB_SERVER?"
+        "FLAGJOB_SERVICE_PORT: is not a known setting; did you mean FLAGJOB_SERVER?"
     ]
 
 
@@ -628,7 +628,7 @@ def test_standard_input_is_the_only_argument() -> None:
 def test_a_cluster_needs_an_origin(variable: str) -> None:
     """On a cluster the built-in origin must be set explicitly: a demonstration is no success there."""
     cluster = {variable: "x"}
-    problem = f"must be set where {variable} is; to run on the built-in origin, ask for it by FLAGJOB_SERVER=local"
+    problem = f"must be set where {variable} is; for the built-in origin, set FLAGJOB_SERVER=local"
     assert faults(environ=cluster) == [f"FLAGJOB_URL: {problem}"]
     assert load(["-s", "local"], cluster).server is Server.LOCAL
     assert load([], {**cluster, "FLAGJOB_URL": URL}).url == UrlTemplate.parse(URL)
@@ -954,10 +954,10 @@ def test_a_shard(index: str, count: str) -> None:
         f"{index} '8': must be below {count}, which is 8: shares count from 0"
     ]
     assert faults(environ={index: "0"}) == [
-        f"{index} '0': says which share, but FLAGJOB_SHARD_COUNT does not say of how many"
+        f"{index} '0': is set, but FLAGJOB_SHARD_COUNT is not: set the number of shards"
     ]
     assert faults(environ={count: "2"}) == [
-        f"{count} '2': says how many shares, but FLAGJOB_SHARD_INDEX does not say which is this"
+        f"{count} '2': is set, but FLAGJOB_SHARD_INDEX is not: set the index of this shard, from 0"
     ]
     assert load([], {count: "1"}).shard_count == 1
 
@@ -1108,7 +1108,7 @@ def test_an_environment_that_is_not_utf_8(tmp_path: Path) -> None:
         r"FLAGJOB_CODES 'BR \\xff': must be UTF-8 text",
         r"FLAGJOB_DEST 'BR \\xff': must be UTF-8 text",
         r"FLAGJOB_WORKERS 'BR \\xff': must be a whole number from 1 to 1000",
-        r"FLAGJOB_\xff: is no setting of flagjob",
+        r"FLAGJOB_\xff: is not a known setting",
     ]
 
 

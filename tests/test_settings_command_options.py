@@ -88,8 +88,8 @@ def test_no_option_takes_just_anything(command: str, name: str) -> None:
 def test_every_fault_of_serve_at_once() -> None:
     """All faults are reported, unknown words first."""
     assert faults("serve", "--port=65536", "BR", "--err=1", "--retry-after", "-1", "--truncate-rate=2") == [
-        "BR: is no option of flagjob serve",
-        "--err=1: is no option of flagjob serve",
+        "BR: is not an option of flagjob serve",
+        "--err=1: is not an option of flagjob serve",
         "--port '65536': must be a whole number from 0 to 65535",
         "--retry-after '-1': must be a whole number from 0 to 86400",
         "--truncate-rate '2': must be a share from 0 to 1, such as 0.25",
@@ -99,7 +99,7 @@ def test_every_fault_of_serve_at_once() -> None:
 def test_every_fault_of_simulate_at_once() -> None:
     """All faults are reported here, too."""
     assert faults("simulate", "--tasks=0", "-m", "1001", "--latency=2h", "--rate=fast", "--", "--tasks=1") == [
-        "--tasks=1: is no option of flagjob simulate",
+        "--tasks=1: is not an option of flagjob simulate",
         "--tasks '0': must be a whole number from 1 to 100000",
         "--workers '1001': must be a whole number from 1 to 1000",
         "--latency '2h': must be a time from 0 to 3600 seconds, such as 30, 1.5, 500ms, 5m or 1h",
@@ -214,7 +214,7 @@ def test_only_verify_deletes() -> None:
     assert not parse_arguments(["verify"]).delete
     for command in ("run", "rollback"):
         (fault,) = parse_arguments([command, "--delete"]).faults
-        assert str(fault).startswith("--delete: is no option of flagjob")
+        assert str(fault).startswith("--delete: is not a known option")
 
 
 @given(argv=st.lists(st.one_of(st.text(), st.sampled_from(["--", "-m", "--port", "--port=1", "--delay", "1-2", "5"]))))

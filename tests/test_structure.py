@@ -138,7 +138,7 @@ def test_a_gzip_bomb_is_followed_within_a_bound() -> None:
     ],
 )
 def test_what_is_no_json_document_is_refused(data: bytes) -> None:
-    """A page, a text alone, Python's own words, wrong brackets, arrays that lie too deep are no JSON document."""
+    """A page, a text alone, Python's own words, wrong brackets, arrays nested too deeply are no JSON document."""
     assert not structure.is_json(io.BytesIO(data))
 
 
@@ -197,7 +197,7 @@ def test_a_large_json_document_is_followed_in_little_memory() -> None:
     ],
 )
 def test_what_is_no_xml_document_is_refused(data: bytes) -> None:
-    """A page of XHTML, elements that lie too deep, external or large entities and fragments are no XML document."""
+    """A page of XHTML, elements nested too deeply, external or large entities and fragments are no XML."""
     assert not structure.is_xml(io.BytesIO(data))
 
 

@@ -135,7 +135,7 @@ def test_known_columns() -> None:
         ("a,1,,,,b", "line 2: line 2: it has 6 cells, and the header 4"),
         ('"a"b,1,,', "line 2: line 2: it is no row of CSV: ',' expected after '\"'"),
         ("a,1,,,,", None),
-        ("SHA256SUMS,1,,", "SHA256SUMS: line 2: its file would be named SHA256SUMS, which is no safe name"),
+        ("SHA256SUMS,1,,", "SHA256SUMS: line 2: its file would be named SHA256SUMS, which is not a safe name"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_an_invalid_item(row: str, problem: str | None) -> None:

@@ -114,7 +114,7 @@ def test_a_body_has_its_announced_length(length: int) -> None:
 @pytest.mark.parametrize("accepted", [IMAGES, (FileType.GIF, FileType.GZIP), (FileType.ANY,)])
 def test_a_coding_that_was_kept_must_be_the_files(accepted: tuple[FileType, ...]) -> None:
     """A body whose gzip was kept must be gzip."""
-    message = "the body came as gzip, which it is not"
+    message = "the body came as gzip, but is something else"
     assert rejection(Reply(MemoryBody(GIF), kept_coding="gzip"), *accepted) == (Reason.UNEXPECTED_ENCODING, message)
     assert rejection(Reply(MemoryBody(), kept_coding="gzip"), *accepted)[0] == Reason.EMPTY
 

@@ -70,7 +70,7 @@ class Metrics(Collector):
         self._item_seconds = self._histogram("download", "Time an item took, retries included.", _ITEM_BUCKETS)
         self._attempt_seconds = self._histogram("http_request", "Time an attempt took.", _ATTEMPT_BUCKETS)
         self._workers = self._gauge("workers", "Most downloads at the same time.")
-        self._active = self._gauge("active_downloads", "Downloads under way.")
+        self._active = self._gauge("active_downloads", "Downloads in flight.")
         self._pending = self._gauge("pending_downloads", "Items that wait for a worker.")
         self._concurrency = self._gauge("concurrency_limit", "Most requests at the same time that the origin bears.")
         self._gauge("selected_codes", "Items taken from the source so far.").set_function(lambda: self.selected)

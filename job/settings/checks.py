@@ -73,10 +73,10 @@ def check_shards(raw: Mapping[str, RawText], parsed: Mapping[str, object]) -> It
         return  # its own fault was reported already
     if raw_index is None:
         if raw_count and count > 1:
-            problem = "says how many shares, but FLAGJOB_SHARD_INDEX does not say which is this"
+            problem = "is set, but FLAGJOB_SHARD_INDEX is not: set the index of this shard, from 0"
             yield Fault(raw_count.name, raw_count.text, problem)
     elif raw_count is None:
-        problem = "says which share, but FLAGJOB_SHARD_COUNT does not say of how many"
+        problem = "is set, but FLAGJOB_SHARD_COUNT is not: set the number of shards"
         yield Fault(raw_index.name, raw_index.text, problem)
     elif index >= count:
         problem = f"must be below {raw_count.name}, which is {raw_count.text}: shares count from 0"
@@ -110,7 +110,7 @@ def check_demonstration(raw: Mapping[str, RawText], environ: Mapping[str, str]) 
     has_origin = "url" in raw or "server" in raw
     has_url_variable = "FLAGJOB_URL" in environ or "FLAGJOB_URL_FILE" in environ  # empty: its own fault is enough
     if cluster and not has_origin and not has_url_variable:
-        problem = f"must be set where {cluster} is; to run on the built-in origin, ask for it by FLAGJOB_SERVER=local"
+        problem = f"must be set where {cluster} is; for the built-in origin, set FLAGJOB_SERVER=local"
         yield Fault("FLAGJOB_URL", None, problem)
 
 

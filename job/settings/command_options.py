@@ -14,7 +14,8 @@ from job.settings import parsers
 from job.settings.options import EXECUTORS_HELP, OPTIONS, PREFIX, Executor, Option, option, options_of
 
 _DESCRIPTION = """\
-Downloads a list of codes x a URL template into whole, accepted files.
+Downloads one file for each code in a list, from a URL template, and keeps only
+complete files of the expected type.
 
 commands, each with a page of its own (flagjob COMMAND --help):
   run                       download the files; implied without a command
@@ -29,15 +30,15 @@ options win. Codes come from the arguments, else from FLAGJOB_CODES or
 FLAGJOB_CODES_FILE, else they are POP20, the twenty most populous countries.
 
 exit codes: 0 all well, or within the budgets; 1 a bug; 2 usage; 3 failures that
-a later run may heal; 4 failures that none will heal; 5 storage or local limits;
+a later run may fix; 4 failures that no run will fix; 5 storage or local limits;
 6 origin down; 7 deadline; 129 SIGHUP; 130 SIGINT; 143 SIGTERM
 """
 _SERVE_DESCRIPTION = "Serves the built-in origin's real flags, with faults on demand."
 _SIMULATE_DESCRIPTION = "Runs tasks that only sleep on the job's pool, and draws their timeline."
 _VERIFY_DESCRIPTION = """\
-Hashes every file of the destination and says which are changed, missing,
-unknown, or gone from the origin. Exit code 4 where one is changed or missing:
-the next run repairs it. Takes the job's options, such as --dest and --publish.
+Hashes every file of the destination and reports which are changed, missing,
+unknown, or gone from the origin. Exit code 4 if one is changed or missing; the
+next run repairs it. Takes the job's options, such as --dest and --publish.
 """
 _ROLLBACK_DESCRIPTION = """\
 Shows readers the set of files before the current one (FLAGJOB_PUBLISH=set).
@@ -190,7 +191,7 @@ def _split_leftover(
     between options, too, but argparse does not offer it for subparsers.) The `verbatim` words are codes in any case.
     """
     if command in {Command.SERVE, Command.SIMULATE}:
-        problem = f"is no option of flagjob {command}"
+        problem = f"is not an option of flagjob {command}"
         return [], [Fault(redaction.plain(word), None, problem) for word in (*leftover, *verbatim)]
     flags = [flag for setting in OPTIONS for flag in (*setting.flags, setting.flag)]
     codes: list[str] = []
@@ -233,7 +234,7 @@ def _build_parser(command: Command) -> argparse.ArgumentParser:
         case Command.VERIFY:
             usage = "flagjob verify [--delete] [OPTION ...]"
             subparser = commands.add_parser(command, usage=usage, description=_VERIFY_DESCRIPTION)
-            text = "delete the files of codes that the origin has no more"
+            text = "delete the files of codes that the origin no longer has"
             subparser.add_argument("--delete", action="store_true", help=text)
             _add_job_options(subparser, hidden=True)
         case Command.ROLLBACK:
@@ -305,10 +306,10 @@ def grouped_options() -> dict[str, list[Option]]:
 
 def _add_job_options(parser: argparse.ArgumentParser, *, hidden: bool = False) -> None:
     """Add the codes and options of a run; the page of the parser does not list them if they are `hidden`."""
-    codes = "codes, POP20, ALL, EVERY, a letter, or - for stdin"
+    codes = "codes, POP20, ALL, EVERY, a letter, or - for standard input"
     parser.add_argument("arguments", nargs="*", metavar="CODE", help=argparse.SUPPRESS if hidden else codes)
     switches: dict[str, dict[tuple[str, ...], str]] = {
-        _MAIN_GROUP: {("--dry-run",): "say what would be done, send no request"},
+        _MAIN_GROUP: {("--dry-run",): "show what would be done, send no request"},
         "codes": {("-a", "--all"): "every ISO 3166-1 code (ALL)", ("-e", "--every"): "AA to ZZ (EVERY)"},
         "log": {("-v", "--verbose"): "log every state of every item"},
     }
@@ -356,4 +357,4 @@ def describe_unknown(kind: str, name: str, known: Collection[str]) -> str:
     names = {other.removeprefix(PREFIX): other for other in sorted(known)}
     similar = difflib.get_close_matches(name.removeprefix(PREFIX), names, 1, _MINIMUM_SIMILARITY)
     suggestion = f"; did you mean {names[similar[0]]}?" if similar else ""
-    return f"is no {kind} of flagjob{suggestion}"
+    return f"is not a known {kind}{suggestion}"

@@ -176,7 +176,7 @@ class Settings:
     codes_file: str | None = option(
         parsers.path,
         None,
-        "list of codes, or a table (.csv, .tsv, .jsonl), also with .gz; - for standard input",
+        "file with codes, or a table (.csv, .tsv, .jsonl), also with .gz; - for standard input",
         metavar="PATH",
         must_not_be_empty=True,
     )
@@ -211,7 +211,7 @@ class Settings:
     file: FileTemplate | None = option(
         parsers.file_template,
         None,
-        "file names below the destination, as {id:.2}/{id}.png; else the code or id, and the URL's suffix",
+        "file names below the destination, such as {id:.2}/{id}.png; by default the code or ID with the URL's suffix",
         metavar="NAME",
     )
     workers: int = option(parsers.whole(1, 1000), "30", "downloads at the same time", "-m", "--max-req", metavar="N")
@@ -219,31 +219,33 @@ class Settings:
     order: Order = option(parsers.choice(Order), "completed", "results as completed, or as submitted", metavar="ORDER")
     rate_limit: float = option(parsers.rate, "0", "requests a second to the origin, 0 for no limit", metavar="N")
     max_attempts: int = option(parsers.whole(1, 100), "4", "tries for an item", metavar="N")
-    connect_timeout: float = option(parsers.seconds(0.1, 3600), "5", "time for a connection", metavar="TIME")
+    connect_timeout: float = option(
+        parsers.seconds(0.1, 3600), "5", "limit for a connection: name look-up, TCP and TLS", metavar="TIME"
+    )
     read_timeout: float = option(
-        parsers.seconds(1, 3600), "10", "silence that ends an attempt (up to 7 s late)", metavar="TIME"
+        parsers.seconds(1, 3600), "10", "abort after this long without data (enforced up to 7 s late)", metavar="TIME"
     )
     attempt_timeout: float = option(
-        parsers.seconds(0.1, 86400), "30", "time for an attempt, name look-up to last byte", metavar="TIME"
+        parsers.seconds(0.1, 86400), "30", "limit for an attempt, from name look-up to the last byte", metavar="TIME"
     )
     item_timeout: float = option(
-        parsers.seconds(0.1, 86400), "90", "time for an item, retries included", metavar="TIME"
+        parsers.seconds(0.1, 86400), "90", "limit for an item, retries included", metavar="TIME"
     )
-    deadline: float = option(parsers.seconds(1, 864000), "3600", "time for the run", metavar="TIME")
+    deadline: float = option(parsers.seconds(1, 864000), "3600", "limit for the run", metavar="TIME")
     shutdown_grace: float = option(
-        parsers.seconds(0.1, 3600), "8", "time for all that happens after a signal or the deadline", metavar="TIME"
+        parsers.seconds(0.1, 3600), "8", "limit for everything after a signal or the deadline", metavar="TIME"
     )
     origin_patience: float | None = option(
         parsers.seconds(0, 86400),
         None,
-        "how long a dead origin is probed; 5 s, or 30 s once it has answered",
+        "how long to wait for an origin that is down; 5 s, or 30 s once it has answered",
         metavar="TIME",
     )
     max_bytes: int = option(parsers.size, "5MiB", "largest file", metavar="SIZE")
     accept: tuple[FileType, ...] | None = option(
         parsers.several(FileType),
         None,
-        f"file types ({', '.join(FileType)}); what the URL's suffix names, else gif, png, jpeg and webp",
+        f"file types ({', '.join(FileType)}); by default that of the URL's suffix, else gif, png, jpeg or webp",
         metavar="TYPES",
     )
     redirect_hosts: tuple[str, ...] = option(
@@ -259,16 +261,16 @@ class Settings:
     refresh: Refresh = option(
         parsers.choice(Refresh),
         "conditional",
-        "files that are there: conditional (ask whether they changed), missing (leave them), always (fetch again)",
+        "existing files: conditional (ask whether they changed), missing (leave them), always (download again)",
         metavar="HOW",
     )
     not_found_ttl: float = option(
-        parsers.seconds(0, 31_536_000), "0", "how long a 404 is believed without asking again", metavar="TIME"
+        parsers.seconds(0, 31_536_000), "0", "how long a 404 counts without a new request", metavar="TIME"
     )
     recheck_after: float = option(
         parsers.seconds(0, 31_536_000),
         "0",
-        "time within which each file is asked for once, spread evenly, as 7d; 0: in every run",
+        "request each file once within this time, spread evenly, such as 7d; 0: in every run",
         metavar="TIME",
     )
     checksums: str | None = option(
@@ -277,21 +279,24 @@ class Settings:
     placeholders: tuple[str, ...] = option(
         parsers.digests,
         None,
-        "sha256 of files that mean not found; same_bytes warns of such",
+        "sha256 of files that mean not found; the event same_bytes warns of them",
         metavar="DIGESTS",
         absent_value=(),
     )
     publish: Publish = option(
-        parsers.choice(Publish), "each", "each file as it is accepted, or a set of all, as a whole", metavar="HOW"
+        parsers.choice(Publish),
+        "each",
+        "each (a file appears when it is accepted) or set (all files at once)",
+        metavar="HOW",
     )
-    keep: int = option(parsers.whole(1, 1000), "3", "sets that stay for a rollback", metavar="N")
+    keep: int = option(parsers.whole(1, 1000), "3", "sets to keep for a rollback", metavar="N")
     new_origin: NewOrigin = option(
         parsers.choice(NewOrigin), "refuse", "refuse or accept a destination that another origin filled", metavar="HOW"
     )
     shard_index: int = option(
         parsers.whole(0, 99_999),
         "0",
-        "which share of the codes is this run's, from 0; else as Kubernetes, Cloud Run or AWS Batch say",
+        "which share of the codes this run downloads, from 0; set by Kubernetes, Cloud Run and AWS Batch",
         metavar="N",
         fallback_variables=("JOB_COMPLETION_INDEX", "CLOUD_RUN_TASK_INDEX", "AWS_BATCH_JOB_ARRAY_INDEX"),
     )
@@ -303,10 +308,14 @@ class Settings:
         fallback_variables=("CLOUD_RUN_TASK_COUNT", "AWS_BATCH_JOB_ARRAY_SIZE"),
     )
     max_changed: Budget = option(
-        parsers.budget, "100%", "changed files beyond which a set is not published, as 3 or 20%", metavar="N|N%"
+        parsers.budget, "100%", "most changed files with which a set is published, such as 3 or 20%", metavar="N|N%"
     )
-    max_errors: Budget = option(parsers.budget, "0", "errors that keep exit code 0, as 3 or 5%", metavar="N|N%")
-    max_not_found: Budget = option(parsers.budget, "0", "not-founds that keep exit code 0, as 3 or 5%", metavar="N|N%")
+    max_errors: Budget = option(
+        parsers.budget, "0", "failed items that do not change exit code 0, such as 3 or 5%", metavar="N|N%"
+    )
+    max_not_found: Budget = option(
+        parsers.budget, "0", "missing files that do not change exit code 0, such as 3 or 5%", metavar="N|N%"
+    )
     user_agent: str = option(parsers.line, f"flagjob/{__version__}", "User-Agent sent with each request")
     headers_file: str | None = option(
         parsers.path, None, "file of secret headers, one `Name: value` a line", metavar="PATH", redact=redaction.path
@@ -325,16 +334,14 @@ class Settings:
         metavar="PATH",
         redact=redaction.path,
     )
-    name: str = option(
-        parsers.name, "flagjob", "the job's name, in each log line and in its metrics' group", metavar="NAME"
-    )
+    name: str = option(parsers.name, "flagjob", "the job's name in log lines and pushed metrics", metavar="NAME")
     metrics_address: parsers.Address | None = option(
-        parsers.address, None, "where to serve /metrics during the run, as :9464", metavar="[HOST]:PORT"
+        parsers.address, None, "address that serves /metrics during the run, such as :9464", metavar="[HOST]:PORT"
     )
     metrics_linger: float = option(
         parsers.seconds(0, 3600),
         "0",
-        "how long /metrics is served after the end, until one scrape came",
+        "serve /metrics after the end until one scrape, for at most this time",
         metavar="TIME",
     )
     metrics_file: str | None = option(
@@ -343,7 +350,7 @@ class Settings:
     pushgateway_url: Pushgateway | None = option(
         parsers.pushgateway,
         None,
-        "Pushgateway that gets the metrics at the end, as http://localhost:9091",
+        "Pushgateway that gets the metrics at the end, such as http://localhost:9091",
         metavar="URL",
         secret=True,
         redact=redaction.url,
@@ -351,14 +358,14 @@ class Settings:
     pushgateway_labels: tuple[tuple[str, str], ...] = option(
         parsers.labels,
         None,
-        "further labels of the pushed group, as team=maps,env=prod",
+        "more labels of the pushed group, such as team=maps,env=prod",
         metavar="LABELS",
         absent_value=(),
     )
     ping_url: str | None = option(
         parsers.ping_url,
         None,
-        "where to POST /start, and /EXIT_CODE with the summary, as to https://hc-ping.com/UUID",
+        "URL to POST /start to, and /EXIT_CODE with the summary, such as https://hc-ping.com/UUID",
         metavar="URL",
         secret=True,
         redact=redaction.secret_url,
@@ -374,7 +381,7 @@ class Settings:
         parsers.choice(LogResults), "all", "result lines: all, changed (not the unchanged), problems", metavar="WHICH"
     )
     termination_log: str | None = option(
-        parsers.path, None, "file that gets the summary; /dev/termination-log where it exists", metavar="PATH"
+        parsers.path, None, "file that gets the summary; /dev/termination-log if it exists", metavar="PATH"
     )
 
 

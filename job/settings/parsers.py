@@ -212,7 +212,7 @@ def path(text: str) -> str:
 def destination(text: str) -> str:
     """Return a directory's path or a bucket's URL; any other URL would silently become a directory of that name."""
     if text.startswith("~"):
-        raise ValueError("must be the directory's path in full: nothing here knows whose home ~ is")
+        raise ValueError("must be the full path: flagjob does not expand ~")
     if not is_url(text):
         return path(text)
     if not is_bucket(text):

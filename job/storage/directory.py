@@ -28,9 +28,9 @@ _MOUNT = re.compile(rb"^(?:[^ \n]+ ){4}([^ \n]+) .*? - ([^ \n]+) ", re.MULTILINE
 """A line of mountinfo, see proc(5): `36 35 98:0 /root /mount/point rw,noatime master:1 - ext4 /dev/sda1 rw`."""
 _OCTAL_ESCAPE = re.compile(rb"\\([0-3][0-7]{2})")
 """A blank, a line break or a backslash in a mount point."""
-_CANNOT_SYNC_FILES = "it cannot flush files to the disk: a power cut may take back what a run has written"
-_CANNOT_SYNC_DIRECTORIES = "it cannot flush directories to the disk: a power cut may take back the names of files"
-_NO_FREE_FIGURE = "it does not say how many bytes are free: a run may begin that does not fit"
+_CANNOT_SYNC_FILES = "it cannot flush files to the disk: a power cut may lose what a run has written"
+_CANNOT_SYNC_DIRECTORIES = "it cannot flush directories to the disk: a power cut may lose the names of files"
+_NO_FREE_FIGURE = "it does not report free space: a run may start that does not fit"
 _OTHER_TIMES = "files have other times than were recorded, but the same bytes: their digests were compared"
 _MTIME = re.compile("[0-9]{1,19}")
 """A version: nanoseconds since 1970."""
@@ -213,7 +213,7 @@ class DirectoryStorage:
     def sync(self) -> None:
         """Make the names of published files durable; raise StorageError if that fails.
 
-        Until then a power cut may take back names of this run, never a part of a file: its bytes were synced first.
+        Until then a power cut may lose names of this run, never a part of a file: its bytes were synced first.
         """
         with self._unsynced_lock:
             taken = self._unsynced

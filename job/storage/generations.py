@@ -342,7 +342,7 @@ def _hard_link(source: str, target: str) -> None:
 
 
 def _no_links(path: Path | str, error: OSError) -> StorageError:
-    hint = "a set is shown by a symbolic link, and has hard links to what is unchanged; FLAGJOB_PUBLISH=each needs none"
+    hint = "sets need hard and symbolic links; FLAGJOB_PUBLISH=each needs none"
     return StorageError(f"{path}: {error.strerror} ({hint})")
 
 

@@ -154,7 +154,7 @@ class Decoder:
         if self._has_ended and not (is_gzip and head.startswith(_GZIP_MAGIC)):
             raise DamagedError(f"more bytes follow the end of the {self._coding}")
         if is_gzip and not head.startswith(_GZIP_MAGIC):
-            raise rx.ContentDecodingError("the body came as gzip, which it is not")
+            raise rx.ContentDecodingError("the body came as gzip, but is something else")
         is_zlib = head[0] & 0x0F == zlib.DEFLATED and int.from_bytes(head[:2], "big") % 31 == 0  # RFC 1950, 2.2
         self._is_certain = is_gzip or is_zlib
         if is_gzip:
