@@ -11,7 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 from threading import Lock
 
-from job import __version__, progress, redaction
+from job import __version__, advice, progress, redaction
 from job.cancellation import Cancellation
 from job.codes import NAMED_SETS
 from job.errors import LOCAL_REASONS, AttemptError, Reason, UsageError
@@ -38,19 +38,8 @@ _CAUSE_BYTES = 500
 """How much of a cause's error is kept. It stands twice in the termination message, in which JSON may double it."""
 _PUSH_SECONDS = 5.0
 """How long a push may take, and a ping."""
-_SAME_BYTES_HINT = (
-    "look at that file: if the origin serves it in place of missing files, put its digest into FLAGJOB_PLACEHOLDERS"
-)
 _MAX_LOGGED_RATE = 1e6
 """Requests per second; more than a run can send. JSON has no infinity, which is the rate without a limit."""
-_PERMANENT_HINT = "every item was refused in the same way: look at the URL's path, the token, the list of codes"
-_RETRYABLE_HINT = "every item got something other than its file: is it a login page, a captive portal, a block?"
-_REFUSED_LATER_HINT = (
-    "the origin refuses what it gave before: has a token or a session expired, is this address blocked?"
-)
-_RETRY_BUDGET_HINT = (
-    "too many failures: the run has no retries left, so items end at their first failure until downloads succeed"
-)
 
 
 class Reporting:
@@ -204,14 +193,14 @@ class Reporting:
 
     def report_uniform_failure(self, failure: Result, outcomes: int) -> None:
         """Log that all items failed in the same way from the start."""
-        hint = _RETRYABLE_HINT if failure.retryable else _PERMANENT_HINT
+        hint = advice.RETRYABLE_HINT if failure.retryable else advice.PERMANENT_HINT
         self.log.error("uniform_refusal", reason=failure.reason, outcomes=outcomes, hint=hint)
 
     def end_for_refusals(self, reason: str, outcomes: int) -> None:
         """Log that the origin refuses what it gave before, and end the run."""
         self.endings[ExitCode.RETRYABLE] = Cause(reason)
         try:
-            self.log.error("uniform_refusal", reason=reason, outcomes=outcomes, hint=_REFUSED_LATER_HINT)
+            self.log.error("uniform_refusal", reason=reason, outcomes=outcomes, hint=advice.REFUSED_LATER_HINT)
         finally:
             self._cancellation.request(Reason.UNIFORM_REFUSAL)
 
@@ -256,7 +245,7 @@ class Reporting:
             recovered=lambda: log.info("origin_back", host=host),
             gave_up=end_run,
             overloaded=log_overload,
-            budget_spent=lambda: log.warning("retry_budget_spent", host=host, hint=_RETRY_BUDGET_HINT),
+            budget_spent=lambda: log.warning("retry_budget_spent", host=host, hint=advice.RETRY_BUDGET_HINT),
         )
 
     def report_end(self, summary: Summary) -> None:
@@ -268,7 +257,7 @@ class Reporting:
         text = progress.summary_text(summary, self._noun)
         same = self._same_bytes.most_frequent(summary.items)
         if same:
-            self.log.warning("same_bytes", sha256=same[0], codes=same[1], hint=_SAME_BYTES_HINT)
+            self.log.warning("same_bytes", sha256=same[0], codes=same[1], hint=advice.SAME_BYTES_HINT)
         self._publish_final_metrics(summary)
         termination_log = self._settings.termination_log
         if termination_log:

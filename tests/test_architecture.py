@@ -14,7 +14,7 @@ JOB = ROOT / "job"
 
 LAYERS: list[set[str]] = [
     {"errors", "template", "file_table", "redaction", "structure"},
-    {"cancellation", "atomic_write", "layout"},
+    {"cancellation", "atomic_write", "layout", "advice"},
     {"body"},
     {"model"},
     {"tables"},
