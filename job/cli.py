@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 
 from job import settings
 from job.cancellation import Cancellation
+from job.display import is_terminal, wants_colours
 from job.errors import LogError, Reason, UsageError
 from job.exit_code import ExitCode, signal_exit_code
-from job.progress import Terminal, drop_lost_terminals, is_terminal
+from job.progress import Terminal, drop_lost_terminals, painted_page
 from job.settings import Arguments, Command, Executor, ServeOptions, SimulateOptions
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def _execute(words: Sequence[str]) -> int:
     arguments = settings.parse_arguments(words)
     try:
         if arguments.page:
-            return _print(arguments.page)
+            return _print(painted_page(arguments.page, coloured=wants_colours(sys.stdout, _wanted_format(arguments))))
         return _COMMANDS[arguments.command](arguments)
     except UsageError as error:
         _open_failure_log(arguments).log_usage_errors(error.faults)
@@ -118,7 +119,8 @@ def _serve(arguments: Arguments) -> int:
 
     options = settings.load_options(ServeOptions, arguments)
     faults = Faults(options.delay, options.error_rate, options.retry_after, options.truncate_rate)
-    log = RunLog(sys.stdout.buffer, for_people=sys.stdout.isatty())
+    coloured = wants_colours(sys.stdout)
+    log = RunLog(sys.stdout.buffer, for_people=sys.stdout.isatty(), coloured=coloured)
 
     def log_request(request: "Request") -> None:
         fields = dataclasses.asdict(request)
@@ -246,6 +248,7 @@ def _open_log(loaded: settings.Settings, output: "LogStream") -> "RunLog":
         level=loaded.log_level,
         for_people=for_people,
         for_google=loaded.log_format is settings.LogFormat.GCP,
+        coloured=wants_colours(sys.stdout, loaded.log_format),
         secrets=loaded.secrets,
         fields=fields,
     )
@@ -256,12 +259,18 @@ def _open_failure_log(arguments: Arguments) -> "RunLog":
     from job.log import RunLog  # noqa: PLC0415  (see the module's docstring)
 
     # Of wrong settings this one may be right: without it, Google Cloud would file the others under INFO.
-    wanted = arguments.texts.get("log_format") or os.environ.get("FLAGJOB_LOG_FORMAT", "")
-    if wanted.strip().lower() == settings.LogFormat.GCP:
+    wanted = _wanted_format(arguments)
+    if wanted == settings.LogFormat.GCP:
         return RunLog(sys.stdout.buffer, for_google=True)
     for_people = sys.stdout.isatty() or is_terminal(sys.stderr)
     stream = sys.stderr if for_people and sys.stderr is not None else sys.stdout
-    return RunLog(stream.buffer, for_people=for_people)
+    return RunLog(stream.buffer, for_people=for_people, coloured=wants_colours(stream, wanted))
+
+
+def _wanted_format(arguments: Arguments) -> str:
+    """Return the format of the log that was asked for, unchecked: for where the settings are not, or not yet, read."""
+    wanted = arguments.texts.get("log_format") or os.environ.get("FLAGJOB_LOG_FORMAT", "")
+    return wanted.strip().lower()
 
 
 def _report_on_stderr(problem: str) -> int:

@@ -66,6 +66,8 @@ class Totals:
     """The same of those that cost a budget: errors, and items that should have been found."""
     first_errors: dict[str, str] = field(default_factory=dict)
     """The first error of each reason, in one line for people."""
+    examples: dict[str, str] = field(default_factory=dict)
+    """The first item of each reason, in one line for people: its code, and its error if it has one."""
     uniform_failure: Result | None = None
     """The failure that all items have in common, if the repeated-failure cutoff ended the run for it.
 
@@ -89,6 +91,7 @@ class Totals:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
         if result.error:
             self.first_errors.setdefault(reason, result.error)
+        self.examples.setdefault(reason, _example_text(result))
         if result.status is Status.NOT_FOUND and result.speculative:
             self.expected_missing += 1
         elif result.status is not Status.CANCELLED:
@@ -108,6 +111,10 @@ class Totals:
         """Return the five most frequent reasons with their numbers, the most frequent first."""
         by_number = sorted(self.reasons.items(), key=lambda counted: -counted[1])
         return dict(by_number[:_MOST_FREQUENT])
+
+
+def _example_text(result: Result) -> str:
+    return f"{result.code}: {result.error}" if result.error else result.code
 
 
 def signal_exit_code(signal: int) -> int:

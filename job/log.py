@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -14,6 +14,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from job.display import Colour, Line, cut, painted
 from job.errors import Fault, LogError, map_exceptions
 from job.model import Item, LogStream, Result, Status, Summary
 from job.progress import event_text
@@ -45,6 +46,9 @@ _UNCUT_EVENTS = {
     "same_bytes",
 }
 """These console lines may wrap: they end with the advice to the user."""
+_LEVEL_COLOURS = {"error": Colour.RED, "warning": Colour.YELLOW}
+_CLOSING = "closing"
+"""The field of `run_finished` with its lines on a console."""
 
 
 class RunLog:
@@ -52,8 +56,9 @@ class RunLog:
 
     Thread-safe: each line, or batch of lines, is one write under structlog's lock for the stream. Lines below `level`
     are dropped, `secrets` are masked in every line, and `fields` are added to every line. `noun` is what words call an
-    item's file. Every method raises LogError if the stream cannot be written: a reader that has gone away must not go
-    unnoticed. What was written is flushed before a method returns, so it is not lost when the process is killed.
+    item's file; words may be `coloured` by their level, JSON never is. Every method raises LogError if the stream
+    cannot be written: a reader that has gone away must not go unnoticed. What was written is flushed before a method
+    returns, so it is not lost when the process is killed.
     """
 
     def __init__(  # noqa: PLR0913  (a keyword for each choice of how lines look)
@@ -63,6 +68,7 @@ class RunLog:
         level: str = "info",
         for_people: bool = False,
         for_google: bool = False,
+        coloured: bool = False,
         noun: str = "flag",
         secrets: Collection[str] = (),
         fields: Mapping[str, object] | None = None,
@@ -70,7 +76,7 @@ class RunLog:
         self._redactor = LineRedactor(secrets)
         redact = self._redactor.redact
         if for_people:
-            render = _console_renderer(redact, noun)
+            render = _console_renderer(redact, noun, coloured=coloured)
         else:
             render = _json_renderer(redact, partial(_google_fields, noun) if for_google else None)
         traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
@@ -196,10 +202,14 @@ class RunLog:
         write = self._log.info if exit_code == 0 else self._log.error
         write("verify_finished", exit_code=exit_code, counts=counts)
 
-    def log_run_finished(self, summary: Summary, text: str) -> None:
-        """Write the last line of a run, an error unless it succeeded; `text` is the summary in words."""
+    def log_run_finished(self, summary: Summary, text: str, closing: Sequence[Line] = ()) -> None:
+        """Write the last line of a run, an error unless it succeeded; `text` is the summary in words.
+
+        A console shows the `closing` lines in place of the text, if there are any; JSON never has them.
+        """
         write = self._log.info if summary.exit_code == 0 else self._log.error
-        write("run_finished", **_summary_fields(summary, text))
+        fields = {_CLOSING: closing} if closing else {}
+        write("run_finished", **_summary_fields(summary, text), **fields)
 
 
 def termination_message(summary: Summary, text: str) -> bytes:
@@ -326,24 +336,26 @@ def _encodable(value: object) -> object:
     return printable(value) if isinstance(value, str) else value
 
 
-def _console_renderer(redact: Callable[[bytes], bytes], noun: str) -> Processor:
+def _console_renderer(redact: Callable[[bytes], bytes], noun: str, *, coloured: bool) -> Processor:
     """Return a processor that renders an event in the book's words, on lines that fit the terminal."""
 
     def render(_logger: WrappedLogger, _method: str, event: EventDict) -> bytes:
-        text = event_text(event, noun)
-        # Secrets are masked before characters are escaped and lines are cut: an escaped or a cut secret would not be
-        # recognised, and a part of it would show.
-        masked = redact(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
-        lines = [visible(line) for line in masked.split("\n")]
-        if event["event"] not in _UNCUT_EVENTS:
-            width = shutil.get_terminal_size().columns
-            lines = [_cut(line, width) for line in lines]
-        return "\n".join(lines).encode()
+        lines = event.pop(_CLOSING, None) or _event_lines(event, noun)
+        columns = None if event["event"] in _UNCUT_EVENTS else shutil.get_terminal_size().columns
+        shown: list[str] = []
+        for line in lines:
+            # Secrets are masked before characters are escaped and lines are cut: an escaped or a cut secret would not
+            # be recognised, and a part of it would show. Colours come last, or they would be escaped, too.
+            masked = redact(line.text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+            text = visible(masked)
+            fitting = text if columns is None else cut(text, columns)
+            shown.append(painted(Line(fitting, line.colour), coloured=coloured))
+        return "\n".join(shown).encode()
 
     return render
 
 
-def _cut(line: str, width: int) -> str:
-    if len(line) <= width:
-        return line
-    return line[: width - 1] + "…"
+def _event_lines(event: Mapping[str, Any], noun: str) -> list[Line]:
+    """Return an event in words, in the colour of its level."""
+    colour = _LEVEL_COLOURS.get(event["level"])
+    return [Line(text, colour) for text in event_text(event, noun).split("\n")]

@@ -222,6 +222,8 @@ class Summary:
     """Why the exit code is not 0."""
     reasons: Mapping[str, int] = field(default_factory=dict)
     """The most frequent reasons of items that are neither ok nor unchanged, with their numbers, in this order."""
+    examples: Mapping[str, str] = field(default_factory=dict)
+    """The first item of each of these reasons in one line for people: its code, and its error if it has one."""
 
     @property
     def items(self) -> int:

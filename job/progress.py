@@ -2,15 +2,28 @@
 
 import errno
 import os
+import re
+import shutil
 import stat
-from collections.abc import Callable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from job.advice import OUTCOME_ADVICE, advice_for, runbook_link
+from job.display import Colour, Line, cut, number_text, painted, size_text
 from job.model import Cause, LogStream, Result, Status, Summary
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+_SHOWN_REASONS = 3
+_HEADING = re.compile(r"^(?:usage:|\w[^\n]*:$)", re.MULTILINE)
+_NAMES = re.compile(r"^(  )(-\S.*?|[a-z]+(?= {3})|CODE)(?=  |$)", re.MULTILINE)
+"""What stands at the left of a page: options with their metavars, commands, positional arguments."""
+_NARROWEST = 20
+"""Columns that advice is wrapped to at least."""
 
 
 def summary_text(summary: Summary, noun: str = "flag") -> str:
@@ -18,22 +31,92 @@ def summary_text(summary: Summary, noun: str = "flag") -> str:
 
     In the book's words, one for each status that occurred and the elapsed time; before that the cause and the reasons.
     """
-    counts = summary.counts
-    lines = [f"{_counted(counts[Status.OK], noun)} downloaded."]
-    if counts[Status.UNCHANGED]:
-        lines.append(f"{_counted(counts[Status.UNCHANGED], noun)} unchanged.")
-    if counts[Status.NOT_FOUND]:
-        lines.append(f"{counts[Status.NOT_FOUND]} not found.")
-    if counts[Status.ERROR]:
-        lines.append(f"{_counted(counts[Status.ERROR], 'error')}.")
-    if counts[Status.CANCELLED]:
-        lines.append(f"{counts[Status.CANCELLED]} cancelled.")
+    lines = [line.text for line in _count_lines(summary, noun)]
     if summary.cause:
         lines.append(_cause_text(summary.cause))
     if summary.reasons:
         lines.append(f"Reasons: {', '.join(f'{number} {reason}' for reason, number in summary.reasons.items())}.")
-    lines.append(f"Elapsed time: {summary.duration_seconds:.2f}s")
+    lines.append(_elapsed_text(summary))
     return "\n".join(lines)
+
+
+def closing_lines(summary: Summary, noun: str, columns: int | None = None) -> list[Line]:
+    """Return how a run ended as a terminal of so many columns shows it; None is the terminal's own width.
+
+    The book's counts and elapsed time, the speed, the three most frequent reasons with an example each, and, unless the
+    exit code is 0, what to do about them. The examples must be masked already: they are cut to the columns. Only the
+    cause is as long as it is.
+    """
+    columns = columns or shutil.get_terminal_size().columns
+    lines = [*_count_lines(summary, noun), Line(_elapsed_text(summary))]
+    speed = _speed_text(summary, noun)
+    if speed:
+        lines.append(Line(speed))
+    if summary.cause:
+        lines.append(Line(_cause_text(summary.cause), Colour.RED))
+    reasons = dict(islice(summary.reasons.items(), _SHOWN_REASONS))
+    if reasons:
+        lines += [Line("Why, most frequent first:", Colour.BOLD), *_reason_lines(summary, reasons, columns)]
+    if summary.exit_code:
+        lines.append(Line("What to do:", Colour.BOLD))
+        lines += [Line(text) for text in _advice_texts(summary, reasons, columns)]
+    return lines
+
+
+def _count_lines(summary: Summary, noun: str) -> list[Line]:
+    """Return a line for the downloaded files, and one for each other status that occurred."""
+    counts = summary.counts
+    ok = counts[Status.OK]
+    lines = [Line(f"{_counted(ok, noun)} downloaded.", Colour.GREEN if ok else None)]
+    if counts[Status.UNCHANGED]:
+        lines.append(Line(f"{_counted(counts[Status.UNCHANGED], noun)} unchanged.", Colour.GREEN))
+    if counts[Status.NOT_FOUND]:
+        lines.append(Line(f"{counts[Status.NOT_FOUND]} not found.", Colour.YELLOW))
+    if counts[Status.ERROR]:
+        lines.append(Line(f"{_counted(counts[Status.ERROR], 'error')}.", Colour.RED))
+    if counts[Status.CANCELLED]:
+        lines.append(Line(f"{counts[Status.CANCELLED]} cancelled.", Colour.YELLOW))
+    return lines
+
+
+def _elapsed_text(summary: Summary) -> str:
+    return f"Elapsed time: {summary.duration_seconds:.2f}s"
+
+
+def _speed_text(summary: Summary, noun: str) -> str:
+    """Return how many files a second the origin gave or confirmed, and how many bytes came; empty without any."""
+    files = summary.counts[Status.OK] + summary.counts[Status.UNCHANGED]
+    seconds = summary.duration_seconds
+    if not files or seconds <= 0:
+        return ""
+    bytes_text = f", {size_text(summary.received_bytes / seconds)}/s" if summary.received_bytes else ""
+    return f"Speed: {number_text(files / seconds)} {noun}s/s{bytes_text}"
+
+
+def _reason_lines(summary: Summary, reasons: Mapping[str, int], columns: int) -> Iterator[Line]:
+    """Yield a line for each reason: its number, its name, and the first item that has it."""
+    digits = len(str(max(reasons.values())))
+    for reason, number in reasons.items():
+        example = f", such as {summary.examples[reason]}" if reason in summary.examples else ""
+        yield Line(cut(f"  {number:>{digits}} {reason}{example}", columns))
+
+
+def _advice_texts(summary: Summary, reasons: Mapping[str, int], columns: int) -> Iterator[str]:
+    """Yield what to do about each reason, and what to do next, wrapped between words."""
+    cause = summary.cause.reason if summary.cause else None
+    about = dict.fromkeys([*([cause] if cause else []), *reasons])
+    next_step = OUTCOME_ADVICE.get(summary.outcome, "Start the run again.")
+    sentences = [*(f"{reason}: {advice_for(reason)}" for reason in about), next_step]
+    sentences.append(f"More: {runbook_link(summary.exit_code)}")
+    for sentence in sentences:
+        yield from textwrap.wrap(
+            sentence,
+            max(columns, _NARROWEST),
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
 
 
 def _cause_text(cause: Cause) -> str:
@@ -44,11 +127,6 @@ def _cause_text(cause: Cause) -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def is_terminal(stream: TextIO | None) -> bool:
-    """Return whether a stream is a terminal. Standard error is None if the parent process closed it."""
-    return stream is not None and stream.isatty()
 
 
 def drop_lost_terminals() -> None:
@@ -153,6 +231,14 @@ def _import_tqdm() -> "type[tqdm[NoReturn]]":
     # tqdm would start a thread that redraws bars without updates; a bar that advances with each item needs none.
     tqdm.monitor_interval = 0
     return tqdm
+
+
+def painted_page(page: str, *, coloured: bool) -> str:
+    """Return a page of help with its headings and the names of its options in colours, if there are any."""
+    if not coloured:
+        return page
+    headings = _HEADING.sub(lambda found: painted(Line(found[0], Colour.BOLD), coloured=True), page)
+    return _NAMES.sub(lambda found: found[1] + painted(Line(found[2], Colour.CYAN), coloured=True), headings)
 
 
 def event_text(event: Mapping[str, Any], noun: str) -> str:

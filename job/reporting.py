@@ -11,7 +11,7 @@ from pathlib import Path
 from secrets import token_hex
 from threading import Lock
 
-from job import __version__, advice, progress, redaction
+from job import __version__, advice, display, progress, redaction
 from job.cancellation import Cancellation
 from job.codes import NAMED_SETS
 from job.errors import LOCAL_REASONS, AttemptError, Reason, UsageError
@@ -64,7 +64,7 @@ class Reporting:
             is_for_people = terminal
         self._is_for_people = is_for_people
         self._noun = _noun(settings)
-        self._has_bar = not settings.verbose and progress.is_terminal(sys.stderr)
+        self._has_bar = not settings.verbose and display.is_terminal(sys.stderr)
         self._logged_statuses = _LOGGED_STATUSES[settings.log_results]
         if self._has_bar and is_for_people and "log_results" not in settings.changed:
             # The bar counts the other results, and the last line has the number of cancelled ones.
@@ -74,6 +74,7 @@ class Reporting:
             level="debug" if settings.verbose else settings.log_level,
             for_people=is_for_people,
             for_google=settings.log_format is LogFormat.GCP,
+            coloured=display.wants_colours(sys.stdout, settings.log_format),
             noun=self._noun,
             secrets=settings.secrets,
             fields={
@@ -253,7 +254,8 @@ class Reporting:
 
         The log comes last, so that a reader of its last line finds everything else in place.
         """
-        summary = replace(summary, cause=self.shown_cause(summary.cause))
+        examples = {reason: self.log.masked(example) for reason, example in summary.examples.items()}
+        summary = replace(summary, cause=self.shown_cause(summary.cause), examples=examples)
         text = progress.summary_text(summary, self._noun)
         same = self._same_bytes.most_frequent(summary.items)
         if same:
@@ -271,9 +273,11 @@ class Reporting:
             if problem:
                 self.log.warning("metrics_push_failed", target=gateway.url, error=problem)
         self._end_pings()
-        self.log.log_run_finished(summary, text)
-        if not self._is_for_people and progress.is_terminal(sys.stderr):
-            sys.stderr.write(f"{text}\n")
+        closing = progress.closing_lines(summary, self._noun)
+        self.log.log_run_finished(summary, text, closing if self._is_for_people else ())
+        if not self._is_for_people and display.is_terminal(sys.stderr):
+            coloured = display.wants_colours(sys.stderr, self._settings.log_format)
+            sys.stderr.writelines(f"{display.painted(line, coloured=coloured)}\n" for line in closing)
 
     def report_usage_error(self, error: UsageError) -> None:
         """Ping that a run was refused before it began; its faults are logged elsewhere."""

@@ -149,6 +149,7 @@ class Run:
                 published=is_published,
                 cause=find_cause(code, self._totals, self._reporting.endings, is_over_budget=self._is_over_budget()),
                 reasons=self._totals.most_frequent_reasons,
+                examples=self._totals.examples,
             )
         )
         return code

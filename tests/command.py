@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT = 50
-_OURS = ("FLAGJOB_", "KUBERNETES_", "CLOUD_RUN_", "AWS_BATCH_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+_OURS = (
+    "FLAGJOB_",
+    "KUBERNETES_",
+    "CLOUD_RUN_",
+    "AWS_BATCH_",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+    "NO_COLOR",
+    "FORCE_COLOR",
+)
 
 defaults: dict[str, str] = {}
 """Settings of every job that a test runs, unless it sets them itself (conftest.py)."""

@@ -14,7 +14,7 @@ JOB = ROOT / "job"
 
 LAYERS: list[set[str]] = [
     {"errors", "template", "file_table", "redaction", "structure"},
-    {"cancellation", "atomic_write", "layout", "advice"},
+    {"cancellation", "atomic_write", "layout", "advice", "display"},
     {"body"},
     {"model"},
     {"tables"},

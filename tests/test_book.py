@@ -9,7 +9,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -21,12 +21,14 @@ from images import GIF
 from scripted import Answer, Hold, ScriptedServer, Step
 
 
-def on_terminal(*arguments: str, cwd: Path, stdout: int | None = None) -> tuple[int, str]:
-    """Run the command on a terminal of 80 columns; return its exit code and the text that the terminal got."""
+def on_terminal(
+    *arguments: str, cwd: Path, stdout: int | None = None, columns: int = 80, settings: Mapping[str, str] | None = None
+) -> tuple[int, str]:
+    """Run the command on a terminal of so many columns; return its exit code and the text that the terminal got."""
     leader, follower = pty.openpty()
-    termios.tcsetwinsize(follower, (24, 80))
+    termios.tcsetwinsize(follower, (24, columns))
     command = [sys.executable, "-m", "job", *arguments]
-    env = environment(COLUMNS="80", LINES="24", TERM="xterm")
+    env = environment(COLUMNS=str(columns), LINES="24", TERM="xterm", **(settings or {}))
     out = follower if stdout is None else stdout
     with subprocess.Popen(command, cwd=cwd, env=env, stdin=follower, stdout=out, stderr=follower) as process:
         os.close(follower)
@@ -47,9 +49,9 @@ def _read(leader: int) -> Iterator[bytes]:
 
 
 def screen(sent: str) -> list[str]:
-    """Return the lines as a terminal shows them: text after a carriage return overwrites the line."""
+    """Return the lines as a terminal shows them, without colours: text after a carriage return overwrites the line."""
     lines = []
-    for line in sent.replace("\r\n", "\n").split("\n"):
+    for line in re.sub(r"\x1b\[[0-9]*m", "", sent).replace("\r\n", "\n").split("\n"):
         shown = ""
         for part in line.split("\r"):
             shown = part + shown[len(part) :]

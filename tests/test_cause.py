@@ -107,6 +107,16 @@ def test_the_five_most_frequent_reasons_are_counted() -> None:
     ]
 
 
+def test_each_reason_has_its_first_item_as_an_example() -> None:
+    """The example is the code of the first item with that reason, and its error if it has one."""
+    other = Result(Status.ERROR, None, "US", reason="http_503", error="busy 3")
+    assert totals(OK, BUSY, other, MISSING, NOT_BEGUN).examples == {
+        "http_503": "CN: busy 1",
+        "http_404": "CN: 404",
+        "deadline": "CN",
+    }
+
+
 def test_the_closing_words_have_the_cause() -> None:
     """The cause with its host and error, and the reasons, stand before the elapsed time."""
     cause = Cause("connection", "refused", "https://example.org")

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from job.display import Colour, Line
 from job.errors import Fault, HttpError, LogError
 from job.log import RunLog, termination_message
 from job.model import InvalidItem, Result, Status, Stored, Summary
@@ -458,6 +459,29 @@ def test_console_lines_use_the_words_of_the_book() -> None:
         "20 flags downloaded.",
         "Elapsed time: 1.23s",
     ]
+
+
+def test_console_lines_have_the_colour_of_their_level() -> None:
+    """Errors are red and warnings yellow; colours come after masking and escaping, and JSON has none."""
+
+    def write(log: RunLog) -> None:
+        log.log_results([OK, Result(Status.NOT_FOUND, None, "Z\x1bZ"), FAILED])
+        log.error("origin_down", host="h", reason="dns", error="hunter2hunter2\nmore")
+        log.log_run_finished(SUMMARY, "20 flags downloaded.", [Line("20 flags downloaded.", Colour.GREEN), Line("x")])
+
+    assert lines(write, for_people=True, coloured=True, secrets=["hunter2hunter2"]) == [
+        "BR ok",
+        "\x1b[33mZ\\x1bZ not found\x1b[0m",
+        "\x1b[31m*** Error for IN: HTTP error 503 - Busy\x1b[0m",
+        "\x1b[31m*** h is down, the run ends: ***\x1b[0m",
+        "\x1b[31mmore\x1b[0m",
+        "\x1b[32m20 flags downloaded.\x1b[0m",
+        "x",
+    ]
+    for for_google in (False, True):
+        finished = lambda log: log.log_run_finished(SUMMARY, "x", [Line("y", Colour.RED)])  # noqa: E731  (one call)
+        (line,) = lines(finished, coloured=True, for_google=for_google)
+        assert "\\u001b" not in line
 
 
 def test_an_unknown_number_of_codes_is_left_out() -> None:

@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_book import screen
+from hypothesis import given
+from hypothesis import strategies as st
+from test_book import on_terminal, screen
 
-from job.model import Result, Status, Summary
-from job.progress import Bar, LinesAboveBar, Terminal, summary_text
+from job.display import width
+from job.model import Cause, Result, Status, Summary
+from job.progress import Bar, LinesAboveBar, Terminal, closing_lines, summary_text
 
 OK = Result(Status.OK, None, "BR")
 
@@ -57,6 +60,84 @@ def test_the_summary_has_a_line_for_each_status_that_occurred(counts: dict[str, 
 def test_the_summary_ends_with_the_elapsed_time(seconds: float, line: str) -> None:
     """The last line is the elapsed time in seconds, with two digits after the point."""
     assert summary_lines(seconds)[-1] == line
+
+
+COUNTS = dict.fromkeys(Status, 0) | {Status.OK: 17, Status.UNCHANGED: 3, Status.NOT_FOUND: 12, Status.ERROR: 2}
+REASONS = {"http_404": 12, "timeout": 1, "connection": 1, "empty": 1}
+EXAMPLES = {"http_404": "ZZ: HTTP error 404 - Not Found", "timeout": "CN: no byte within 10 s", "connection": "US"}
+FAILED = Summary(
+    COUNTS, 12_345, 0, 0.5, 3, "retryable", cause=Cause("timeout", "late"), reasons=REASONS, examples=EXAMPLES
+)
+
+
+def test_a_terminal_gets_speed_reasons_and_what_to_do() -> None:
+    """The book's lines come first, then speed, the three most frequent reasons with an example, and what to do."""
+    assert [line.text for line in closing_lines(FAILED, "flag", 80)] == [
+        "17 flags downloaded.",
+        "3 flags unchanged.",
+        "12 not found.",
+        "2 errors.",
+        "Elapsed time: 0.50s",
+        "Speed: 40 flags/s, 25 kB/s",
+        "Cause: timeout: late",
+        "Why, most frequent first:",
+        "  12 http_404, such as ZZ: HTTP error 404 - Not Found",
+        "   1 timeout, such as CN: no byte within 10 s",
+        "   1 connection, such as US",
+        "What to do:",
+        "  timeout: Try again later; if it stays, raise FLAGJOB_READ_TIMEOUT or",
+        "    FLAGJOB_ATTEMPT_TIMEOUT.",
+        "  http_404: Remove these codes from the list, or raise FLAGJOB_MAX_NOT_FOUND; if",
+        "    all fail, correct the URL.",
+        "  connection: Try again later; if it stays, lower FLAGJOB_WORKERS and check",
+        "    firewalls and proxies.",
+        "  Run the same command again: only what is missing is asked for again.",
+        "  More: docs/runbook.md#exit-code-3",
+    ]
+
+
+def test_a_run_that_is_well_needs_no_advice() -> None:
+    """With exit code 0 there is nothing to do; reasons within the budgets are shown; nothing is divided by no time."""
+    counts = dict.fromkeys(Status, 0) | {Status.OK: 1, Status.NOT_FOUND: 1}
+    well = Summary(counts, 0, 0, 0.0, 0, "ok", reasons={"http_404": 1})
+    assert [line.text for line in closing_lines(well, "file", 80)] == [
+        "1 file downloaded.",
+        "1 not found.",
+        "Elapsed time: 0.00s",
+        "Why, most frequent first:",
+        "  1 http_404",
+    ]
+
+
+def test_a_run_without_bytes_has_its_speed_in_files() -> None:
+    """Where nothing but confirmations came, there is no speed in bytes; without any file there is none at all."""
+    unchanged = Summary(dict.fromkeys(Status, 0) | {Status.UNCHANGED: 30}, 0, 0, 2.0, 0, "ok")
+    nothing = Summary(dict.fromkeys(Status, 0), 0, 0, 2.0, 129, "signal_1")
+    assert [line.text for line in closing_lines(unchanged, "flag", 80)][-1] == "Speed: 15 flags/s"
+    assert [line.text for line in closing_lines(nothing, "flag", 80)] == [
+        "0 flags downloaded.",
+        "Elapsed time: 2.00s",
+        "What to do:",
+        "  Start the run again.",
+        "  More: docs/runbook.md#exit-code-129",
+    ]
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Cf", "Zl", "Zp"])), st.integers(50, 200))
+def test_the_closing_words_fit_the_terminal(example: str, columns: int) -> None:
+    """Whatever an example consists of, no line is wider than the terminal."""
+    summary = Summary(COUNTS, 1, 0, 0.5, 3, "retryable", reasons={"http_404": 12}, examples={"http_404": example})
+    assert max(width(line.text) for line in closing_lines(summary, "flag", columns)) <= columns
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_the_closing_words_of_a_real_run_fit_its_terminal(tmp_path: Path, columns: int) -> None:
+    """Each line of reasons and advice fits, and the run says what to do next."""
+    code, sent = on_terminal("BR", "ZZ", "not/a/code", cwd=tmp_path, columns=columns)
+    lines = screen(sent)
+    words = lines[lines.index("Why, most frequent first:") :]
+    assert (code, max(map(width, words)) <= columns) == (4, True)
+    assert "  More: docs/runbook.md#exit-code-4" in words
 
 
 @contextmanager

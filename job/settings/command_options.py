@@ -265,8 +265,15 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser that raises UsageError instead of ending the process."""
 
     def __init__(
-        self, prog: str | None = None, usage: str | None = None, description: str | None = None, epilog: str = ""
+        self,
+        prog: str | None = None,
+        usage: str | None = None,
+        description: str | None = None,
+        epilog: str = "",
+        *,
+        color: bool = False,
     ) -> None:
+        """Take what the page shows; `color`, which argparse hands to subparsers from Python 3.14 on, is not heeded."""
         super().__init__(
             prog=prog,
             usage=usage,
@@ -276,6 +283,10 @@ class _Parser(argparse.ArgumentParser):
             add_help=False,
             allow_abbrev=False,
         )
+        # From Python 3.14 on argparse would colour pages by itself, by rules of its own. They stay plain here, the same
+        # on every Python, and are coloured where they are printed.
+        del color
+        self.color = False
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError with the message that argparse would print, without a value that it quotes."""
