@@ -8,13 +8,16 @@ RUN dpkg-query --show --showformat '${Package}\t${Version}\t${Architecture}\n' >
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv --without-pip /app
-COPY requirements.lock /
+COPY requirements.lock requirements-report.lock /
+# EXTRAS=report: with what FLAGJOB_REPORT needs, 1.4 MB.
+ARG EXTRAS=
 # Behind a package mirror: --secret id=pip.conf,src=/etc/pip.conf, and id=pip.crt for its authority. No layer keeps secrets.
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=pip.crt,target=/run/pip.crt \
     python3 -m pip --python /app/bin/python3 install --no-cache-dir --no-compile --require-hashes --only-binary=:all: \
-    --report /installed.json --requirement /requirements.lock
+    --report /installed.json --requirement /requirements.lock ${EXTRAS:+--requirement /requirements-report.lock}
 COPY job /app/job
+RUN if [ -z "$EXTRAS" ]; then rm -r /app/job/report; fi
 ARG PYTHON_IMAGE
 # The inventory is written before the pruning, as pip left things. Of django-countries only the flags are used, and
 # nothing of the two packages that it alone requires. The lists of the packages' files would be wrong after that.

@@ -39,7 +39,7 @@ run: $(VENV)/.installed ## download twenty flags from the built-in origin into d
 install: ## install the command for yourself, without developer tools: PREFIX=~/.local
 	$(PYTHON) -m venv "$(PREFIX)/share/flagjob"
 	"$(PREFIX)/share/flagjob/bin/python" -m pip --disable-pip-version-check install --quiet --require-hashes \
-		--only-binary=:all: -r requirements.lock
+		--only-binary=:all: -r requirements.lock -r requirements-report.lock
 	"$(PREFIX)/share/flagjob/bin/python" -m pip --disable-pip-version-check install --quiet --no-deps --force-reinstall .
 	mkdir -p "$(PREFIX)/bin"
 	ln -sfn ../share/flagjob/bin/flagjob "$(PREFIX)/bin/flagjob"
@@ -64,7 +64,8 @@ format: $(VENV)/.installed ## put the code in form
 
 lock: $(VENV)/.installed ## renew the lock files: names, versions and hashes
 	$(COMPILE) --upgrade pyproject.toml --extra origin --extra objects -o requirements.lock
-	$(COMPILE) --upgrade pyproject.toml --extra origin --extra objects --group dev -c requirements.lock -o requirements-dev.lock
+	echo 'jinja2>=3.1.6' | $(COMPILE) --upgrade - -c requirements.lock -o requirements-report.lock
+	$(COMPILE) --upgrade pyproject.toml --all-extras --group dev -c requirements.lock -c requirements-report.lock -o requirements-dev.lock
 	$(COMPILE) --upgrade requirements-e2e.in -c requirements-dev.lock -o requirements-e2e.lock
 	$(COMPILE) --upgrade requirements-checkov.in -o requirements-checkov.lock
 	$(COMPILE) --upgrade requirements-bench.in -c requirements.lock -o requirements-bench.lock

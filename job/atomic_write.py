@@ -132,6 +132,24 @@ def replacing(final: Path, lock_file: Path) -> Iterator[BinaryIO]:
         sync_directory(final.parent)
 
 
+def replace_file(final: Path, data: bytes) -> None:
+    """Write a file beside its place and rename it, so that readers see the old one or the whole new one.
+
+    For a directory that is not flagjob's own: it takes no lock there, and nothing removes the temporary file of a
+    process that is killed meanwhile. Raises StorageError.
+    """
+    temporary = final.with_name(f".{final.name}-{token_hex(8)}{_TEMPORARY_SUFFIX}")
+    with map_os_errors(final):
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                sync_file(file.fileno())
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
 def sweep(lock_file: Path) -> None:
     """Remove the temporary files that killed processes left in `replacing`; raise StorageError.
 

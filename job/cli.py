@@ -11,13 +11,14 @@ import resource
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from job import settings
 from job.cancellation import Cancellation
 from job.display import is_terminal, wants_colours
-from job.errors import LogError, Reason, UsageError
+from job.errors import LogError, Reason, StorageError, UsageError
 from job.exit_code import ExitCode, signal_exit_code
 from job.progress import Terminal, drop_lost_terminals, painted_page
 from job.settings import Arguments, Command, Executor, ServeOptions, SimulateOptions
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from job.demo_server import Request
     from job.log import RunLog
     from job.model import LogStream
+    from job.report import SimulationReport
 
 _PROCESS_DESCRIPTORS = 64
 _WORKER_DESCRIPTORS = 6
@@ -144,16 +146,36 @@ def _simulate(arguments: Arguments) -> int:
     options = settings.load_options(SimulateOptions, arguments)
     workers = 1 if options.executor is Executor.SEQUENTIAL else options.workers
     plan = Plan(options.tasks, workers, options.latency, options.rate)
+    report = _begin_simulation_report(options)
     cancellation = Cancellation()
     _install_signal_handlers(cancellation)
     log = Timeline(sys.stdout) if sys.stdout.isatty() else RunLog(sys.stdout.buffer)
+    collector = report.collector if report else None
     try:
-        is_complete = simulate(plan, cancellation, log, options.executor)
+        is_complete = simulate(plan, cancellation, log, options.executor, collector)
     except OSError as error:
         raise LogError(f"standard output cannot be written: {error.strerror}") from error
+    if report:
+        try:
+            report.write(Path(options.report or ""), plan.expected_seconds())
+        except StorageError as error:
+            log.log_storage_error(str(error))
+            return ExitCode.STORAGE
     if is_complete:
         return ExitCode.OK
     return signal_exit_code(cancellation.signal) if cancellation.signal else ExitCode.STORAGE
+
+
+def _begin_simulation_report(options: SimulateOptions) -> "SimulationReport | None":
+    """Return what gathers the page of a simulation, if it is to have one; raise UsageError if it cannot be made."""
+    if options.report is None:
+        return None
+    faults = settings.report_faults("--report", str(Path(options.report).absolute()))
+    if faults:
+        raise UsageError(*faults)
+    from job.report import SimulationReport  # noqa: PLC0415  (see the module's docstring)
+
+    return SimulationReport(options)
 
 
 def _verify(arguments: Arguments) -> int:

@@ -12,7 +12,7 @@ from secrets import token_hex
 from tempfile import TemporaryDirectory
 from time import monotonic
 
-from job.atomic_write import map_os_errors
+from job.atomic_write import map_os_errors, replacing
 from job.errors import Fault, UsageError
 from job.file_table import FileTable
 from job.inputs import Inputs
@@ -23,6 +23,7 @@ from job.layout import (
     CHECKSUMS,
     CHECKSUMS_FILES,
     CLOCK_TOLERANCE,
+    LOCK,
     OWN_DIRECTORY,
     SEGMENTS_DIRECTORY,
     Shard,
@@ -82,6 +83,13 @@ class Destination(ABC):
         `publish` says whether a set of files may be shown; where files are visible one by one it does not matter.
         """
 
+    @abstractmethod
+    def write_report(self, name: str, page: bytes) -> None:
+        """Write the page of a run, whole or not at all, below the own directory; raise StorageError.
+
+        With sets it lies beside the generations: it is also about those that were not published.
+        """
+
 
 def destination_for(settings: Settings, inputs: Inputs, stack: ExitStack, table: FileTable) -> Destination:
     """Return the destination that the settings name; `stack` removes its temporary directory after the run.
@@ -110,6 +118,13 @@ def _bucket_storage(settings: Settings, scratch: Path) -> BucketStorage:
     timeouts = replace(DEFAULT_TIMEOUTS, retry_seconds=retry_seconds)
     ca_bundle = Path(settings.ca_bundle) if settings.ca_bundle else None
     return BucketStorage(settings.dest, scratch / "bodies", timeouts=timeouts, ca_bundle=ca_bundle)
+
+
+def _write_own_file(directory: Path, name: str, data: bytes) -> None:
+    with map_os_errors(directory):
+        directory.mkdir(exist_ok=True)
+    with replacing(directory / name, directory / LOCK) as file:
+        file.write(data)
 
 
 def _folded_table(root: Path) -> FileTable | None:
@@ -141,6 +156,10 @@ class DirectoryDestination(Destination):
         self.manifest.close()
         return True
 
+    def write_report(self, name: str, page: bytes) -> None:
+        """Write the page beside the manifest."""
+        _write_own_file(self._directory.own_directory, name, page)
+
 
 class GenerationDestination(Destination):
     """A generation: readers see all files of a run at once, with their manifest, or none."""
@@ -170,6 +189,10 @@ class GenerationDestination(Destination):
                 self._generation.commit()
                 on_failure.pop_all()
         return publish
+
+    def write_report(self, name: str, page: bytes) -> None:
+        """Write the page beside the copies of the changes."""
+        _write_own_file(self._changes_directory, name, page)
 
     def _copy_changes(self) -> None:
         """Copy the lists of changes to where they outlive an abandoned generation, and remove older copies."""
@@ -246,6 +269,10 @@ class BucketDestination(Destination):
         self._upload_changes()
         self._upload_checksums()
         return True
+
+    def write_report(self, name: str, page: bytes) -> None:
+        """Put the page as an object."""
+        self._bucket.state.write(name, page, "text/html; charset=utf-8")
 
     @property
     def _copy_size(self) -> int:

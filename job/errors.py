@@ -57,6 +57,8 @@ class Reason(StrEnum):
 
 LOCAL_REASONS = frozenset({Reason.INVALID_CODE, Reason.INVALID_ROW, Reason.STORAGE, Reason.SIGNAL, Reason.INTERNAL})
 """The reasons that are none of the origin's."""
+TOO_MANY_CHANGED = "too_many_changed"
+"""The cause of a run whose failures are within their budgets, but which changed more files than its budget allows."""
 
 
 class Outcome(StrEnum):

@@ -6,13 +6,11 @@ from enum import IntEnum
 from http import HTTPStatus
 
 from job.cancellation import Cancellation
-from job.errors import Reason
+from job.errors import TOO_MANY_CHANGED, Reason
 from job.model import Budget, Cause, Result, Status
 
 _NO_ANSWER_REASONS = {Reason.TIMEOUT, Reason.CONNECTION, Reason.DNS, Reason.PROXY}
 """Retryable reasons of attempts without a usable answer: the circuit breaker judges these."""
-TOO_MANY_CHANGED = "too_many_changed"
-"""The cause of a run whose failures are within their budgets, but which changed more files than its budget allows."""
 _MOST_FREQUENT = 5
 _SIGNAL_BASE = 128
 """POSIX shells report a process that a signal ended with 128 plus the signal's number."""

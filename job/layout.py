@@ -13,6 +13,8 @@
     .flagjob/generation.lock         in a generation: a file that is locked while the generation is prepared
     .flagjob/number                  in a generation: its place in the order in which they were published
     .flagjob/tmp/                    temporary files of bodies
+    .flagjob/report.html             the page of the last run, by the name that FLAGJOB_REPORT has, with shards
+                                     report-3-of-8.html; with sets beside the generations
     .flagjob/probe-*                 in a bucket: the probe
     .flagjob/sums/SHA256SUMS         in a bucket: which version of the checksums flagjob has uploaded
     generations/                     with FLAGJOB_PUBLISH=set: the generations by their time; .new-* are not published,
@@ -148,6 +150,11 @@ def changes_stem(shard: Shard) -> str:
 def checksums_name(shard: Shard) -> str:
     """Return the name of the file that lists a shard's digests, below the destination."""
     return shard.name(CHECKSUMS)
+
+
+def is_local_path(report: str) -> bool:
+    """Return whether a report's name is a path of this machine, and no name below the own directory."""
+    return "/" in report
 
 
 def find_manifests(directory: Path) -> dict[Shard, Path]:

@@ -14,8 +14,8 @@ from threading import Lock
 from job import __version__, advice, display, progress, redaction
 from job.cancellation import Cancellation
 from job.codes import NAMED_SETS
-from job.errors import LOCAL_REASONS, AttemptError, Reason, UsageError
-from job.exit_code import TOO_MANY_CHANGED, ExitCode, signal_exit_code
+from job.errors import LOCAL_REASONS, TOO_MANY_CHANGED, AttemptError, Reason, UsageError
+from job.exit_code import ExitCode, signal_exit_code
 from job.inputs import Inputs
 from job.log import RunLog, termination_message
 from job.metrics import Endpoint, Metrics, Pings, Push
@@ -69,6 +69,8 @@ class Reporting:
         if self._has_bar and is_for_people and "log_results" not in settings.changed:
             # The bar counts the other results, and the last line has the number of cancelled ones.
             self._logged_statuses = _LOGGED_STATUSES[LogResults.PROBLEMS]
+        self.run_id = token_hex(8)
+        """What each line of the log names the run by."""
         self.log = RunLog(
             progress.LinesAboveBar(stdout) if self._has_bar and terminal else stdout,
             level="debug" if settings.verbose else settings.log_level,
@@ -79,7 +81,7 @@ class Reporting:
             secrets=settings.secrets,
             fields={
                 "job": settings.name,
-                "run_id": token_hex(8),
+                "run_id": self.run_id,
                 "shard": settings.shard_index,
                 "shards": settings.shard_count,
             },
@@ -96,7 +98,7 @@ class Reporting:
         self.metrics = Metrics(__version__, os.environ.get("SOURCE_REVISION", "unknown"), settings.shard_count)
         self._same_bytes = SameBytes()
         self.consumers: list[Consumer] = [
-            self._protected("metrics", self.metrics.count_results),
+            self.protected("metrics", self.metrics.count_results),
             self._log_results,
             self._same_bytes.add,
         ]
@@ -141,7 +143,7 @@ class Reporting:
             yield
             return
         bar = progress.Bar(total, sys.stderr, self._noun)
-        consumer = self._protected("progress bar", bar.advance)
+        consumer = self.protected("progress bar", bar.advance)
         self.consumers.append(consumer)
         try:
             yield
@@ -357,7 +359,7 @@ class Reporting:
             return math.inf
         return began + self._settings.shutdown_grace - time.monotonic()
 
-    def _protected(self, name: str, consume: Consumer) -> Consumer:
+    def protected(self, name: str, consume: Consumer) -> Consumer:
         """Return a consumer whose first failure is logged and ends its use."""
         has_failed = False
 

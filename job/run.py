@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from job import codes
+from job import __version__, codes
 from job.cancellation import Cancellation
 from job.destination import Destination, destination_for
 from job.errors import Cancelled, Reason, StorageError, UsageError
@@ -31,6 +31,7 @@ from job.wiring import Wiring
 
 if TYPE_CHECKING:
     from job.pool import Pool
+    from job.report import Report
 
 
 class Run:
@@ -117,7 +118,9 @@ class Run:
     def _download_all(self, inputs: Inputs, destination: Destination) -> int:
         """Drain the items through the pool, report each result, close the destination, and return the exit code."""
         began = time.monotonic()
-        wiring = Wiring(self._settings, self._cancellation, self._reporting, self._ends_at, inputs)
+        report = self._begin_report(destination)
+        recorder = report.recorder if report else None
+        wiring = Wiring(self._settings, self._cancellation, self._reporting, self._ends_at, inputs, recorder)
         pool = wiring.pool(destination, self._stack, self._end_for_storage)
         self._pool = pool
         cutoff = RepeatedFailureCutoff(pool.singly)
@@ -127,6 +130,8 @@ class Run:
             self._reporting.report,
             partial(self._stop_if_all_fail, cutoff, inputs.known),
         ]
+        if report:
+            consumers.append(self._reporting.protected("report", report.collector.add))
         self._reporting.report_start(inputs, pool.workers, lambda: pool.active, lambda: pool.pending)
         distinct = inputs.items if destination.folded is None else codes.refuse_folded(inputs.items, destination.folded)
         items = self._reporting.count_selected(self._until_unreadable(distinct))
@@ -134,25 +139,65 @@ class Run:
             for results in batches:
                 for consume in consumers:
                     consume(results)
+        if report:
+            self._try_report(report, lambda: report.read_pictures(destination.storage))
         is_published = self._close(destination)
         changes = destination.manifest.counts
         code = self._exit_code(changes)
-        self._reporting.report_end(
-            Summary(
-                self._totals.counts,
-                self._reporting.metrics.received_bytes,
-                self._totals.retries,
-                time.monotonic() - began,
-                code,
-                outcome_name(code),
-                changes={change.value: count for change, count in changes.items() if change is not Change.UNCHANGED},
-                published=is_published,
-                cause=find_cause(code, self._totals, self._reporting.endings, is_over_budget=self._is_over_budget()),
-                reasons=self._totals.most_frequent_reasons,
-                examples=self._totals.examples,
-            )
+        summary = Summary(
+            self._totals.counts,
+            self._reporting.metrics.received_bytes,
+            self._totals.retries,
+            time.monotonic() - began,
+            code,
+            outcome_name(code),
+            changes={change.value: count for change, count in changes.items() if change is not Change.UNCHANGED},
+            published=is_published,
+            cause=find_cause(code, self._totals, self._reporting.endings, is_over_budget=self._is_over_budget()),
+            reasons=self._totals.most_frequent_reasons,
+            examples=self._totals.examples,
         )
+        if report:
+            self._write_report(report, inputs, destination, summary)
+        self._reporting.report_end(summary)
         return code
+
+    def _begin_report(self, destination: Destination) -> "Report | None":
+        """Return what gathers the page of this run, if it is to have one; nothing of it is imported otherwise."""
+        if self._settings.report is None:
+            return None
+        from job.report import Report  # noqa: PLC0415  (see above)
+
+        report = Report(self._settings)
+        destination.manifest.on_change = report.collector.add_change
+        return report
+
+    def _write_report(self, report: "Report", inputs: Inputs, destination: Destination, summary: Summary) -> None:
+        """Write the page of this run, before anything waits for a gateway."""
+        from job.report import RunFacts  # noqa: PLC0415  (as above)
+
+        reporting = self._reporting
+        facts = RunFacts(
+            settings=self._settings,
+            summary=summary,
+            cause=reporting.shown_cause(summary.cause),
+            url=inputs.template.text,
+            workers=self._pool.workers if self._pool else 0,
+            version=__version__,
+            run_id=reporting.run_id,
+            readable=report.readable,
+        )
+        self._try_report(report, lambda: report.write(facts, reporting.log.masked, destination.write_report))
+
+    def _try_report(self, report: "Report", work: Callable[[], None]) -> None:
+        """Do work for the page while there is time; what fails is one warning and changes nothing else."""
+        try:
+            self._cancellation.run_within_grace(self._settings.shutdown_grace, work)
+        except Cancelled:
+            self._abandoned_calls += 1
+            self._reporting.log.warning("sink_failed", target=report.target, error="it took longer than the grace")
+        except Exception as error:  # noqa: BLE001  (a page about a run must not change its result)
+            self._reporting.log.warning("sink_failed", target=report.target, error=str(error))
 
     def _until_unreadable(self, items: Iterator[Item | None]) -> Iterator[Item | None]:
         """Yield the items; a list that cannot be read to its end ends the run, but in good order."""

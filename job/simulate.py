@@ -1,11 +1,12 @@
 """Simulation: the real pool and throttle run tasks that only sleep, drawn as a timeline, to plan concurrency."""
 
 import heapq
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 from threading import Lock
 from time import monotonic, strftime
-from typing import TextIO, cast
+from typing import TYPE_CHECKING, TextIO, cast
 
 from job.cancellation import Cancellation, Sleeper
 from job.errors import Cancelled
@@ -14,6 +15,9 @@ from job.model import Item, Result, Status, WorkItem
 from job.pool import NewExecutor, Pool, thread_pool
 from job.resilience import Permit, Throttle, ThrottleLimits, wait_for_permit
 from job.settings import Executor
+
+if TYPE_CHECKING:
+    from job.report import Collector
 
 _DRAWN_MAX = 100
 """A timeline of more tasks is unreadable, so only its first and last line are logged."""
@@ -82,9 +86,16 @@ class Timeline:
 
 
 def simulate(
-    plan: Plan, cancellation: Cancellation, log: Timeline | RunLog, executor: Executor = Executor.THREADS
+    plan: Plan,
+    cancellation: Cancellation,
+    log: Timeline | RunLog,
+    executor: Executor = Executor.THREADS,
+    collector: "Collector | None" = None,
 ) -> bool:
-    """Log the expected time, what each task does and the actual time; return whether every task was done."""
+    """Log the expected time, what each task does and the actual time; return whether every task was done.
+
+    `collector` gets the results for the page of a report, if there is to be one.
+    """
     began = monotonic()
     sleeper, new_executor = _waits(plan.workers, cancellation, executor)
     throttle = Throttle(ThrottleLimits(rate=plan.rate))
@@ -95,10 +106,11 @@ def simulate(
         wait_for_permit(throttle, Permit(), sleeper.sleep)
         if is_drawn:
             log.info("task_begun", task=task, sleeps_s=plan.seconds(task))
-        sleeper.sleep(plan.seconds(task))
+        with collector.recorder.attempt(item.code) if collector else nullcontext():
+            sleeper.sleep(plan.seconds(task))
         if is_drawn:
             log.info("task_done", task=task)
-        return Result(Status.OK, None, item.code)
+        return Result(Status.OK, None, item.code, attempts=1)
 
     def cancelled_result(item: Item) -> Result:
         return Result(Status.CANCELLED, None, item.code)
@@ -110,7 +122,7 @@ def simulate(
             return cancelled_result(item)
 
     pool = Pool(
-        task=loiter_or_cancel,
+        task=collector.recorder.observe_task(loiter_or_cancel) if collector else loiter_or_cancel,
         cancelled=cancelled_result,
         workers=plan.workers,
         cancellation=cancellation,
@@ -123,15 +135,21 @@ def simulate(
     )
     expected_seconds = round(plan.expected_seconds(), 3)
     log.info("simulation_started", tasks=plan.tasks, workers=plan.workers, expected_s=expected_seconds)
-    done = 0
     batches = pool.results(WorkItem(str(task), "", "") for task in range(plan.tasks))
+    done = 0
     for result in chain.from_iterable(batches):
-        if is_drawn:
-            log.info("task_result", task=int(result.code), status=result.status)
-        if result.status is Status.OK:
-            done += 1
+        done += _count_result(result, collector, log if is_drawn else None)
     log.info("simulation_finished", tasks=plan.tasks, done=done, duration_s=round(monotonic() - began, 3))
     return done == plan.tasks
+
+
+def _count_result(result: Result, collector: "Collector | None", log: Timeline | RunLog | None) -> int:
+    """Hand a result to what wants it; return 1 if its task was done, else 0."""
+    if collector:
+        collector.add([result])
+    if log:
+        log.info("task_result", task=int(result.code), status=result.status)
+    return int(result.status is Status.OK)
 
 
 def _waits(workers: int, cancellation: Cancellation, executor: Executor) -> tuple[Sleeper, NewExecutor]:

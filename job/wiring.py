@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from job import validation
 from job.cancellation import Cancellation, Sleeper
@@ -18,8 +19,10 @@ from job.resilience import (
     MAX_RETRY_AFTER_SECONDS,
     Authorized,
     Measured,
+    RetryEvent,
     Retrying,
     RetryPolicy,
+    Source,
     Throttle,
     Throttled,
     ThrottleLimits,
@@ -29,6 +32,9 @@ from job.revalidation import RevalidationPolicy
 from job.settings import Executor, HeadersFile, LogLevel, Order, Settings
 from job.storage import OffloadedStorage, Publisher, Storage
 from job.transport import BlockingTransfers, CurlAdapter, Transfers
+
+if TYPE_CHECKING:
+    from job.report import AttemptRecorder
 
 _CUTOFF_ITEMS = 100
 """The run ends if so many items, or twice as many as there are workers, all fail in the same way from the start."""
@@ -62,6 +68,8 @@ class Wiring:
     reporting: Reporting
     ends_at: float
     inputs: Inputs
+    recorder: "AttemptRecorder | None" = None
+    """What records the times of attempts for the run's report, if it has one."""
 
     def pool(self, destination: Destination, stack: ExitStack, on_shortage: Callable[[str], None]) -> Pool:
         """Return the pool that downloads into a destination that is open; `stack` closes its connections."""
@@ -81,7 +89,7 @@ class Wiring:
         return Pool(
             new_executor=waits.new_executor,
             threads_left=waits.threads_left,
-            task=downloader.download,
+            task=self.recorder.observe_task(downloader.download) if self.recorder else downloader.download,
             cancelled=downloader.cancelled,
             workers=self._workers,
             cancellation=self.cancellation,
@@ -113,12 +121,18 @@ class Wiring:
         """Return the downloader with its source: Authorized(Retrying(Throttled(Measured(Validated(client)))))."""
         settings = self.settings
         reporting = self.reporting
-        throttle = Throttle(self._throttle_limits(), reporting.throttle_events(self.inputs.template.origin))
+        events = reporting.throttle_events(self.inputs.template.origin)
+        on_retry: Callable[[str, RetryEvent], None] = reporting.report_retry
+        if self.recorder:
+            events = self.recorder.observe_throttle(events)
+            on_retry = self.recorder.observe_retries(on_retry)
+        throttle = Throttle(self._throttle_limits(), events)
         reporting.metrics.record_throttle(lambda: throttle.concurrency_limit)
         policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
         validated = Validated(client, self._accepted_types, settings.expected_digests, settings.placeholders)
-        measured = Measured(validated, reporting.metrics.count_attempt)
-        on_retry = reporting.report_retry
+        measured: Source = Measured(validated, reporting.metrics.count_attempt)
+        if self.recorder:
+            measured = self.recorder.observe_source(measured)
         throttled = Throttled(measured, throttle, policy=policy, sleeper=waits.sleeper, on_retry=on_retry)
         sleep = waits.sleeper.sleep
         retrying = Retrying(throttled, policy, sleep=sleep, may_retry=throttle.may_retry, on_retry=on_retry)

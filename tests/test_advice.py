@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from job.advice import OUTCOME_ADVICE, REASON_ADVICE, advice_for, runbook_link
-from job.errors import Reason
-from job.exit_code import TOO_MANY_CHANGED, ExitCode, outcome_name
+from job.errors import TOO_MANY_CHANGED, Reason
+from job.exit_code import ExitCode, outcome_name
 from job.settings import OPTIONS
 
 SENTENCES = [*REASON_ADVICE.values(), *OUTCOME_ADVICE.values()]

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"client"},
     {"resilience"},
     {"storage", "manifest", "pool", "log", "metrics", "demo_server"},
-    {"greenlet_executor", "downloader", "inputs", "maintenance"},
+    {"greenlet_executor", "downloader", "inputs", "maintenance", "report"},
     {"simulate"},
     {"destination", "reporting"},
     {"wiring"},
@@ -41,6 +41,8 @@ DOORS = {
     "obstore": {"storage"},
     "prometheus_client": {"metrics"},
     "tqdm": {"progress"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
     "argparse": {"settings"},
     "concurrent": {"pool", "greenlet_executor"},
     "greenlet": {"greenlet_executor"},
@@ -167,11 +169,19 @@ def test_lock_files_name_no_host(lock: Path) -> None:
     assert re.findall(r"\S*(?:://|index-url|find-links|trusted-host)\S*", lock.read_text("utf-8")) == []
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-dev.lock"])
-def test_lock_files_hold_every_dependency(lock: str) -> None:
-    """Every dependency in pyproject.toml is in the lock files."""
+@pytest.mark.parametrize(
+    ("lock", "groups"),
+    [
+        ("requirements.lock", ["", "origin", "objects"]),
+        ("requirements-report.lock", ["report"]),
+        ("requirements-dev.lock", ["", "origin", "objects", "report"]),
+    ],
+)
+def test_lock_files_hold_every_dependency(lock: str, groups: list[str]) -> None:
+    """Every dependency in pyproject.toml, and in its extras, is in the lock files."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["origin"]]
+    extras = {"": project["dependencies"], **project["optional-dependencies"]}
+    wanted = [text for group in groups for text in extras[group]]
     names = {re.split(r"[^A-Za-z0-9._-]", text)[0].lower() for text in wanted}
     locked = {found[1] for line in requirements(ROOT / lock) if (found := PIN.fullmatch(line))}
     assert names - locked == set()

@@ -15,8 +15,8 @@ from rows import row
 from scripted import Answer, ScriptedServer
 
 from job.cancellation import Cancellation
-from job.errors import Reason
-from job.exit_code import TOO_MANY_CHANGED, ExitCode, Totals, find_cause
+from job.errors import TOO_MANY_CHANGED, Reason
+from job.exit_code import ExitCode, Totals, find_cause
 from job.log import termination_message
 from job.metrics import Metrics
 from job.model import Cause, Result, Status, Summary

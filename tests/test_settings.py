@@ -55,6 +55,8 @@ PARAMETERS = "must be names of query parameters, such as token or hdnts, separat
 DIGESTS = "must be sha256 digests of 64 hexadecimal digits, separated by commas or blanks"
 LINE = "must be one line of printable ASCII"
 UTF_8 = "must be UTF-8 text"
+REPORT = "must be a name such as report.html, which is one below the destination, or a path with a /"
+WRITABLE = "must be a file in a directory that exists and can be written"
 IN_A_DIRECTORY = "must be a file in a directory that exists"
 MALFORMED = "must be a URL with a host, and if it names a port, one from 1 to 65535"
 PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
@@ -282,6 +284,12 @@ REJECTED = [
     ("ping_url", f"https://host/{SECRET}#x", "'https://host/***'", "must have no fragment"),
     ("log_format", "yaml", "'yaml'", "must be one of auto, json, console, gcp"),
     ("log_level", "warn", "'warn'", "must be one of debug, info, warning, error"),
+    ("report", "page.txt", "'page.txt'", REPORT),
+    ("report", "manifest.jsonl", "'manifest.jsonl'", REPORT),
+    ("report", ".html", "'.html'", REPORT),
+    ("report", "\udcff/x", r"'\\xff/x'", UTF_8),
+    ("report", "/nowhere/page.html", "'/nowhere/page.html'", WRITABLE),
+    ("report", "/", "'/'", WRITABLE),
     ("log_results", "none", "'none'", "must be one of all, changed, problems"),
     ("termination_log", "/nowhere/log", "'/nowhere/log'", IN_A_DIRECTORY),
     ("termination_log", "/", "'/'", IN_A_DIRECTORY),
@@ -335,6 +343,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "ping_url": ("https://hc-ping.com/key/slug?create=1", "https://hc-ping.com/key/slug?create=1"),
     "log_format": ("json", LogFormat.JSON),
     "log_level": ("Debug", LogLevel.DEBUG),
+    "report": ("report.html", "report.html"),
     "log_results": ("changed", LogResults.CHANGED),
     "termination_log": ("summary.json", "summary.json"),
 }

@@ -28,6 +28,7 @@ GOOD: dict[str, tuple[str, object]] = {
     "latency": ("0ms", 0.0),
     "rate": ("2.5", 2.5),
     "executor": ("greenlets", Executor.GREENLETS),
+    "report": ("a b/timeline.html", "a b/timeline.html"),
 }
 
 
@@ -60,7 +61,9 @@ def test_the_defaults_of_serve() -> None:
 
 def test_the_defaults_of_simulate() -> None:
     """Without options it is the book's demonstration: five tasks on three workers, task n takes n seconds."""
-    assert simulate() == SimulateOptions(tasks=5, workers=3, latency=None, rate=0.0, executor=Executor.THREADS)
+    assert simulate() == SimulateOptions(
+        tasks=5, workers=3, latency=None, rate=0.0, executor=Executor.THREADS, report=None
+    )
 
 
 @pytest.mark.parametrize(("command", "name"), CASES)

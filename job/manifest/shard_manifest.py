@@ -16,7 +16,7 @@ from job.manifest import records
 from job.manifest.changes import Change, ChangeLog, change_of, encode_change, is_worth_recording, next_record, timestamp
 from job.manifest.journal import Journal, Line, LineFile, newest_lines, read_first_line
 from job.manifest.records import Record
-from job.model import Entry, Result
+from job.model import Entry, Result, Stored
 from job.revalidation import unsigned_url
 
 _QUERY_DIGEST_BYTES = 12
@@ -80,6 +80,8 @@ class Manifest:
         self._now = now
         self._journal = Journal(self._path, scope.table)
         self._changes = ChangeLog(directory, scope.shard, now)
+        self.on_change: Callable[[Change, str, Stored, Stored | None], None] | None = None
+        """Called by `record` for each file that is new, changed or gone: with its code, the file, and what it was."""
 
     @property
     def counts(self) -> dict[Change, int]:
@@ -155,7 +157,7 @@ class Manifest:
                 lines[result.file] = records.encode(record)
                 change = self._count_change(prior, result)
                 if change and record.entry.stored:
-                    changes.append(encode_change(change, result.code, record.entry.stored, prior))
+                    changes.append(self._change_line(change, result, record.entry.stored, prior))
             elif result.data is not None:
                 self.counts[Change.UNCHANGED] += 1
         # The lines of the changes first, those of the manifest second. A run that is killed in between leaves changes
@@ -196,6 +198,12 @@ class Manifest:
             # even if it finds nothing new.
             self._changes.finish()
             sync_directory(self.directory)
+
+    def _change_line(self, change: Change, result: Result, stored: Stored, prior: Record | None) -> bytes:
+        """Return the line of a change, and report it."""
+        if self.on_change:
+            self.on_change(change, result.code, stored, prior.entry.stored if prior else None)
+        return encode_change(change, result.code, stored, prior)
 
     def _count_change(self, prior: Record | None, result: Result) -> Change | None:
         """Count how a result changes its file; return the change if it gets a line."""

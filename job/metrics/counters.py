@@ -18,8 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.registry import Collector
 
-from job.errors import Failure, Outcome, Reason
-from job.exit_code import TOO_MANY_CHANGED
+from job.errors import TOO_MANY_CHANGED, Failure, Outcome, Reason
 from job.metrics.endpoint import Endpoint
 from job.model import Cause, Result, Status, Summary
 from job.resilience import RetryEvent

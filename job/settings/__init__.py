@@ -1,6 +1,6 @@
 """Reads command line, environment and secret files once, checks all settings and freezes them."""
 
-from job.settings.checks import HeadersFile, header_secrets
+from job.settings.checks import HeadersFile, header_secrets, report_faults
 from job.settings.command_options import Arguments, Command, ServeOptions, SimulateOptions, parse_arguments
 from job.settings.loader import load, load_options
 from job.settings.options import (
@@ -38,4 +38,5 @@ __all__ = [
     "load",
     "load_options",
     "parse_arguments",
+    "report_faults",
 ]

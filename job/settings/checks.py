@@ -4,12 +4,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from job import redaction
 from job.errors import Fault
-from job.layout import is_bucket
+from job.layout import is_bucket, is_local_path
 from job.settings.parsers import Pushgateway
 from job.template import UrlTemplate
 
@@ -193,6 +194,16 @@ def check_output_files(raw: Mapping[str, RawText]) -> Iterator[Fault]:
             yield Fault(target.name, redaction.plain(target.text), "must be a file in a directory that exists")
 
 
+def report_faults(name: str, text: str) -> list[Fault]:
+    """Return the faults of a report that could not be made, or not be written where it is wanted."""
+    problems: list[str] = []
+    if find_spec("jinja2") is None:
+        problems.append("needs Jinja2: pip install 'flagjob[report]'")
+    if is_local_path(text) and not _can_be_written(Path(text)):
+        problems.append("must be a file in a directory that exists and can be written")
+    return [Fault(name, redaction.plain(text), problem) for problem in problems]
+
+
 def check_proxies(environ: Mapping[str, str]) -> Iterator[Fault]:
     """Yield a fault for each proxy variable that is no URL; all other rules for proxies are those of requests."""
     for variable in _PROXIES:
@@ -367,6 +378,13 @@ def secrets(parsed: Mapping[str, object], headers: Mapping[str, str], environ: M
 def existing(path: Path) -> str | None:
     """Return the path as text, or None if nothing exists there."""
     return str(path) if path.exists() else None
+
+
+def _can_be_written(path: Path) -> bool:
+    try:
+        return not path.is_dir() and os.access(path.parent, os.W_OK | os.X_OK)
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _is_readable_file(path: str) -> bool:

@@ -57,6 +57,7 @@ _GROUPS: Mapping[str, str] = {
     "the second run": "refresh not_found_ttl recheck_after new_origin",
     "sets": "publish keep max_changed",
     "log": "name log_format log_level log_results termination_log",
+    "report": "report",
     "metrics": "metrics_address metrics_linger metrics_file pushgateway_url pushgateway_labels ping_url",
 }
 """The names of the job's options by the titles of the page; each is a section of CONFIGURATION.md."""
@@ -91,6 +92,7 @@ class SimulateOptions:
     )
     rate: float = option(parsers.rate, "0", "tasks that may begin in a second, 0 for no limit", metavar="N")
     executor: Executor = option(parsers.choice(Executor), "threads", EXECUTORS_HELP, metavar="HOW")
+    report: str | None = option(parsers.page, None, "HTML page with the timeline", metavar="PATH")
 
 
 class Command(StrEnum):

@@ -70,6 +70,8 @@ class _Loader:
         self._faults += checks.check_input_files(valid)
         self._faults += checks.check_certificates(valid)
         self._faults += checks.check_output_files(valid)
+        report = valid.get("report")
+        self._faults += checks.report_faults(report.name, report.text) if report else []
         self._faults += [*header_faults, *digest_faults]
         self._faults += checks.check_proxies(self._environ)
         self._faults += checks.check_shards(self._raw, parsed)

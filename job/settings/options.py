@@ -370,6 +370,12 @@ class Settings:
         secret=True,
         redact=redaction.secret_url,
     )
+    report: str | None = option(
+        parsers.report,
+        None,
+        "HTML page about the run, written at its end: report.html below the destination, or a path with a /",
+        metavar="PATH",
+    )
     log_format: LogFormat = option(
         parsers.choice(LogFormat),
         "auto",

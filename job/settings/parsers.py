@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TypeVar
 from urllib.parse import SplitResult, unquote
 
-from job.layout import BucketLocation, is_bucket, is_name, is_url
+from job.layout import BucketLocation, is_bucket, is_local_path, is_name, is_url
 from job.model import Budget
 from job.template import FileTemplate, check_authority, split_url
 
@@ -27,6 +27,7 @@ _ADDRESS = re.compile(rf"({_HOST}?):([0-9]{{1,5}})")
 _PORT_MAX = 65535
 _RATE_MAX = 1_000_000
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_REPORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.html", re.ASCII)
 _LABEL = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)=([!-~]+)", re.ASCII)
 _OWN_LABELS = {"job", "shard", "status", "outcome", "reason", "le", "version", "revision", "python"}
 """Labels that flagjob's series have, so that no others may have their names."""
@@ -207,6 +208,20 @@ def path(text: str) -> str:
     if "\0" in text or not text.strip():
         raise ValueError("must be a path")
     return _utf_8(text)
+
+
+def report(text: str) -> str:
+    """Return the path of a report, or its name below the destination's own directory, where no other file is .html."""
+    if not is_local_path(text) and not _REPORT.fullmatch(text):
+        raise ValueError("must be a name such as report.html, which is one below the destination, or a path with a /")
+    return path(text)
+
+
+def page(text: str) -> str:
+    """Return the path of a page."""
+    if not text.endswith(".html"):
+        raise ValueError("must be a path that ends in .html")
+    return path(text)
 
 
 def destination(text: str) -> str:

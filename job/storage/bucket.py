@@ -210,9 +210,9 @@ class StateObjects:
         """Yield an object's bytes in chunks of any length, not in lines; nothing if there is no such object."""
         return self._client.read(f"{OWN_DIRECTORY}/{name}")
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes, media_type: str | None = None) -> None:
         """Write an object or replace it; it is durable when this returns."""
-        self._client.put(f"{OWN_DIRECTORY}/{name}", data)
+        self._client.put(f"{OWN_DIRECTORY}/{name}", data, media_type)
 
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; a missing one is no error."""

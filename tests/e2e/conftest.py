@@ -12,7 +12,7 @@ from e2e.programs import ROOT, output, podman
 IMAGE = "localhost/flagjob:e2e"
 SOURCE = "https://source.example/flagjob"
 BUILD = """
-(umask 077 && cp -r .git .ci .dockerignore Dockerfile job requirements.lock "$1") && cd "$1" &&
+(umask 077 && cp -r .git .ci .dockerignore Dockerfile job requirements.lock requirements-report.lock "$1") && cd "$1" &&
     .ci/image-without-registry.sh
 """
 

@@ -173,11 +173,19 @@ def test_build_context_has_the_program_only(tmp_path: Path) -> None:
     program = {
         str(path.relative_to(ROOT)) for path in (ROOT / "job").rglob("*") if path.is_file() and path.suffix != ".pyc"
     }
-    assert sent == program | {"requirements.lock", ".ci/inventory.py", ".ci/precompile.py"}
+    assert sent == program | {"requirements.lock", "requirements-report.lock", ".ci/inventory.py", ".ci/precompile.py"}
 
 
 def test_build_files_are_not_in_the_image(image: str) -> None:
     """Files that only the build needs are not in the image."""
-    paths = ("/requirements.lock", "/precompile.py", "/inventory.py", "/installed.json", "/base.tsv", "/usr/bin/strip")
+    paths = (
+        "/requirements.lock",
+        "/requirements-report.lock",
+        "/precompile.py",
+        "/inventory.py",
+        "/installed.json",
+        "/base.tsv",
+        "/usr/bin/strip",
+    )
     listed = podman("run", "--rm", "--entrypoint", "ls", image, *paths, "/etc/pip.conf", "/run/pip.crt")
     assert listed.stdout == ""
