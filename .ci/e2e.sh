@@ -20,6 +20,7 @@ command -v cc >/dev/null || missing+=(gcc libc6-dev)
 command -v rclone >/dev/null || missing+=(rclone)
 command -v fusermount3 >/dev/null || missing+=(fuse3)
 command -v fuse-overlayfs >/dev/null || missing+=(fuse-overlayfs)
+command -v chromium >/dev/null || missing+=(chromium fonts-liberation)
 if ((${#missing[@]})); then # the tests start what they need themselves: at this run level no package starts its service
     apt-get update -qq
     RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends "${missing[@]}"
