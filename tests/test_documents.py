@@ -45,7 +45,8 @@ BOOK = "docs/from-the-book.md"
 TOOLS: dict[str, type] = {"serve": ServeOptions, "simulate": SimulateOptions}
 MAINTENANCE = {"verify": {"--delete"}, "rollback": set()}
 """The commands that take the job's options, and those of their own."""
-SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *sorted((ROOT / "k8s").rglob("*.*"))]
+CONFIGURED = [*sorted((ROOT / "k8s").rglob("*.*")), *sorted(ROOT.glob("docs/systemd/*"))]
+SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *CONFIGURED]
 SCHEMA = Draft202012Validator(json.loads(Path(__file__).with_name("events.schema.json").read_text("utf-8")))
 RUN_FIELDS = {"timestamp", "level", "event", "job", "run_id", "shard", "shards"}
 BROKEN_SECONDS = 1.5
@@ -90,7 +91,7 @@ def code(name: str) -> Iterator[str]:
     """Return the code of a document: every span, and every line of a block."""
     blocks = re.split(r"^```\w*$", text(name), flags=re.MULTILINE)
     for number, block in enumerate(blocks):
-        yield from block.splitlines() if number % 2 else names(block)
+        yield from block.replace("\\\n", "").splitlines() if number % 2 else names(block)
 
 
 def first_paragraph(module: str) -> str:
@@ -151,7 +152,7 @@ def commands(name: str) -> Iterator[list[str]]:
     """Return the arguments of every line of a document's code that runs flagjob."""
     for line in code(name):
         if re.match(r"(\.venv/bin/)?flagjob( |$)", line):
-            words = shlex.split(line.partition(";")[0].partition("|")[0], comments=True)
+            words = shlex.split(re.split(r"[;|>]", line)[0], comments=True)
             yield [word for word in words[1:] if word not in {"--help", "&"}]
 
 
@@ -160,6 +161,8 @@ def test_commands(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """Every command line that a document shows is one that flagjob takes, beside the files that the document writes."""
     for written in re.findall(r" > (\w+\.txt)$", text(name), re.MULTILINE):
         (tmp_path / written).write_text("CN\n", "utf-8")
+    for header, written in re.findall(r"^echo (\S+) > (\w+\.csv)$", text(name), re.MULTILINE):
+        (tmp_path / written).write_text(f"{header}\n", "utf-8")
     monkeypatch.chdir(tmp_path)
     for words in commands(name):
         arguments = parse_arguments(words)
