@@ -22,6 +22,7 @@ command -v fusermount3 >/dev/null || missing+=(fuse3)
 command -v fuse-overlayfs >/dev/null || missing+=(fuse-overlayfs)
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v strace >/dev/null || missing+=(strace)
+command -v jq >/dev/null || missing+=(jq)
 command -v chromium >/dev/null || missing+=(chromium fonts-liberation)
 if ((${#missing[@]})); then # the tests start what they need themselves: at this run level no package starts its service
     apt-get update -qq
