@@ -123,7 +123,7 @@ class _Selection:
             line, chunks = lists.peek_line(chunks)
             is_table = is_header(line, self.template.placeholders)
         if is_table:
-            return Table(chunks, opened.is_interrupted, is_json=is_json_name(path))
+            return Table(lists.checked(chunks, is_table=True), opened.is_interrupted, is_json=is_json_name(path))
         if not self.template.known_placeholders.issuperset(self.template.all_placeholders):
             names = ", ".join(f"{{{name}}}" for name in sorted(self.template.all_placeholders))
             problem = f"the list has no header that names {names}, which the URL or the file name holds"

@@ -50,8 +50,16 @@ _MARKS = (_GZIP, codecs.BOM_UTF8, *_BYTE_ORDER_MARKS, *_FOREIGN)
 _FOREIGN_TEXTS = (
     (re.compile(rb"(?:[\t\n\r -~]\x00){2}|(?:\x00[\t\n\r -~]){2}"), "UTF-16 without a byte order mark"),
     (re.compile(rb"\s*<[!?A-Za-z]"), "a page of HTML or XML"),
-    (re.compile(rb"\s*[\[{]"), "JSON"),
 )
+_JSON = re.compile(rb"\s*[\[{]")
+_FORM = {
+    False: (
+        "it must be plain text, one code or more a line, without a header; "
+        "the name of a table ends in .csv, .tsv or .jsonl"
+    ),
+    True: "it must be a table as its name says: CSV, TSV or JSON lines, in UTF-8",
+}
+"""What a list must be, and a table."""
 _HEADER_MAX_BYTES = 64 * 1024
 _DIVIDED_BY_BLANKS = re.compile(rb"\s*[^\s,;|\"{][^,;\t|]* [^,;\t|]*")
 """The beginning of a list with several codes in its first line, and of no header that is usual."""
@@ -270,30 +278,32 @@ def _transcoded(chunks: Iterable[bytes | None], encoding: str) -> Iterator[bytes
     yield decoder.decode(b"", final=True).encode("utf-8", "backslashreplace")
 
 
-def checked(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:
-    """Yield the chunks; raise UsageError if the first one is not that of a list."""
+def checked(chunks: Iterable[bytes | None], *, is_table: bool = False) -> Iterator[bytes | None]:
+    """Yield the chunks; raise UsageError if the first one is not that of a list, or of a table."""
     source = iter(chunks)
     for chunk in source:
         if chunk:
-            _check_is_list(chunk)
+            _check_is_list(chunk, is_table=is_table)
         yield chunk
         if chunk:
             yield from source
 
 
-def _check_is_list(start: bytes) -> None:
+def _check_is_list(start: bytes, *, is_table: bool) -> None:
     """Raise UsageError if a list begins like something else, which would be a line of garbage for each code."""
     text = start.removeprefix(codecs.BOM_UTF8)
     marked = next((name for mark, name in _FOREIGN.items() if text.startswith(mark)), None)
-    matched = next((name for pattern, name in _FOREIGN_TEXTS if pattern.match(text)), None)
-    seeming = marked or matched or _table(text)
+    seeming = marked or next((name for pattern, name in _FOREIGN_TEXTS if pattern.match(text)), None)
+    if not is_table:
+        seeming = seeming or _table_like(text)
     if seeming:
-        problem = f"the list seems to be {seeming}: it must be plain text, one code or more a line, without a header"
-        raise UsageError(Fault("codes", None, f"{problem}; the name of a table ends in .csv, .tsv or .jsonl"))
+        raise UsageError(Fault("codes", None, f"the list seems to be {seeming}: {_FORM[is_table]}"))
 
 
-def _table(text: bytes) -> str | None:
+def _table_like(text: bytes) -> str | None:
     """Return what kind of table the first lines seem to be of; None for a list: no code has a quote or a semicolon."""
+    if _JSON.match(text):
+        return "JSON"
     lines = ([token.text for token in read_tokens([line]) if token] for line in re.split(rb"[\r\n]+", text))
     words = list(chain.from_iterable(islice(filter(None, lines), _TABLE_LINES)))
     if any(word.startswith(('"', "'")) for word in words):

@@ -13,7 +13,7 @@ from job.errors import Fault, Reason, UsageError
 from job.file_table import Claim, FileTable
 from job.layout import is_id, is_name
 from job.model import InvalidItem, Item, WorkItem
-from job.redaction import shown
+from job.redaction import shown, visible
 from job.template import CODE_PLACEHOLDERS, UrlTemplate
 
 _TABLE_NAME = re.compile(r"(?s:.+)\.(?:csv|tsv|(jsonl))(?:\.gz)?", re.IGNORECASE)
@@ -24,7 +24,15 @@ _CODE_COLUMNS = ("id", "code", "cc")
 """Columns that name an item, the first that there is: `{id}` is its text, `{cc}` and `{CC}` that in one case."""
 _CODE_PLACEHOLDERS = frozenset({"id", *CODE_PLACEHOLDERS})
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
-_SIZE = re.compile(r"[0-9]{1,15}")
+_SIZE = re.compile(r"([0-9]{1,15})(?:\.0+)?")
+"""pandas writes whole numbers with `.0` where one of their column is missing."""
+_KNOWN_COLUMNS = (*_CODE_COLUMNS, "file", "sha256", "size")
+_COLUMNS_SHOWN_MAX = 400
+_BEFORE_HEADER = re.compile(r'\s*(?:"?sep=.?"?\s*)?')
+"""What may stand before the header: blank lines, and the line that tells Excel the delimiter."""
+_CSV_PROBLEMS = {"unexpected end of data": "a cell that begins with a quote has no end"}
+_NOT_UTF_8 = re.compile("[\udc80-\udcff]")
+"""How Python keeps bytes that are not UTF-8 (PEP 383); they never reach a URL or a name."""
 _DOT_SEGMENT = re.compile(r"/\.{1,2}(?:[/?]|\Z)")
 
 
@@ -125,8 +133,11 @@ class Table:
         self._lines = self._read_lines(chunks)
         self.columns: Sequence[str] = ()
         """The columns: those of the header, or of the first object."""
+        self._other_names: Mapping[str, str] = {}
         header = self._read_header()
-        if is_json or _is_object(header):
+        self._is_empty = not header
+        self._is_json = is_json or _is_object(header)
+        if self._is_json:
             self.columns = list(_json_cells(header) or ())
             self._rows = self._read_objects(chain([header], self._lines), self._header_lines - 1)
         else:
@@ -135,15 +146,36 @@ class Table:
         self._first_rows: list[Row] = []
 
     def check(self, template: UrlTemplate) -> bool:
-        """Return whether there is a row; raise UsageError if a column is missing that the items need."""
-        missing = _missing(self.columns, sorted(template.all_placeholders))
-        if missing:
-            names = ", ".join(f"{{{name}}}" for name in missing)
-            columns = shown(", ".join(self.columns))
-            problem = f"the table has no column for {names}, which the URL or the file name holds: it has {columns}"
+        """Return whether there is a row; raise UsageError if a column is missing that they need, or is repeated."""
+        if self._is_empty:
+            return False
+        self._name_columns(template.all_placeholders)
+        problem = self._problem(template.all_placeholders)
+        if problem:
             raise UsageError(Fault("codes", None, problem))
         self._first_rows = [row for row in [next(filter(None, self._rows), None)] if row]
         return bool(self._first_rows)
+
+    def _name_columns(self, needed: Collection[str]) -> None:
+        """Name the known columns as they are known, in whatever case they are written, as `SHA256`."""
+        self._other_names = {
+            name: name.lower()
+            for name in self.columns
+            if name.lower() in _KNOWN_COLUMNS and name not in needed and name.lower() not in self.columns
+        }
+        self.columns = [self._other_names.get(name, name) for name in self.columns]
+
+    def _problem(self, needed: Collection[str]) -> str:
+        """Return what is wrong with the columns, or an empty text."""
+        columns = visible(", ".join(filter(None, self.columns))[:_COLUMNS_SHOWN_MAX]) or "none"
+        missing = _missing(self.columns, sorted(needed))
+        if missing:
+            if self._is_json and not self.columns:
+                return "the first line is no JSON object, as each line of a .jsonl must be"
+            names = ", ".join(f"{{{name}}}" for name in missing)
+            return f"the table has no column for {names}, which the URL or the file name holds: it has {columns}"
+        repeated = [name for name in (*needed, *_KNOWN_COLUMNS) if self.columns.count(name) > 1]
+        return f"the table has more than one column {repeated[0]}: it has {columns}" if repeated else ""
 
     def count(self) -> int:
         """Return how many rows there are; none of them is left to read then."""
@@ -164,7 +196,7 @@ class Table:
                 yield item
 
     def _read_header(self) -> str:
-        """Return the first line that is not blank, with those of CSV that belong to its quoted cells."""
+        """Return the first line that is not blank or Excel's, with those of CSV that belong to its quoted cells."""
         parts: list[str] = []
         quotes = 0
         length = 0
@@ -172,7 +204,7 @@ class Table:
             if line:
                 self._header_lines += 1
             part = line if parts else line.removeprefix("\ufeff")
-            if not parts and not part.strip():
+            if not parts and _BEFORE_HEADER.fullmatch(part):
                 continue
             parts.append(part)
             # Counted as they come: a quotation mark that is never closed may take as many lines as fit into a megabyte.
@@ -196,9 +228,9 @@ class Table:
                 end = len(block)
             rest = block[end:]
             # `newline=""` divides where the csv module does, and leaves the ends as they are.
-            yield from StringIO(block[:end].decode("utf-8", "backslashreplace"), newline="")
+            yield from StringIO(block[:end].decode("utf-8", "surrogateescape"), newline="")
         if rest and not self._is_interrupted():
-            yield from StringIO(rest.decode("utf-8", "backslashreplace"), newline="")
+            yield from StringIO(rest.decode("utf-8", "surrogateescape"), newline="")
 
     def _read_rows(self, delimiter: str) -> Iterator[Row | None]:
         """Yield the rows of CSV (RFC 4180): cells may be quoted, and quoted ones may hold line ends."""
@@ -214,9 +246,10 @@ class Table:
                 return
             except csv.Error as error:
                 if not self._is_interrupted():
-                    yield Row(line, {}, f"it is no row of CSV: {error}")
+                    yield Row(line, {}, f"it is no row of CSV: {_CSV_PROBLEMS.get(str(error), error)}")
                 continue
-            yield self._row(line, cells) if cells else None
+            # Spreadsheets leave rows of empty cells where others were.
+            yield self._row(line, cells) if any(cells) else None
 
     def _row(self, line: int, cells: list[str]) -> Row:
         columns = self.columns
@@ -232,8 +265,14 @@ class Table:
                 continue
             number += 1
             if line.strip():
-                cells = _json_cells(line)
-                yield Row(number, {}, "it is no JSON object") if cells is None else Row(number, cells)
+                yield self._object(number, _json_cells(line))
+
+    def _object(self, line: int, cells: dict[str, str] | None) -> Row:
+        if cells is None:
+            return Row(line, {}, "it is no JSON object")
+        if self._other_names:
+            cells = {self._other_names.get(name, name): cell for name, cell in cells.items()}
+        return Row(line, cells)
 
 
 class _ItemMaker:
@@ -254,7 +293,13 @@ class _ItemMaker:
         try:
             return self._make(row, code)
         except _UnusableError as error:
-            return InvalidItem(shown(code) or f"line {row.line}", f"line {row.line}: {error}", Reason.INVALID_ROW)
+            problem = str(error)
+            if any(map(_NOT_UTF_8.search, row.cells.values())):
+                problem += "; it is not in UTF-8"
+            line = f"line {row.line}"
+            if code:
+                return InvalidItem(shown(code), f"{line}: {problem}", Reason.INVALID_ROW)
+            return InvalidItem(line, problem, Reason.INVALID_ROW)
 
     def _make(self, row: Row, code: str) -> WorkItem | None:
         if row.problem:
@@ -262,7 +307,7 @@ class _ItemMaker:
         cells = row.cells
         if self._code_column:
             if not self._is_valid(code):
-                raise _UnusableError(f"{self._code_column} is missing or no valid id")
+                raise _UnusableError(f"{self._code_column} is {'no valid id' if code else 'missing'}")
             cells = {"id": code, **cells, "cc": code.lower(), "CC": code.upper()}
             code = code.upper() if self._is_code else code
         file = self._file(cells)
@@ -297,7 +342,7 @@ class _ItemMaker:
         try:
             url = self._template.render(cells)
         except UnicodeEncodeError:
-            raise _UnusableError("a cell holds half a character") from None
+            raise _UnusableError("a cell holds a broken character") from None
         if "/." in url and _DOT_SEGMENT.search(url):
             raise _UnusableError("a cell of dots would lead the URL elsewhere")
         return url
@@ -307,9 +352,10 @@ def _size(cells: Mapping[str, str]) -> int | None:
     text = cells.get("size")
     if not text:
         return None
-    if not _SIZE.fullmatch(text):
-        raise _UnusableError("size is no number of bytes")
-    return int(text)
+    match = _SIZE.fullmatch(text)
+    if not match:
+        raise _UnusableError(f"size is no number of bytes: {shown(text)}")
+    return int(match[1])
 
 
 def _sha256(cells: Mapping[str, str]) -> str | None:

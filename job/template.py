@@ -20,8 +20,10 @@ _PORT_MAX = 65535
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,16}")
 CODE_PLACEHOLDERS = frozenset({"cc", "CC"})
 _ID_PLACEHOLDERS = frozenset({"id"})
-NO_PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
-"""What is wrong with a URL for codes or IDs; rows of tables have other placeholders, too."""
+OTHER_PLACEHOLDERS = "other {...} only where the list is a table (.csv, .tsv, .jsonl)"
+NO_PLACEHOLDER = (
+    f"must hold {{cc}} or {{CC}} (a code in lower or upper case), or {{id}} (verbatim); {OTHER_PLACEHOLDERS}"
+)
 _SAFE = "@/"
 _VERBATIM = re.compile(r"[A-Za-z0-9._~@/-]*")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")

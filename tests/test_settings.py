@@ -59,7 +59,10 @@ REPORT = "must be a name such as report.html, which is one below the destination
 WRITABLE = "must be a file in a directory that exists and can be written"
 IN_A_DIRECTORY = "must be a file in a directory that exists"
 MALFORMED = "must be a URL with a host, and if it names a port, one from 1 to 65535"
-PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
+PLACEHOLDER = (
+    "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim); "
+    "other {...} only where the list is a table (.csv, .tsv, .jsonl)"
+)
 FILE_PLACEHOLDER = "must hold a placeholder of the URL, or all items would have one file"
 FILE_BRACES = "must hold no braces but those of placeholders, as {id}, or {id:.2} for two characters"
 FILE_PATH = "must be a path below the destination, of letters, digits and ._@+~'():=,%- between slashes"
@@ -140,12 +143,17 @@ REJECTED = [
     ("file", "SHA256SUMS/{cc}", "'SHA256SUMS/{cc}'", FILE_PATH),
     ("file", ".flagjob/{cc}", "'.flagjob/{cc}'", FILE_PATH),
     ("file", "a\\{cc}", r"'a\\{cc}'", FILE_PATH),
-    ("file", "{id}.gif", "'{id}.gif'", "must hold {cc} or {CC}, as the URL does, and no other placeholder"),
+    (
+        "file",
+        "{id}.gif",
+        "'{id}.gif'",
+        "must hold {cc} or {CC}, as the URL does; other {...} only where the list is a table (.csv, .tsv, .jsonl)",
+    ),
     (
         "file",
         "{cc}/{name}.gif",
         "'{cc}/{name}.gif'",
-        "must hold {cc} or {CC}, as the URL does, and no other placeholder",
+        "must hold {cc} or {CC}, as the URL does; other {...} only where the list is a table (.csv, .tsv, .jsonl)",
     ),
     ("dest", "s3://bucket/a b", "'s3://bucket/a b'", BUCKET),
     ("dest", f"s3://key:{SECRET}@bucket/flags", "'s3://***@bucket/flags'", BUCKET),
@@ -648,7 +656,7 @@ def test_a_file_name_has_the_placeholder_of_the_url() -> None:
     """`{id}` is for a URL with `{id}`; a URL that is wrong itself is one fault, not two."""
     ids = {"FLAGJOB_URL": "http://h/{id}"}
     assert load([], {**ids, "FLAGJOB_FILE": "{id:.2}/{id}.png"}).file == FileTemplate.parse("{id:.2}/{id}.png")
-    problem = "must hold {id}, as the URL does, and no other placeholder"
+    problem = "must hold {id}, as the URL does; other {...} only where the list is a table (.csv, .tsv, .jsonl)"
     assert faults(environ={**ids, "FLAGJOB_FILE": "{cc}"}) == [f"FLAGJOB_FILE '{{cc}}': {problem}"]
     assert len(faults(environ={"FLAGJOB_URL": "nonsense", "FLAGJOB_FILE": "{id}"})) == 1
 
@@ -660,8 +668,7 @@ def test_a_pipe_may_bring_a_table(tmp_path: Path) -> None:
     for codes_file in ("-", str(tmp_path / "pipe"), file(tmp_path / "tiles.csv.gz", "")):
         assert load([], {**url, "FLAGJOB_CODES_FILE": codes_file}).codes_file == codes_file
     codes_file = file(tmp_path / "list", "a b")
-    problem = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
-    assert faults(environ={**url, "FLAGJOB_CODES_FILE": codes_file}) == [f"FLAGJOB_URL 'http://h/{{z}}': {problem}"]
+    assert faults(environ={**url, "FLAGJOB_CODES_FILE": codes_file}) == [f"FLAGJOB_URL 'http://h/{{z}}': {PLACEHOLDER}"]
 
 
 def test_a_secret_from_a_file(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_known_columns() -> None:
         WorkItem("b", "https://h/b.png", "x y.png"),
     ]
     assert items_of(b"code\nCn\ncN\n", CODES) == [WorkItem("CN", "https://h/CN/cn.gif", "cn.gif")]
-    assert told(b"code\n\xc3\x9f\n", CODES) == ["\u00df: line 2: code is missing or no valid id"]
+    assert told(b"code\n\xc3\x9f\n", CODES) == ["\u00df: line 2: code is no valid id"]
     assert items_of(b"code,z,x,y\nA,1,2,3\n", TILES) == [WorkItem("A", "https://h/1/2/3.png", "A.png")]
     named = TILES.with_naming(FileTemplate.parse("{z:.1}/{name}.png"))
     assert items_of(b"z,x,y,name,file\n12,2,3,n,f\n", named) == [WorkItem("1/n.png", "https://h/12/2/3.png", "1/n.png")]
@@ -125,15 +125,15 @@ def test_known_columns() -> None:
     [
         ("", None),
         ("a,1,,", None),
-        (",1,,", "line 2: line 2: id is missing or no valid id"),
-        ("..,1,,", "..: line 2: id is missing or no valid id"),
+        (",1,,", "line 2: id is missing"),
+        ("..,1,,", "..: line 2: id is no valid id"),
         ("a,,,", "a: line 2: x is missing"),
         ("a", "a: line 2: x is missing"),
         ("a,..,,", "a: line 2: a cell of dots would lead the URL elsewhere"),
         ("a,1,12,", "a: line 2: sha256 is no digest of 64 hexadecimal digits"),
-        ("a,1,,7 kB", "a: line 2: size is no number of bytes"),
-        ("a,1,,,,b", "line 2: line 2: it has 6 cells, and the header 4"),
-        ('"a"b,1,,', "line 2: line 2: it is no row of CSV: ',' expected after '\"'"),
+        ("a,1,,7 kB", "a: line 2: size is no number of bytes: 7 kB"),
+        ("a,1,,,,b", "line 2: it has 6 cells, and the header 4"),
+        ('"a"b,1,,', "line 2: it is no row of CSV: ',' expected after '\"'"),
         ("a,1,,,,", None),
         ("SHA256SUMS,1,,", "SHA256SUMS: line 2: its file would be named SHA256SUMS, which is not a safe name"),
     ],
@@ -151,8 +151,8 @@ def test_rows_are_told_apart_by_file_and_url() -> None:
     problem = "its file a is that of another row"
     assert items == [
         WorkItem("a", "https://h/1", "a"),
-        InvalidItem("line 4", f"line 4: {problem}", Reason.INVALID_ROW),
-        InvalidItem("line 5", f"line 5: {problem}", Reason.INVALID_ROW),
+        InvalidItem("line 4", problem, Reason.INVALID_ROW),
+        InvalidItem("line 5", problem, Reason.INVALID_ROW),
     ]
 
 
@@ -163,24 +163,22 @@ def test_rows_of_json_lines() -> None:
     )
     assert told(data, is_json=True) == [
         "1.50",
-        "line 2: line 2: it is no JSON object",
-        "line 3: line 3: id is missing or no valid id",
-        "line 4: line 4: id is missing or no valid id",
-        "line 5: line 5: it is no JSON object",
-        "\\x00: line 6: id is missing or no valid id",
+        "line 2: it is no JSON object",
+        "line 3: id is missing",
+        "line 4: id is missing",
+        "line 5: it is no JSON object",
+        "\\x00: line 6: id is no valid id",
         "2",
     ]
     assert told(b'\xef\xbb\xbf{"id": 1, "n": "\\""}\n{"id": 2}') == ["1", "2"]
     template = UrlTemplate.parse("https://h/{x}")
-    assert told(b'{"x": "\\ud800", "file": "a"}', template, is_json=True) == [
-        "line 1: line 1: a cell holds half a character"
-    ]
+    assert told(b'{"x": "\\ud800", "file": "a"}', template, is_json=True) == ["line 1: a cell holds a broken character"]
 
 
 def test_lines_are_counted_as_an_editor_does() -> None:
     """Blank lines and line ends within cells count, whatever a pipe does meanwhile."""
-    data = b'\nid,n\n\na,"1\n2\n3"\n,\nb,1\n'
-    assert told(data) == ["a", "line 7: line 7: id is missing or no valid id", "b"]
+    data = b'\nid,n\n\na,"1\n2\n3"\n,x\nb,1\n'
+    assert told(data) == ["a", "line 7: id is missing", "b"]
     waits = [part for byte in data for part in (bytes([byte]), None)]
     items = [item.code for item in items_of(waits, IDS) if item]
     assert items == ["a", "line 7", "b"]
@@ -192,13 +190,12 @@ def test_lines_are_counted_as_an_editor_does() -> None:
     [
         (b"a,b\n1,2\n", "the table has no column for {x}, {y}, {z}, which the URL or the file name holds: it has a, b"),
         (b"z,x\n", "the table has no column for {y}, which the URL or the file name holds: it has z, x"),
-        (b"", "the table has no column for {x}, {y}, {z}, which the URL or the file name holds: it has "),
-        (b"{", "the table has no column for {x}, {y}, {z}, which the URL or the file name holds: it has "),
+        (b"{", "the first line is no JSON object, as each line of a .jsonl must be"),
         (
             b'"' + b"x" * 2**21 + b"\n",
-            "the table has no column for {x}, {y}, {z}, which the URL or the file name holds: it has ",
+            "the table has no column for {x}, {y}, {z}, which the URL or the file name holds: it has none",
         ),
-        (b'"', "the table has no column for {x}, {y}, {z}, which the URL or the file name holds: it has "),
+        (b'"', "the table has no column for {x}, {y}, {z}, which the URL or the file name holds: it has none"),
     ],
 )
 def test_a_table_without_a_needed_column_is_a_usage_error(data: bytes, problem: str) -> None:

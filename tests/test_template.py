@@ -15,7 +15,10 @@ IN_HOST = "must have its placeholder in the path or the query, never in the host
 NO_HTTP = "must begin with http:// or https:// and name a host"
 NO_USER = "must hold no user and password: put an Authorization line into FLAGJOB_HEADERS_FILE"
 NO_FRAGMENT = "must have no fragment (#...): it is never sent"
-PLACEHOLDER = "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim), and no other {...}"
+PLACEHOLDER = (
+    "must hold {cc} or {CC} (a code in lower or upper case), or {id} (verbatim); "
+    "other {...} only where the list is a table (.csv, .tsv, .jsonl)"
+)
 BRACES = "must hold no braces but those of its placeholder"
 
 CODES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", fullmatch=True)

@@ -12,7 +12,7 @@ from job.settings.checks import RawText
 from job.settings.command_options import Arguments, describe_unknown
 from job.settings.options import OPTIONS, PREFIX, Option, Settings, options_of
 from job.tables import is_table_name
-from job.template import CODE_PLACEHOLDERS, NO_PLACEHOLDER
+from job.template import CODE_PLACEHOLDERS, NO_PLACEHOLDER, OTHER_PLACEHOLDERS
 
 T = TypeVar("T")
 
@@ -143,7 +143,7 @@ class _Loader:
         elif file and not file.placeholders <= known:
             names = " or ".join(f"{{{name}}}" for name in sorted(known, reverse=True))
             raw = self._raw["file"]
-            problem = f"must hold {names}, as the URL does, and no other placeholder"
+            problem = f"must hold {names}, as the URL does; {OTHER_PLACEHOLDERS}"
             yield Fault(raw.name, redaction.plain(raw.text), problem)
 
     def _may_be_table(self) -> bool:
