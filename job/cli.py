@@ -36,6 +36,8 @@ _WORKER_DESCRIPTORS = 6
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code; never raises."""
+    if argv is None:
+        _restart_in_utf_8()
     words = sys.argv[1:] if argv is None else argv
     if sys.stdout is None:  # the process that started this one closed it
         return _report_on_stderr("standard output is closed")
@@ -43,6 +45,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _execute(words)
     except LogError as error:
         return _report_on_stderr(str(error))
+
+
+def _restart_in_utf_8() -> None:
+    """Start the command anew, in the same process, where Python would not write names of files in UTF-8.
+
+    So it is in a locale of ISO-8859-1: what a file is called must not depend on who starts the run, and there ids of
+    other scripts could have no file. Python cannot change that encoding once it runs.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606  (this very command)
 
 
 def _execute(words: Sequence[str]) -> int:
