@@ -189,29 +189,45 @@ def test_a_long_list_that_is_cut_ends_the_run(tmp_path: Path) -> None:
     assert 2 < len(done.statuses) < len(codes)
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    stat = path.lstat()
+    return stat.st_ino, stat.st_mtime_ns
+
+
 @row(68)
 @pytest.mark.parametrize("packing", [bytes, gzip.compress], ids=["plain", "gzip"])
+@pytest.mark.parametrize("name", ["codes", "codes.csv", "codes.jsonl"])
 @pytest.mark.parametrize("publish", ["each", "set"])
-def test_a_short_list_requests_nothing(tmp_path: Path, packing: Callable[[bytes], bytes], publish: str) -> None:
-    """A list cut to a tenth is a usage error before the first request, and readers see what they saw."""
+def test_a_short_list_requests_nothing(
+    tmp_path: Path, packing: Callable[[bytes], bytes], name: str, publish: str
+) -> None:
+    """A list or a table cut to a tenth is a usage error before the first request; readers see what they saw."""
     line = line_of("a list with fewer codes than")
     codes = [f"x{number}" for number in range(100)]
+    head = "cc\n" if name.endswith(".csv") else ""
+    form = '{{"cc": "{}"}}\n' if name.endswith(".jsonl") else "{}\n"
     dest = tmp_path / "dest"
+
+    def listed(chosen: list[str]) -> bytes:
+        return packing((head + "".join(map(form.format, chosen))).encode())
+
     with ScriptedServer({f"/{code}.gif": Answer(body=GIF) for code in codes}) as server:
         settings = {
             "url": server.url("/{cc}.gif"),
-            "codes_file": str(tmp_path / "codes"),
+            "codes_file": str(tmp_path / name),
             "min_codes": "90",
             "publish": publish,
         }
-        (tmp_path / "codes").write_bytes(packing("\n".join(codes).encode()))
+        (tmp_path / name).write_bytes(listed(codes))
         assert run_here(dest=dest, **settings).code == 0
-        seen = {path: path.stat().st_mtime_ns for path in dest.rglob("*")}
-        (tmp_path / "codes").write_bytes(packing("\n".join(codes[:10]).encode()))
+        seen = {path: _identity(path) for path in dest.rglob("*")}
+        (tmp_path / name).write_bytes(listed(codes[:10]))
         with pytest.raises(UsageError, match=r"must be 90 at least .* has 10; nothing was requested"):
             run_here(dest=dest, **settings)
         assert len(server.requests) == len(codes)
-    assert {path: path.stat().st_mtime_ns for path in dest.rglob("*")} == seen
+    assert {path: _identity(path) for path in dest.rglob("*")} == seen
+    readers = dest / "current" if publish == "set" else dest
+    assert len(list(readers.glob("x*.gif"))) == len(codes)
     assert line.exit_code == ExitCode.USAGE
 
 

@@ -5,6 +5,7 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
+import pytest
 from command import TIMEOUT, Done, flagjob, start_flagjob
 from images import GIF, PNG
 from inprocess import files_in, run_here
@@ -92,28 +93,42 @@ def test_codes_of_one_line_are_not_held_back(tmp_path: Path) -> None:
     assert (process.returncode, output.count(b'"status":"ok"')) == (0, 1)
 
 
-def test_a_table_is_the_same_from_a_file_gzip_and_a_pipe(tmp_path: Path) -> None:
-    """The manifest has the same records, whichever way the table came."""
+CELLS = [line.split(",") for line in ROWS.splitlines()]
+FORMS = {
+    "txt": "".join(f"{'/'.join(cells[:3])}\n" for cells in CELLS[1:]),
+    "csv": ROWS,
+    "jsonl": "".join(json.dumps(dict(zip(CELLS[0], cells, strict=True))) + "\n" for cells in CELLS[1:]),
+}
+
+
+def records(dest: Path) -> list[dict[str, object]]:
+    """Return the lines of a manifest by code, without times and the version of a file, which is its time, too."""
+    lines = map(json.loads, (dest / ".flagjob/manifest.jsonl").read_text("utf-8").splitlines()[1:])
+    known = [{name: value for name, value in line.items() if not name.endswith(("_at", "version"))} for line in lines]
+    return sorted(known, key=lambda line: str(line["code"]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_list_is_the_same_from_a_file_gzip_and_a_pipe(tmp_path: Path, form: str) -> None:
+    """The manifest has the same records, whichever way a plain list, CSV or JSON lines came."""
+    plain = FORMS[form].encode()
+    packed = gzip.compress(plain)
+    ways = {f"a.{form}": plain, f"b.{form}.gz": packed, f"c.{form}": packed, "stdin": plain, "packed stdin": packed}
     manifests = []
     with ScriptedServer(PATHS) as server:
-        for name in ("tiles.csv", "tiles.csv.gz", "-"):
-            place = tmp_path / name
-            place.mkdir()
-            data = gzip.compress(ROWS.encode()) if name.endswith(".gz") else ROWS.encode()
-            if name != "-":
-                (place / name).write_bytes(data)
-            settings = {
-                "FLAGJOB_URL": server.url("/{z}/{x}/{y}.png"),
-                "FLAGJOB_CODES_FILE": name,
-                "FLAGJOB_MAX_ATTEMPTS": "1",
-            }
-            done = flagjob(cwd=place, stdin=data if name == "-" else b"", settings=settings)
-            assert done.code == 3
-            lines = (place / "downloads/.flagjob/manifest.jsonl").read_text("utf-8").splitlines()[1:]
-            records = [json.loads(line) for line in lines]
-            manifests.append(sorted((record["code"], record["url"], record["file"]) for record in records))
-    assert manifests[0] == manifests[1] == manifests[2]
-    assert len(manifests[0]) == 3
+        url = server.url("/{id}.png" if form == "txt" else "/{z}/{x}/{y}.png")
+        for way, data in ways.items():
+            is_piped = way.endswith("stdin")
+            (tmp_path / way).write_bytes(data)
+            name = "-" if is_piped else way
+            options = ["--url", url, "--codes-file", name, "--dest", f"{way}.d", "--max-attempts", "1"]
+            done = flagjob(*options, cwd=tmp_path, stdin=data if is_piped else b"")
+            assert (done.code, len(done.statuses)) == (4 if form == "txt" else 3, 4)
+            manifests.append(records(tmp_path / f"{way}.d"))
+    assert [manifest == manifests[0] for manifest in manifests] == [True] * len(ways)
+    assert [record["code"] for record in manifests[0]] == [
+        f"1/2/{y}{'' if form == 'txt' else '.png'}" for y in (3, 4, 5)
+    ]
 
 
 def test_a_list_without_the_needed_header_is_a_usage_error(tmp_path: Path) -> None:
