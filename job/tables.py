@@ -310,6 +310,7 @@ class _ItemMaker:
                 raise _UnusableError(f"{self._code_column} is {'no valid id' if code else 'missing'}")
             cells = {"id": code, **cells, "cc": code.lower(), "CC": code.upper()}
             code = code.upper() if self._is_code else code
+        _check_present(cells, self._needed)
         file = self._file(cells)
         if not is_name(file):
             raise _UnusableError(f"its file would be named {shown(file)}, which is not a safe name")
@@ -338,7 +339,6 @@ class _ItemMaker:
         return "/".join(cells.get(name, "") for name in self._needed) + template.suffix
 
     def _url(self, cells: Mapping[str, str]) -> str:
-        _check_present(cells, self._needed)
         try:
             url = self._template.render(cells)
         except UnicodeEncodeError:

@@ -122,6 +122,12 @@ def test_cells_in_another_encoding_never_reach_a_url() -> None:
     ]
 
 
+def test_a_cell_that_is_missing_is_named() -> None:
+    """It is no matter of the file's name, which would lack it, too."""
+    tiles = UrlTemplate.parse("https://h/{z}/{x}/{y}.png")
+    assert told(b"z,x,y\n1,,2\n1, ,2\n1\n", tiles) == ["x is missing"] * 3
+
+
 def test_a_quote_that_is_never_closed_is_said() -> None:
     """The rows after it are within its cell, so that the message must lead to the line of the quote."""
     assert told(b'id,note\n1,"open\n2,b\n3,c\n') == ["it is no row of CSV: a cell that begins with a quote has no end"]
