@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ IMPORTS = "import of the four libraries"
 DEMO_FLAGS = 20
 _FOUR = "import requests, structlog, prometheus_client, tenacity"
 _MANY = 100
+_TILES_A_COLUMN = 1000
 _BYTES_PER_FILE = 8192
 _FSYNC_SOURCE = Path(__file__).with_name("fsync_delay.c")
 
@@ -30,6 +31,7 @@ class By(StrEnum):
     SPEED = "files/s"
     WALL = "wall"
     TIME_PER_FILE = "time a file"
+    CPU = "CPU-s"
     RSS = "peak RSS"
 
 
@@ -82,6 +84,8 @@ class Row:
     is_on_disk: bool = False
     is_fsync_slow: bool = False
     repeats: int = 1
+    times: int = 1
+    """How many times FILES files a client leaves at most."""
     is_only_on_demand: bool = False
 
     def ideal_seconds(self, files: int) -> float | None:
@@ -99,7 +103,7 @@ class Row:
         if self.is_fsync_slow and not shutil.which("cc"):
             return "there is no C compiler"
         room = shutil.disk_usage(bench.home).free
-        if self.path == "one" and room < bench.files * _MANY * _BYTES_PER_FILE:
+        if room < bench.files * self.times * _BYTES_PER_FILE:
             return "tmpfs has too little room"
         return ""
 
@@ -176,6 +180,39 @@ def many_codes(bench: Bench, row: Row) -> list[Contestant]:
     return [contestant(client) for client in bench.flagjobs()]
 
 
+def lists_and_tables(bench: Bench, row: Row) -> list[Contestant]:
+    """Return flagjob with a plain list of FILES ids, and with the same as a table with digests and sizes."""
+    tiles = [f"17/{number // _TILES_A_COLUMN}/{number % _TILES_A_COLUMN}" for number in range(bench.files)]
+    expected = {f"{tile}.gif": bench.site.one for tile in tiles}
+    facts = f"{bench.site.one},{bench.site.one_bytes}"
+    rows = "".join(f"{tile.replace('/', ',')},{facts}\n" for tile in tiles)
+    lists = {"list": "".join(f"{tile}\n" for tile in tiles), "table": f"z,x,y,sha256,size\n{rows}"}
+    names = {"list": ("list", "{id}"), "table": ("table.csv", "{z}/{x}/{y}")}
+    folder = bench.home / "lists-tiles"
+    folder.mkdir()
+    for part, text in lists.items():
+        (folder / names[part][0]).write_text(text, "ascii")
+
+    def contestant(client: Client) -> Contestant:
+        def run(home: Path) -> dict[str, Usage]:
+            usages = {}
+            for part, (name, placeholders) in names.items():
+                (home / part).mkdir()
+                task = _task(bench, row, folder, home / part)
+                own = {
+                    "FLAGJOB_URL": f"{task.prefix}{placeholders}.gif",
+                    "FLAGJOB_CODES_FILE": os.fspath(folder / name),
+                }
+                commands = [replace(command, env=command.env | own) for command in client.commands(task)]
+                usages[part] = _download(commands, task, expected)
+                shutil.rmtree(home / part)
+            return usages
+
+        return Contestant(client, run)
+
+    return [contestant(client) for client in bench.flagjobs()]
+
+
 def starts(bench: Bench, _: Row) -> list[Contestant]:
     """Return short commands: a bare interpreter, the imports of four libraries, and flagjob's shortest uses."""
     program = bench.flagjobs()[0].program
@@ -224,9 +261,17 @@ def check(destination: Path, expected: dict[str, str]) -> None:
 
 def _files(destination: Path) -> dict[str, Path]:
     """Return the files below a destination by name, without what flagjob keeps beside them."""
-    entries = os.scandir(destination)
     ours = ("SHA256SUMS", ".flagjob")
-    return {entry.name: Path(entry.path) for entry in entries if not entry.name.startswith(ours)}
+    paths = (path for entry in destination.iterdir() if not entry.name.startswith(ours) for path in _below(entry))
+    return {path.relative_to(destination).as_posix(): path for path in paths}
+
+
+def _below(entry: Path) -> Iterator[Path]:
+    """Yield a file, or the files below a directory."""
+    if entry.is_dir():
+        yield from (path for path in entry.rglob("*") if not path.is_dir())
+    else:
+        yield entry
 
 
 def _digest(path: Path) -> str:
@@ -328,6 +373,15 @@ ROWS = (
         "FILES codes, and a hundred times as many; only if ROWS names it",
         many_codes,
         against=(Against(By.TIME_PER_FILE, None, "few"), Against(By.RSS, None, "few")),
+        path="one",
+        times=_MANY,
+        is_only_on_demand=True,
+    ),
+    Row(
+        "table",
+        "a list of FILES ids, and a table of them with digests and sizes; only if ROWS names it",
+        lists_and_tables,
+        against=(Against(By.CPU, None, "list"), Against(By.RSS, None, "list")),
         path="one",
         is_only_on_demand=True,
     ),

@@ -63,7 +63,7 @@ class Site:
     """A running origin. `digests` has each file of `files/` with its SHA-256, in the order of the codes.
 
     Below `/files/` it answers at once, below `/slow/` after LATENCY_SECONDS, below `/logged/` with a line in its
-    access log; below `/one/` every path is the same file, whose digest is `one`.
+    access log; below `/one/` every path is the same file, whose digest is `one` and whose size is `one_bytes`.
     """
 
     plain: str
@@ -71,6 +71,7 @@ class Site:
     authority: Path
     digests: dict[str, str]
     one: str
+    one_bytes: int
     is_slow_possible: bool
     access_log: Path
 
@@ -95,9 +96,10 @@ def serve(home: Path, count: int) -> Iterator[Site]:
         try:
             _await(ports, process, home / "error.log")
             plain, tls = (f"{scheme}://127.0.0.1:{port}" for scheme, port in zip(("http", "https"), ports, strict=True))
-            first = next(iter(digests.values()))
+            name, first = next(iter(digests.items()))
+            one_bytes = (home / "www" / "files" / name).stat().st_size
             authority = home / "tls" / "client.pem"
-            yield Site(plain, tls, authority, digests, first, module is not None, home / "access.log")
+            yield Site(plain, tls, authority, digests, first, one_bytes, module is not None, home / "access.log")
         finally:
             process.terminate()
 

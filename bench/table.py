@@ -106,6 +106,8 @@ def _compared(ours: Usage, theirs: Usage, by: By) -> float:
             return ours.wall_seconds / theirs.wall_seconds
         case By.TIME_PER_FILE:
             return speed(theirs) / speed(ours)
+        case By.CPU:
+            return ours.cpu_seconds / theirs.cpu_seconds
         case By.RSS:
             return ours.rss_bytes / theirs.rss_bytes
 

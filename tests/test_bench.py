@@ -62,7 +62,9 @@ def test_figures_are_medians_of_the_rounds() -> None:
     assert table.middle(usages, table.megabytes) == 50.0
 
 
-@pytest.mark.parametrize(("by", "expected"), [(By.SPEED, 0.5), (By.WALL, 2.0), (By.TIME_PER_FILE, 2.0), (By.RSS, 1.0)])
+@pytest.mark.parametrize(
+    ("by", "expected"), [(By.SPEED, 0.5), (By.WALL, 2.0), (By.TIME_PER_FILE, 2.0), (By.CPU, 2.0), (By.RSS, 1.0)]
+)
 def test_ratios_are_made_within_a_round(by: By, expected: float) -> None:
     """A machine that is slow for a whole round slows both sides down, and the ratio stays."""
     own = [usage(2.0), usage(40.0), usage(6.0)]
