@@ -119,16 +119,34 @@ class _Selection:
         """Return the table or the tokens of a list: a table by its name, or by its first line if it is no file."""
         chunks = lists.as_utf_8(opened.chunks)
         is_table = is_table_name(path)
-        if not is_table and not lists.is_file(path):
-            line, chunks = lists.peek_line(chunks)
-            is_table = is_header(line, self.template.placeholders)
+        if not is_table:
+            header, chunks = lists.peek_header(chunks)
+            is_table = self._is_table_without_name(header, path)
         if is_table:
-            return Table(lists.checked(chunks, is_table=True), opened.is_interrupted, is_json=is_json_name(path))
+            return Table(
+                lists.checked(chunks, is_table=True),
+                opened.is_interrupted,
+                placeholders=self.template.all_placeholders,
+                is_json=is_json_name(path),
+            )
         if not self.template.known_placeholders.issuperset(self.template.all_placeholders):
             names = ", ".join(f"{{{name}}}" for name in sorted(self.template.all_placeholders))
             problem = f"the list has no header that names {names}, which the URL or the file name holds"
             raise UsageError(Fault("codes", None, problem))
         return codes.read_tokens(lists.checked(chunks), opened.is_interrupted)
+
+    def _is_table_without_name(self, header: bytes, path: str) -> bool:
+        """Return whether a pipe is a table by its first line; raise UsageError for a file of that kind with tabs.
+
+        A file without the name of a table is a list. Spreadsheets save "Unicode Text" as such a one, whose every word
+        would be a code.
+        """
+        if not is_header(header, self.template.placeholders):
+            return False
+        is_file = lists.is_file(path)
+        if is_file and b"\t" in header:
+            raise UsageError(Fault("codes", None, f"the list seems to be a table with tabs: {lists.TABLE_NAMES}"))
+        return not is_file
 
     def _check_number(self, number: int) -> None:
         minimum = self.settings.min_codes

@@ -52,15 +52,15 @@ _FOREIGN_TEXTS = (
     (re.compile(rb"\s*<[!?A-Za-z]"), "a page of HTML or XML"),
 )
 _JSON = re.compile(rb"\s*[\[{]")
+TABLE_NAMES = "the name of a table ends in .csv, .tsv or .jsonl"
 _FORM = {
-    False: (
-        "it must be plain text, one code or more a line, without a header; "
-        "the name of a table ends in .csv, .tsv or .jsonl"
-    ),
+    False: f"it must be plain text, one code or more a line, without a header; {TABLE_NAMES}",
     True: "it must be a table as its name says: CSV, TSV or JSON lines, in UTF-8",
 }
 """What a list must be, and a table."""
 _HEADER_MAX_BYTES = 64 * 1024
+_HEADER = re.compile(rb'(?:\xef\xbb\xbf)?\s*+(?:"?sep=.?"?[\r\n]\s*+)?(\{[^\r\n]*|(?:[^"\r\n]|"[^"]*")++)[\r\n]')
+"""The first line of a list that is a table without the name of one: an object of JSON, or one of CSV."""
 _DIVIDED_BY_BLANKS = re.compile(rb"\s*[^\s,;|\"{][^,;\t|]* [^,;\t|]*")
 """The beginning of a list with several codes in its first line, and of no header that is usual."""
 _TABLE_LINES = 2
@@ -179,10 +179,11 @@ def _open_pipe(path: str, stack: ExitStack) -> int:
     return descriptor
 
 
-def peek_line(chunks: Iterator[bytes | None]) -> tuple[bytes, Iterator[bytes | None]]:
+def peek_header(chunks: Iterator[bytes | None]) -> tuple[bytes, Iterator[bytes | None]]:
     """Return the first line of a list, as far as it is no longer than a header may be, and all chunks.
 
-    A pipe that has nothing at the moment is not waited for once a blank has divided codes: these must not be held back.
+    Quoted cells may hold line ends. A line that only tells Excel the delimiter is passed over. A pipe that has nothing
+    at the moment is not waited for once a blank has divided codes: these must not be held back.
     """
     start = b""
     for chunk in chunks:
@@ -190,9 +191,10 @@ def peek_line(chunks: Iterator[bytes | None]) -> tuple[bytes, Iterator[bytes | N
             start += chunk
         elif _DIVIDED_BY_BLANKS.fullmatch(start):
             break
-        if b"\n" in start.lstrip() or len(start) > _HEADER_MAX_BYTES:
+        if _HEADER.match(start) or len(start) > _HEADER_MAX_BYTES:
             break
-    return start.lstrip().partition(b"\n")[0].rstrip(b"\r"), chain([start], chunks)
+    match = _HEADER.match(start + b"\n")
+    return match[1] if match else b"", chain([start], chunks)
 
 
 def as_utf_8(chunks: Iterable[bytes | None]) -> Iterator[bytes | None]:

@@ -64,16 +64,16 @@ def is_header(line: bytes, placeholders: Collection[str]) -> bool:
 
     A line of one word is a code, as `id` is that of Indonesia, unless the URL has a placeholder of another name.
     """
-    columns = _columns_of(line)
+    columns = _columns_of(line, placeholders)
     is_more_than_a_code = len(columns) > 1 or not _CODE_PLACEHOLDERS.issuperset(placeholders)
     return is_more_than_a_code and not _missing(columns, placeholders)
 
 
-def _columns_of(line: bytes) -> list[str]:
+def _columns_of(line: bytes, placeholders: Collection[str]) -> list[str]:
     text = line.removeprefix(BOM_UTF8).decode("utf-8", "replace")
     if _is_object(text):
         return list(_json_cells(text) or ())
-    return _split_header(text)[0]
+    return _split_header(text, placeholders)[0]
 
 
 def _is_object(text: str) -> bool:
@@ -90,16 +90,24 @@ def _code_column(columns: Collection[str]) -> str | None:
     return next((name for name in _CODE_COLUMNS if name in columns), None)
 
 
-def _split_header(text: str) -> tuple[list[str], str]:
-    """Return the columns that a header names, and its delimiter: the one by which it has most."""
+def _split_header(text: str, placeholders: Collection[str]) -> tuple[list[str], str]:
+    """Return the columns that a header names, and its delimiter.
+
+    It is the delimiter by which most of the placeholders are columns, and then the one by which there are most columns:
+    the name of a column may hold another one, as in `id;Height, in cm, of the logo`.
+    """
     best: tuple[list[str], str] = ([], _DELIMITERS[0])
+    best_rank = (-len(placeholders), 0)
     for delimiter in _DELIMITERS:
         try:
-            columns = next(csv.reader([text], delimiter=delimiter, strict=True), [])
+            cells = next(csv.reader([text], delimiter=delimiter, strict=True), [])
         except csv.Error:
             continue
-        if len(columns) > len(best[0]):
-            best = ([name.strip() for name in columns], delimiter)
+        columns = [name.strip() for name in cells]
+        rank = (-len(_missing({*columns, *map(str.lower, columns)}, placeholders)), len(columns))
+        if rank > best_rank:
+            best = (columns, delimiter)
+            best_rank = rank
     return best
 
 
@@ -117,7 +125,8 @@ def _json_cells(line: str) -> dict[str, str] | None:
 class Table:
     """The rows of a table, for one thread. Memory is that of its FileTable, and of the longest row.
 
-    `is_interrupted` is called at the end: the last row of a list that was interrupted may be incomplete.
+    `placeholders` are those of the URL and of the file's name, by which the delimiter is found. `is_interrupted` is
+    called at the end: the last row of a list that was interrupted may be incomplete.
     """
 
     def __init__(
@@ -125,6 +134,7 @@ class Table:
         chunks: Iterable[bytes | None],
         is_interrupted: Callable[[], bool] = lambda: False,
         *,
+        placeholders: Collection[str] = (),
         is_json: bool = False,
     ) -> None:
         self._waits = 0
@@ -141,7 +151,7 @@ class Table:
             self.columns = list(_json_cells(header) or ())
             self._rows = self._read_objects(chain([header], self._lines), self._header_lines - 1)
         else:
-            self.columns, delimiter = _split_header(header)
+            self.columns, delimiter = _split_header(header, placeholders)
             self._rows = self._read_rows(delimiter)
         self._first_rows: list[Row] = []
 
@@ -173,7 +183,9 @@ class Table:
             if self._is_json and not self.columns:
                 return "the first line is no JSON object, as each line of a .jsonl must be"
             names = ", ".join(f"{{{name}}}" for name in missing)
-            return f"the table has no column for {names}, which the URL or the file name holds: it has {columns}"
+            encoding = "; it is not in UTF-8" if any(map(_NOT_UTF_8.search, self.columns)) else ""
+            what = f"the table has no column for {names}, which the URL or the file name holds"
+            return f"{what}: it has {columns}{encoding}"
         repeated = [name for name in (*needed, *_KNOWN_COLUMNS) if self.columns.count(name) > 1]
         return f"the table has more than one column {repeated[0]}: it has {columns}" if repeated else ""
 

@@ -21,7 +21,7 @@ PATHS = {f"/{name}.png": Answer(body=PNG) for name in ("0012", "0013")}
 
 def told(data: bytes, template: UrlTemplate = URL, *, is_json: bool = False) -> list[str]:
     """Return the code of each item, or what is wrong with it."""
-    table = Table([data], is_json=is_json)
+    table = Table([data], placeholders=template.all_placeholders, is_json=is_json)
     table.check(template)
     items = table.items(template, FileTable(), lambda _: True)
     return [item.problem if isinstance(item, InvalidItem) else item.code for item in items if item]
@@ -42,12 +42,19 @@ def told(data: bytes, template: UrlTemplate = URL, *, is_json: bool = False) -> 
         ("a.csv", b",id,,name,,name\n0,0012,,a,,b\n1,0013,,,,\n"),
         ("a.csv", b" ID , Name \n0012,a\n 0013 ,b\n"),
         ("a.csv", b"id,name\r0012,a\r0013,b\r"),
+        ("a.csv", b"id,name,,\r\n0012,a,,\r\n0013,b,,,,\r\n"),
+        ("a.csv", 'id;Größe, in cm, außen;"a;b,c,d,e"\n0012;1,5;x\n0013;2;y\n'.encode()),
         ("a.tsv", "id\tname\r\n0012\tMüller\r\n0013\t\r\n".encode("utf-16")),
         ("a.csv.gz", gzip.compress(b"id,name\n0012,a\n0013,b\n")),
         ("-", gzip.compress(b"id;name\r\n0012;a\r\n0013;b\r\n;\r\n")),
         ("-", "id\tname\r\n0012\ta\r\n0013\tb\r\n".encode("utf-16")),
+        ("-", b"sep=;\r\nid;name\r\n0012;a\r\n0013;b\r\n"),
+        ("-", '\ufeffid,"two\nlines, or ""more"""\n0012,a\n0013,b\n'.encode()),
+        ("-", b"id,name\r0012,a\r0013,b\r"),
+        ("-", b'{"id": "0012", "size in \\"": 1}\n{"id": "0013"}\n'),
     ],
-    ids="excel libreoffice google cp1252 sep quoted-sep pandas cased mac unicode gzip pipe unicode-pipe".split(),
+    ids="excel libreoffice google cp1252 sep quoted-sep pandas cased mac empty-columns delimiters-in-names unicode "
+    "gzip pipe unicode-pipe sep-pipe quoted-pipe mac-pipe json-pipe".split(),
 )
 def test_exports_of_spreadsheets_are_read(tmp_path: Path, name: str, data: bytes) -> None:
     """All rows are downloaded, ids keep their zeros, and rows of empty cells are none."""
@@ -92,8 +99,15 @@ def test_known_columns_are_known_in_any_case(tmp_path: Path) -> None:
             + "long, " * 65
             + "long,",
         ),
+        (
+            "Straße;nr\n1;a\n".encode("cp1252"),
+            (
+                "the table has no column for {id}, which the URL or the file name holds: "
+                "it has Stra\\xdfe, nr; it is not in UTF-8"
+            ),
+        ),
     ],
-    ids=["twice", "known twice", "title", "wide"],
+    ids=["twice", "known twice", "title", "wide", "encoding"],
 )
 def test_columns_that_cannot_be_used_are_one_usage_error(data: bytes, problem: str) -> None:
     """The error names the columns that there are, without those that have no name."""
@@ -143,6 +157,11 @@ def test_a_quote_that_is_never_closed_is_said() -> None:
         ("a.csv", b"\n\n", "there are none: give codes as arguments"),
         ("a.csv", b"id,name\n,\n", "there are none: give codes as arguments"),
         ("a.json", b'[{"id": 1}]', "the name of a table ends in .csv, .tsv or .jsonl"),
+        (
+            "a.txt",
+            "id\tname\r\n0012\ta\r\n".encode("utf-16"),
+            "the list seems to be a table with tabs: the name of a table ends in .csv, .tsv or .jsonl",
+        ),
         ("a.txt", b'"id","name"\n', "the name of a table ends in .csv, .tsv or .jsonl"),
     ],
 )
