@@ -181,7 +181,7 @@ class Table:
         missing = _missing(self.columns, sorted(needed))
         if missing:
             if self._is_json and not self.columns:
-                return "the first line is no JSON object, as each line of a .jsonl must be"
+                return "the first line is not a JSON object, as each line of a .jsonl must be"
             names = ", ".join(f"{{{name}}}" for name in missing)
             encoding = "; it is not in UTF-8" if any(map(_NOT_UTF_8.search, self.columns)) else ""
             what = f"the table has no column for {names}, which the URL or the file name holds"
@@ -258,7 +258,7 @@ class Table:
                 return
             except csv.Error as error:
                 if not self._is_interrupted():
-                    yield Row(line, {}, f"it is no row of CSV: {_CSV_PROBLEMS.get(str(error), error)}")
+                    yield Row(line, {}, f"it is not a row of CSV: {_CSV_PROBLEMS.get(str(error), error)}")
                 continue
             # Spreadsheets leave rows of empty cells where others were.
             yield self._row(line, cells) if any(cells) else None
@@ -281,7 +281,7 @@ class Table:
 
     def _object(self, line: int, cells: dict[str, str] | None) -> Row:
         if cells is None:
-            return Row(line, {}, "it is no JSON object")
+            return Row(line, {}, "it is not a JSON object")
         if self._other_names:
             cells = {self._other_names.get(name, name): cell for name, cell in cells.items()}
         return Row(line, cells)
@@ -319,7 +319,7 @@ class _ItemMaker:
         cells = row.cells
         if self._code_column:
             if not self._is_valid(code):
-                raise _UnusableError(f"{self._code_column} is {'no valid id' if code else 'missing'}")
+                raise _UnusableError(f"{self._code_column} is {'not a valid ID' if code else 'missing'}")
             cells = {"id": code, **cells, "cc": code.lower(), "CC": code.upper()}
             code = code.upper() if self._is_code else code
         _check_present(cells, self._needed)
@@ -366,7 +366,7 @@ def _size(cells: Mapping[str, str]) -> int | None:
         return None
     match = _SIZE.fullmatch(text)
     if not match:
-        raise _UnusableError(f"size is no number of bytes: {shown(text)}")
+        raise _UnusableError(f"size is not a number of bytes: {shown(text)}")
     return int(match[1])
 
 
@@ -375,7 +375,7 @@ def _sha256(cells: Mapping[str, str]) -> str | None:
     if not text:
         return None
     if not _SHA256.fullmatch(text):
-        raise _UnusableError("sha256 is no digest of 64 hexadecimal digits")
+        raise _UnusableError("sha256 is not a digest of 64 hexadecimal digits")
     return text.lower()
 
 

@@ -80,7 +80,7 @@ def test_known_columns_are_known_in_any_case(tmp_path: Path) -> None:
         results = {line["code"]: [line["status"], line["reason"]] for line in done.events_named("result")}
         assert results == {"0012": ["error", "checksum"], "0013": ["ok", None]}
     both = UrlTemplate.parse("https://h/{id}/{Size}.png").with_naming(FileTemplate.parse("{id}-{Size}"))
-    assert told(b"id,Size,size\na,large,7\nb,small,x\n", both) == ["a", "line 3: size is no number of bytes: x"]
+    assert told(b"id,Size,size\na,large,7\nb,small,x\n", both) == ["a", "line 3: size is not a number of bytes: x"]
     assert told(b"id,Size\na,large\n", both) == ["a"]
 
 
@@ -119,7 +119,7 @@ def test_columns_that_cannot_be_used_are_one_usage_error(data: bytes, problem: s
 @pytest.mark.parametrize("data", [b'[{"id": 1}, {"id": 2}]\n', b'"id"\n1\n'])
 def test_json_lines_that_are_none_are_one_usage_error(data: bytes) -> None:
     """An array of objects, as many programs write JSON, is told from a table without a column."""
-    with pytest.raises(UsageError, match=r"the first line is no JSON object, as each line of a \.jsonl must be"):
+    with pytest.raises(UsageError, match=r"the first line is not a JSON object, as each line of a \.jsonl must be"):
         told(data, is_json=True)
 
 
@@ -129,7 +129,7 @@ def test_cells_in_another_encoding_never_reach_a_url() -> None:
     assert told(data, UrlTemplate.parse("https://h/{id}/{name}.png")) == [
         "line 2: a cell holds a broken character; it is not in UTF-8",
         "2",
-        "line 4: id is no valid id; it is not in UTF-8",
+        "line 4: id is not a valid ID; it is not in UTF-8",
     ]
     assert told(b"n,file\n1,\xfc\n", UrlTemplate.parse("https://h/{n}")) == [
         r"its file would be named \xfc, which is not a safe name; it is not in UTF-8"
@@ -144,7 +144,9 @@ def test_a_cell_that_is_missing_is_named() -> None:
 
 def test_a_quote_that_is_never_closed_is_said() -> None:
     """The rows after it are within its cell, so that the message must lead to the line of the quote."""
-    assert told(b'id,note\n1,"open\n2,b\n3,c\n') == ["it is no row of CSV: a cell that begins with a quote has no end"]
+    assert told(b'id,note\n1,"open\n2,b\n3,c\n') == [
+        "it is not a row of CSV: a cell that begins with a quote has no end"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def test_known_columns() -> None:
         WorkItem("b", "https://h/b.png", "x y.png"),
     ]
     assert items_of(b"code\nCn\ncN\n", CODES) == [WorkItem("CN", "https://h/CN/cn.gif", "cn.gif")]
-    assert told(b"code\n\xc3\x9f\n", CODES) == ["\u00df: line 2: code is no valid id"]
+    assert told(b"code\n\xc3\x9f\n", CODES) == ["\u00df: line 2: code is not a valid ID"]
     assert items_of(b"code,z,x,y\nA,1,2,3\n", TILES) == [WorkItem("A", "https://h/1/2/3.png", "A.png")]
     named = TILES.with_naming(FileTemplate.parse("{z:.1}/{name}.png"))
     assert items_of(b"z,x,y,name,file\n12,2,3,n,f\n", named) == [WorkItem("1/n.png", "https://h/12/2/3.png", "1/n.png")]
@@ -126,14 +126,14 @@ def test_known_columns() -> None:
         ("", None),
         ("a,1,,", None),
         (",1,,", "line 2: id is missing"),
-        ("..,1,,", "..: line 2: id is no valid id"),
+        ("..,1,,", "..: line 2: id is not a valid ID"),
         ("a,,,", "a: line 2: x is missing"),
         ("a", "a: line 2: x is missing"),
         ("a,..,,", "a: line 2: a cell of dots would lead the URL elsewhere"),
-        ("a,1,12,", "a: line 2: sha256 is no digest of 64 hexadecimal digits"),
-        ("a,1,,7 kB", "a: line 2: size is no number of bytes: 7 kB"),
+        ("a,1,12,", "a: line 2: sha256 is not a digest of 64 hexadecimal digits"),
+        ("a,1,,7 kB", "a: line 2: size is not a number of bytes: 7 kB"),
         ("a,1,,,,b", "line 2: it has 6 cells, and the header 4"),
-        ('"a"b,1,,', "line 2: it is no row of CSV: ',' expected after '\"'"),
+        ('"a"b,1,,', "line 2: it is not a row of CSV: ',' expected after '\"'"),
         ("a,1,,,,", None),
         ("SHA256SUMS,1,,", "SHA256SUMS: line 2: its file would be named SHA256SUMS, which is not a safe name"),
     ],
@@ -163,11 +163,11 @@ def test_rows_of_json_lines() -> None:
     )
     assert told(data, is_json=True) == [
         "1.50",
-        "line 2: it is no JSON object",
+        "line 2: it is not a JSON object",
         "line 3: id is missing",
         "line 4: id is missing",
-        "line 5: it is no JSON object",
-        "\\x00: line 6: id is no valid id",
+        "line 5: it is not a JSON object",
+        "\\x00: line 6: id is not a valid ID",
         "2",
     ]
     assert told(b'\xef\xbb\xbf{"id": 1, "n": "\\""}\n{"id": 2}') == ["1", "2"]
@@ -190,7 +190,7 @@ def test_lines_are_counted_as_an_editor_does() -> None:
     [
         (b"a,b\n1,2\n", "the table has no column for {x}, {y}, {z}, which the URL or the file name holds: it has a, b"),
         (b"z,x\n", "the table has no column for {y}, which the URL or the file name holds: it has z, x"),
-        (b"{", "the first line is no JSON object, as each line of a .jsonl must be"),
+        (b"{", "the first line is not a JSON object, as each line of a .jsonl must be"),
         (
             b'"' + b"x" * 2**21 + b"\n",
             "the table has no column for {x}, {y}, {z}, which the URL or the file name holds: it has none",
