@@ -49,8 +49,12 @@ while IFS= read -r line <&9; do
     printf '\nflagjob ended: %s\n' $?
 done 9<"$2"
 """
-TRIED_ELSEWHERE = {"docs/kubernetes.md": "test_kubernetes_guide.py", "docs/runbook.md": "test_runbook.py"}
-"""Documents whose commands need a cluster, and the tests that hold them."""
+TRIED_ELSEWHERE = {
+    "docs/kubernetes.md": "e2e/test_kubernetes_guide.py",
+    "docs/lists.md": "test_lists_guide.py",
+    "docs/runbook.md": "e2e/test_runbook.py",
+}
+"""Documents whose commands need a cluster, or lists that the document shows, and the tests that hold them."""
 
 
 def documents() -> list[str]:
@@ -122,6 +126,6 @@ def test_every_command_works_after_the_one_before(image: str, home: Path) -> Non
 
 
 @pytest.mark.parametrize(("document", "test"), TRIED_ELSEWHERE.items())
-def test_what_needs_a_cluster_is_tried_elsewhere(document: str, test: str) -> None:
+def test_what_needs_more_is_tried_elsewhere(document: str, test: str) -> None:
     """The tests of those documents read them."""
-    assert document.rpartition("/")[2] in (Path(__file__).parent / test).read_text("utf-8")
+    assert document.rpartition("/")[2] in (ROOT / "tests" / test).read_text("utf-8")
