@@ -37,8 +37,8 @@ class AnyPath(dict[str, Step]):
 
 def locale_variables(name: str, directory: Path) -> dict[str, str]:
     """Return the variables of a locale, which is made if it is none of those that every system has."""
-    if name == "C":
-        return {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    if name in {"C", "POSIX"}:
+        return {"LC_ALL": name, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     program = shutil.which("localedef")
     if program is None or not Path("/usr/share/i18n/locales/de_DE").exists():
         pytest.skip("there are no sources of locales")
@@ -47,7 +47,7 @@ def locale_variables(name: str, directory: Path) -> dict[str, str]:
     return {"LOCPATH": str(directory), "LC_ALL": f"de_DE.{name}"}
 
 
-@pytest.mark.parametrize("name", ["C", "ISO-8859-1"])
+@pytest.mark.parametrize("name", ["C", "POSIX", "ISO-8859-1"])
 @pytest.mark.parametrize("publish", ["each", "set"])
 def test_files_are_named_in_utf_8_in_every_locale(tmp_path: Path, name: str, publish: str) -> None:
     """Names, SHA256SUMS, verify and a second run are as in a locale of UTF-8."""
