@@ -131,6 +131,27 @@ def test_a_list_is_the_same_from_a_file_gzip_and_a_pipe(tmp_path: Path, form: st
     ]
 
 
+@pytest.mark.parametrize("publish", ["each", "set"])
+def test_files_are_named_after_two_columns(tmp_path: Path, publish: str) -> None:
+    """As `datalad addurls` does: two rows may share a URL but not a file, and the next run finds each by its name."""
+    rows = ["01\tbaseline\ta", "01\tTag zwei, früh\tb", "02\tbaseline\ta", "02/sub\tbaseline\tb", "02\tbaseline\tb"]
+    table = tmp_path / "scans.tsv"
+    table.write_text("\n".join(["subject\tsession\tscan", *rows, "03\t../x\ta", "04\t\ta"]), "utf-8")
+    with ScriptedServer({"/get/a": Answer(body=PNG), "/get/b": Answer(body=PNG + b"\0")}) as server:
+        settings = {"url": server.url("/get/{scan}"), "file": "{subject}/{session}.png", "publish": publish}
+        # A set is published with these errors only if the budget allows them.
+        settings |= {"codes_file": str(table), "max_errors": "3"}
+        done = [run_here(dest=tmp_path / "d", **settings) for _ in range(2)]
+    files = ["01/baseline.png", "01/Tag zwei, früh.png", "02/baseline.png", "02/sub/baseline.png"]
+    problems = {key: ["error", "invalid_row"] for key in ["line 6", "line 7", "line 8"]}
+    assert endings(done[0]) == {key: ["ok", None] for key in files} | problems
+    assert endings(done[1]) == {key: ["unchanged", None] for key in files} | problems
+    root = tmp_path / "d" / ("current" if publish == "set" else "")
+    assert {name: (root / name).read_bytes() for name in files} == {
+        name: PNG if number in {0, 2} else PNG + b"\0" for number, name in enumerate(files)
+    }
+
+
 def test_a_list_without_the_needed_header_is_a_usage_error(tmp_path: Path) -> None:
     """Nothing is requested; the error names the columns that are missing, or those that there are."""
     settings = {"FLAGJOB_URL": "http://localhost:1/{z}/{x}.png", "FLAGJOB_CODES_FILE": "-"}
