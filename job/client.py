@@ -63,6 +63,9 @@ class ClientConfig:
     user_agent: str
     secret_headers: Mapping[str, str] = field(default_factory=dict)
     """Sent to the first host only, never along with a redirect to another."""
+    trusted_url: str | None = None
+    """Requests to other hosts than this URL's have no secret headers and no client certificate at all; None is no such
+    bound, an empty text bounds every request."""
     reread_headers: Callable[[], Mapping[str, str] | None] = lambda: None
     """Returns other secret headers if there are such by now; called by one thread at a time."""
     connect_timeout: float
@@ -124,9 +127,12 @@ class Client:
         self._verify = config.ca_bundle or True
         self._proxies_for = lru_cache(_CACHED_PROXIES)(_read_proxies)
 
-    def get(self, url: str, validators: Validators | None = None) -> Reply | NotModified:
+    def get(
+        self, url: str, validators: Validators | None = None, *, keeps_gzip: bool | None = None
+    ) -> Reply | NotModified:
         """Return the 200 answer, whose body the caller closes, or, if validators were given, what a 304 says.
 
+        `keeps_gzip` says whether a body that comes as gzip is the file itself; None is what the adapter was told.
         Sends one request, and one more for each redirect, all within the time of one attempt. Raises an AttemptError
         that says why there is no answer, or StorageError where this machine is at fault.
         """
@@ -137,10 +143,10 @@ class Client:
         hops = 0
         while left > 0:
             conditions = _conditional_lines(validators, redirected_to)
-            is_trusted = url is first_url or redirects.is_trusted_host(first_url, url)
+            is_trusted = self._is_trusted(url, first_url)
             lines = self.secret_headers.lines if is_trusted else self._plain
             lines = [*lines, *conditions] if conditions else lines
-            response = self._send(url, lines, left, is_trusted=is_trusted)
+            response = self._send(url, CurlRequest(url, lines, keeps_gzip=keeps_gzip), left, is_trusted=is_trusted)
             if response.status_code == _OK:
                 return _read_reply(response, redirected_to)
             if response.status_code == _NOT_MODIFIED and conditions:
@@ -157,10 +163,17 @@ class Client:
         """Close every connection."""
         self._adapter.close()
 
-    def _send(self, url: str, lines: list[bytes], seconds: float, *, is_trusted: bool) -> CurlResponse:
+    def _is_trusted(self, url: str, first_url: str) -> bool:
+        """Return whether a URL, to which `first_url` led, may receive the secrets."""
+        home = self._config.trusted_url
+        if home is not None and not redirects.is_trusted_host(home, first_url):
+            return False
+        return url is first_url or redirects.is_trusted_host(first_url, url)
+
+    def _send(self, url: str, request: CurlRequest, seconds: float, *, is_trusted: bool) -> CurlResponse:
         try:
             return self._adapter.send(
-                CurlRequest(url, lines),
+                request,
                 timeout=(self._config.connect_timeout, self._config.read_timeout, seconds),
                 verify=self._verify,
                 cert=self._config.client_cert if is_trusted else None,

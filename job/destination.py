@@ -53,6 +53,8 @@ _SEGMENT_BYTES = 8 * 1024 * 1024
 _MAX_SEGMENTS = 20
 """How many segments a manifest may have, beside one for each 8 MiB, before it is compacted."""
 _KEPT_CHANGES = 10
+_LISTED_URLS = "URLs of a list"
+"""What the manifest has for an origin if only the list says where the files are."""
 
 
 class Destination(ABC):
@@ -96,7 +98,7 @@ def destination_for(settings: Settings, inputs: Inputs, stack: ExitStack, table:
 
     `table` is the one by which the inputs are unique.
     """
-    origin = DEMO_SERVER if inputs.built_in else inputs.template.origin
+    origin = DEMO_SERVER if inputs.built_in else inputs.template.origin or _LISTED_URLS
     shard = Shard(settings.shard_index, settings.shard_count)
     scope = ManifestScope(origin, shard, table, settings.url_ignore_query)
     if is_bucket(settings.dest):

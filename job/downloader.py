@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import monotonic
 
 from job import revalidation
 from job.cancellation import Cancellation
-from job.errors import AttemptError, Cancelled, NotFoundError, PathError, Reason, StorageError
+from job.errors import AttemptError, Cancelled, Deferred, NotFoundError, PathError, Reason, StorageError
 from job.manifest import Manifest
 from job.model import InvalidItem, Item, NotModified, Reply, Result, Status, Stored, WorkItem
 from job.resilience import ItemRequest, Source
@@ -46,16 +46,24 @@ class Downloader:
     """The sha256, in hex, of bodies that stand for no file: one that was stored before they were known is none."""
     on_bug: Callable[[str, Exception], None]
     """Called in worker threads with an item's code and an exception that nobody foresaw; must not raise."""
+    _begun: dict[str, ItemRequest] = field(default_factory=dict)
+    """The requests of items that come again later, by their files. Each operation on it is atomic."""
 
-    def download(self, item: Item) -> Result:
-        """Return how the item ended; raises nothing. A StorageError stops the run: no other item would fare better."""
+    def download(self, item: Item) -> Result | None:
+        """Return how the item ended, or None if it should come again later; raises nothing.
+
+        A StorageError stops the run: no other item would fare better.
+        """
         if isinstance(item, InvalidItem):
             error = f"{item.problem}: no request was sent"
             return Result(Status.ERROR, None, item.code, reason=item.reason, error=error)
         began = monotonic()
-        request = ItemRequest(item)
+        request = (self._begun.pop(item.file, None) if self._begun else None) or ItemRequest(item)
         try:
             ending = self._download(request)
+        except Deferred:
+            self._put_back(request)
+            return None
         except Exception as error:  # noqa: BLE001  (a bug costs one item, not the run)
             ending = self._end_failed(request, error)
         return Result(
@@ -78,6 +86,12 @@ class Downloader:
         """Return how an item ended that was never begun, or could not be waited for."""
         result = Result(Status.CANCELLED, None, item.code, reason=self.cancellation.reason)
         return replace(result, url=item.url, file=item.file) if isinstance(item, WorkItem) else result
+
+    def _put_back(self, request: ItemRequest) -> None:
+        """Remember what the attempts at an item have shown so far; its time begins anew."""
+        request.spent_attempts = request.attempts - request.ignored_failures
+        request.throttled_seconds = 0.0
+        self._begun[request.item.file] = request
 
     def _download(self, request: ItemRequest) -> _Ending:
         """Look up what is known, get what is asked for, publish what came."""

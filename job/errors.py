@@ -8,13 +8,15 @@ The tree:
     │   └── PathError              only this one file cannot be put where it belongs
     ├── LogError                   standard output cannot be written: the run ends, exit 5
     ├── Cancelled                  the run was told to end (signal, deadline): the item is cancelled
+    ├── Deferred                   the item's origin, one of several, is away or pauses: the item comes again later
     └── AttemptError               one attempt failed, as its Failure says
         ├── NetworkError           no usable answer: timeout, connection, dns, tls, proxy, protocol
         ├── HttpError              an answer that is not the file: http_NNN
         │   └── NotFoundError      204, 404 and 410
         │       └── PlaceholderError   a file that the origin serves for every one that it has not
         ├── RedirectError          redirect_refused, too_many_redirects
-        └── ContentError           a body that is not the file: truncated, empty, too_large, ...
+        ├── ContentError           a body that is not the file: truncated, empty, too_large, ...
+        └── OriginDownError        no attempt any more: the origin, one of several, was given up
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -186,6 +188,10 @@ class Cancelled(FlagjobError):  # noqa: N818  (a request to end, not a failure)
         self.reason = reason
 
 
+class Deferred(FlagjobError):  # noqa: N818  (a request to come again, not a failure)
+    """The origin of an item, one of several, is away or pauses: the worker should turn to items of the others."""
+
+
 class AttemptError(FlagjobError):
     """One attempt at a URL failed; `failure` says what that means for the item."""
 
@@ -239,6 +245,13 @@ class ContentError(AttemptError):
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(Failure(reason, 200), message)
+
+
+class OriginDownError(AttemptError):
+    """One of several origins was given up, so that the attempt is not made; a later run may find it back."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Failure(Reason.ORIGIN_DOWN, is_deferred=True), message)
 
 
 @contextmanager

@@ -1,10 +1,11 @@
 """The values that flow through a run: items, replies, stored files, results, budgets, the summary."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Protocol
 
+from job import redaction
 from job.body import Body
 from job.errors import Reason
 
@@ -59,6 +60,10 @@ class WorkItem:
     """The bytes that the file must have, as its row says."""
     sha256: str | None = None
     """The digest that it must have, in hex."""
+    origin: str = ""
+    """Scheme, host and port of the URL, if the list names whole URLs; empty where all items have the template's."""
+    suffix: str | None = None
+    """What names the type of the file, if the list names whole URLs; None where that is the template's suffix."""
 
 
 @dataclass(slots=True)
@@ -177,6 +182,10 @@ class Result:
     duration_seconds: float = 0.0
     error: str | None = None
     """One line for people. It may contain text from the network, so it is redacted where it is printed."""
+
+    def masked(self) -> "Result":
+        """Return the result with the query of its URL masked."""
+        return replace(self, url=redaction.query(self.url)) if self.url else self
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from itertools import islice
 from threading import Event
-from time import monotonic
+from time import monotonic, sleep
 
 from job.cancellation import Cancellation
 from job.errors import Reason
@@ -18,6 +18,12 @@ _BATCH_SECONDS = 0.02
 """How long a result may wait for others, so that they are handed over together."""
 _INTERRUPT_SECONDS = 1.0
 """How long interrupted tasks have to end before they are abandoned."""
+_PUT_BACK_SECONDS = 1.0
+"""How long an item that was put back stays away."""
+_PUT_BACK_POLL_SECONDS = 0.02
+"""How long the main thread waits for an item that was put back where there is no other one."""
+_MOST_PUT_BACK = 1000
+"""How many items may be put back, before the pool takes no new ones: memory must not grow with the list."""
 
 
 NewExecutor = Callable[[int], Executor]
@@ -54,6 +60,36 @@ def thread_pool(workers: int) -> Executor:
     return executor
 
 
+class _ReturningItems:
+    """The items of a run, and those that were put back, each of which comes again after a while. For one thread."""
+
+    def __init__(self, items: Iterator[Item | None], cancellation: Cancellation) -> None:
+        self._items = items
+        self._cancellation = cancellation
+        self._put_back: deque[tuple[float, Item]] = deque()
+
+    def put_back(self, item: Item) -> None:
+        """Take an item that comes again."""
+        self._put_back.append((monotonic() + _PUT_BACK_SECONDS, item))
+
+    def __iter__(self) -> Iterator[Item | None]:
+        return self
+
+    def __next__(self) -> Item | None:
+        """Return the next item, or None after waiting if there is none at the moment; StopIteration is not the last."""
+        is_over = bool(self._cancellation.reason)
+        if self._put_back and (is_over or self._put_back[0][0] <= monotonic()):
+            return self._put_back.popleft()[1]
+        if len(self._put_back) < _MOST_PUT_BACK:
+            try:
+                return next(self._items)
+            except StopIteration:
+                if not self._put_back:
+                    raise
+        sleep(_PUT_BACK_POLL_SECONDS)
+        return None
+
+
 @dataclass(slots=True)
 class Pool:
     """Runs `task` on each item, each in a future of its own, at most `workers` of them at the same time.
@@ -67,8 +103,8 @@ class Pool:
     `pending` and `active` may be read on any thread.
     """
 
-    task: Callable[[Item], Result]
-    """Called by the executor. What it raises is raised by `results`."""
+    task: Callable[[Item], Result | None]
+    """Called by the executor. What it raises is raised by `results`. None puts the item back: it comes again later."""
     cancelled: Callable[[Item], Result]
     """Returns the result of an item that was never started, or was abandoned."""
     workers: int
@@ -84,18 +120,21 @@ class Pool:
     """The most results that are handed over together."""
     singly: int = 0
     """How many results are handed over one by one before the first batch: what fails for all items is noticed soon."""
+    puts_back: bool = False
+    """The task may put items back."""
     as_submitted: bool = False
     """Yield results in the order of the items, like `executor.map`, instead of as they complete."""
     on_shortage: Callable[[str], None] = ignore
     """Called with a message if the system does not start all threads, which cancels the run."""
     on_drain: Callable[[int, int], None] = ignore
     """Called after a cancellation with two numbers: the items in flight, and the items of the window not started."""
-    on_scheduled: Callable[[Item, "Future[Result]"], None] = ignore
-    on_done: Callable[[Item, "Future[Result]"], None] = ignore
+    on_scheduled: Callable[[Item, "Future[Result | None]"], None] = ignore
+    on_done: Callable[[Item, "Future[Result | None]"], None] = ignore
     abandoned: int = 0
     """The number of items that were still running when they were given up."""
-    _to_do: dict["Future[Result]", Item] = field(default_factory=dict)
-    _completed: "deque[Future[Result]]" = field(default_factory=deque)
+    _to_do: dict["Future[Result | None]", Item] = field(default_factory=dict)
+    _put_back: Callable[[Item], None] = ignore
+    _completed: "deque[Future[Result | None]]" = field(default_factory=deque)
     """Futures in the order of their completion, which the main thread has not seen yet."""
     _seen: int = 0
     """The number of futures that the main thread has seen complete."""
@@ -130,6 +169,9 @@ class Pool:
         that have come meanwhile are yielded before it is asked again.
         """
         source = iter(items)
+        if self.puts_back:
+            source = returning = _ReturningItems(source, self.cancellation)
+            self._put_back = returning.put_back
         executor = self._start_executor()
         try:
             if executor:
@@ -186,14 +228,14 @@ class Pool:
             self.on_scheduled(item, future)
         return False
 
-    def _run_unless_cancelled(self, item: Item) -> Result:
+    def _run_unless_cancelled(self, item: Item) -> Result | None:
         """Run the task on a worker, unless the run was cancelled while the item waited.
 
         The main thread cancels waiting futures, but notices a cancellation later than a worker that becomes free.
         """
         return self.cancelled(item) if self.cancellation.reason else self.task(item)
 
-    def _note_completed(self, future: "Future[Result]") -> None:
+    def _note_completed(self, future: "Future[Result | None]") -> None:
         """Hand a completed future to the main thread, and wake that if enough of them have come. Any thread calls it.
 
         A thread that is woken for each future takes the interpreter's lock from the workers each time, and loses it
@@ -223,7 +265,7 @@ class Pool:
     def _take_completed(self) -> list[Result]:
         """Take the futures that completed first, one batch of them."""
         number = min(len(self._completed), self._batch_size)
-        return [self._take_result(self._see_completed()) for _ in range(number)]
+        return self._take_results(self._see_completed() for _ in range(number))
 
     def _take_submitted(self) -> list[Result]:
         """Take the futures that were submitted first, as far as they are done, one batch of them.
@@ -234,14 +276,14 @@ class Pool:
             self._see_completed()
         batch: list[Result] = []
         while self._is_head_done() and len(batch) < self._batch_size:
-            batch.append(self._take_result(next(iter(self._to_do))))
+            batch += self._take_results([next(iter(self._to_do))])
         return batch
 
     def _is_head_done(self) -> bool:
         """Return whether results are ordered, and the next one in this order is there."""
         return self.as_submitted and bool(self._to_do) and next(iter(self._to_do)).done()
 
-    def _see_completed(self) -> "Future[Result]":
+    def _see_completed(self) -> "Future[Result | None]":
         future = self._completed.popleft()
         self._unseen -= 1
         self._seen += 1
@@ -264,8 +306,8 @@ class Pool:
         yield from self._batches_within(_INTERRUPT_SECONDS)
         # 4. Abandon what even that does not end, such as a name look-up.
         rest = iter(list(self._to_do))
-        while batch := [self._take_result(future) for future in islice(rest, self._batch_size)]:
-            yield batch
+        while futures := list(islice(rest, self._batch_size)):
+            yield self._take_results(futures)
         self._unseen = 0
 
     def _cancel_rest(self, source: Iterator[Item | None]) -> Iterator[list[Result]]:
@@ -295,8 +337,15 @@ class Pool:
             if batch:
                 yield batch
 
-    def _take_result(self, future: "Future[Result]") -> Result:
-        """Remove a future from the window and return its result; a future that is not done is abandoned."""
+    def _take_results(self, futures: "Iterable[Future[Result | None]]") -> list[Result]:
+        """Remove futures from the window and return their results."""
+        return [result for future in futures if (result := self._take_result(future))]
+
+    def _take_result(self, future: "Future[Result | None]") -> Result | None:
+        """Remove a future from the window and return its result; a future that is not done is abandoned.
+
+        There is no result of an item that is put back.
+        """
         item = self._to_do.pop(future)
         self.on_done(item, future)
         # Ask once: a worker may complete the future at any moment, and an abandoned item must have no other result.
@@ -305,4 +354,7 @@ class Pool:
             self.abandoned += 1
         if not is_done or future.cancelled():
             return self.cancelled(item)
-        return future.result()
+        result = future.result()
+        if result is None:
+            self._put_back(item)
+        return result

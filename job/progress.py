@@ -285,6 +285,11 @@ def _repeated_failure_text(event: Mapping[str, Any]) -> str:
     return f"*** {event['reason']} for each of {_counted(event['outcomes'], 'item')}, the run ends: {event['hint']}"
 
 
+def _origin_down_text(event: Mapping[str, Any]) -> str:
+    end = "its files are left out" if event.get("run_goes_on") else "the run ends"
+    return f"*** {event['host']} is down, {end}: {event['error']}"
+
+
 def _interrupted_text(event: Mapping[str, Any]) -> str:
     cause = event["signal"] or "The time is up"
     return f"{cause}: {_counted(event['in_flight'], 'download')} may still end."
@@ -304,7 +309,7 @@ _CONSOLE_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "host_resumed": lambda event: f"Continuing with {event['requests_per_s']:g} requests a second at first.",
     "interrupted": _interrupted_text,
     "origin_back": lambda event: f"{event['host']} is back.",
-    "origin_down": lambda event: f"*** {event['host']} is down, the run ends: {event['error']}",
+    "origin_down": _origin_down_text,
     "request": _request_text,
     "result": _result_text,
     "retry": _retry_text,

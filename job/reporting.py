@@ -22,6 +22,7 @@ from job.metrics import Endpoint, Metrics, Pings, Push
 from job.model import Cause, Item, LogStream, Result, Status, Summary
 from job.resilience import RetryEvent, ThrottleEvents
 from job.settings import LogFormat, LogResults, Pushgateway, Settings, header_secrets
+from job.tables import is_table_name
 from job.validation import SameBytes
 
 Consumer = Callable[[Sequence[Result]], None]
@@ -59,9 +60,7 @@ class Reporting:
         self._endpoint: Endpoint | None = None
         self.abandoned = 0
         """Number of threads that still push but are no longer waited for: joining them could block forever."""
-        is_for_people = settings.log_format is LogFormat.CONSOLE
-        if settings.log_format is LogFormat.AUTO:
-            is_for_people = terminal
+        is_for_people = terminal if settings.log_format is LogFormat.AUTO else settings.log_format is LogFormat.CONSOLE
         self._is_for_people = is_for_people
         self._noun = _noun(settings)
         self._has_bar = not settings.verbose and display.is_terminal(sys.stderr)
@@ -92,7 +91,7 @@ class Reporting:
         self._first_errors: dict[str, str] = {}
         self._pings = Pings(settings.ping_url, settings.ca_bundle, _PUSH_SECONDS)
         self._origin: str | None = None
-        """The origin, known from the start of the run on."""
+        """The origin, known from the start of the run on; empty if there may be several."""
         # Keeps two workers that find the same at the same time from both saying it.
         self._warnings_lock = Lock()
         self.metrics = Metrics(__version__, os.environ.get("SOURCE_REVISION", "unknown"), settings.shard_count)
@@ -130,7 +129,7 @@ class Reporting:
         if inputs.built_in:
             hint = "these are the built-in origin's flags; set FLAGJOB_URL to download from a real one"
             self.log.info("builtin_origin", hint=hint)
-        self._origin = inputs.template.origin
+        self._origin = "" if inputs.has_urls else inputs.template.origin
         ending = self.endings.get(ExitCode.STORAGE)
         if ending:
             self.log.log_storage_error(str(ending.error))
@@ -215,8 +214,8 @@ class Reporting:
             name = ExitCode(signal_exit_code(number)).name if number else None
             self.log.warning("interrupted", reason=reason, signal=name, in_flight=in_flight, cancelled=cancelled)
 
-    def throttle_events(self, host: str) -> ThrottleEvents:
-        """Return callbacks that log the throttle's events; a host that is given up ends the run.
+    def throttle_events(self, host: str, *, several: bool = False) -> ThrottleEvents:
+        """Return callbacks that log the throttle's events; a host that is given up, and is the only one, ends the run.
 
         Workers call them without the throttle's lock, so two events may be logged in another order than they occurred.
         """
@@ -234,8 +233,11 @@ class Reporting:
             reason = error.failure.reason
             log.warning("concurrency_lowered", host=host, requests=limit, reason=reason, error=str(error))
 
-        def end_run(error: AttemptError) -> None:
+        def give_up(error: AttemptError) -> None:
             reason = error.failure.reason
+            if several:
+                log.error("origin_down", host=host, reason=reason, error=str(error), run_goes_on=True)
+                return
             self.endings[ExitCode.ORIGIN_DOWN] = Cause(reason, self._first_errors.get(reason, str(error)))
             try:
                 log.error("origin_down", host=host, reason=reason, error=str(error))
@@ -246,7 +248,7 @@ class Reporting:
             paused=log_pause,
             resumed=log_resumption,
             recovered=lambda: log.info("origin_back", host=host),
-            gave_up=end_run,
+            gave_up=give_up,
             overloaded=log_overload,
             budget_spent=lambda: log.warning("retry_budget_spent", host=host, hint=advice.RETRY_BUDGET_HINT),
         )
@@ -300,7 +302,7 @@ class Reporting:
             return None
         masked = self.log.masked(cause.error or "").encode()
         error = masked[:_CAUSE_BYTES].decode(errors="ignore") or None
-        return Cause(cause.reason, error, None if cause.reason in _LOCAL_REASONS else self._origin)
+        return Cause(cause.reason, error, None if cause.reason in _LOCAL_REASONS else self._origin or None)
 
     def linger(self) -> None:
         """Wait until the final metrics are scraped, at most FLAGJOB_METRICS_LINGER; a signal ends the wait.
@@ -325,6 +327,8 @@ class Reporting:
             self.log.warning(event, **fields, problem=problem)
 
     def _log_results(self, results: Sequence[Result]) -> None:
+        if self._origin == "":  # the URLs are those of a list, whose queries may hold signatures
+            results = [result.masked() for result in results]
         self.log.log_results([result for result in results if result.status in self._logged_statuses])
 
     def _publish_final_metrics(self, summary: Summary) -> None:
@@ -368,7 +372,7 @@ class Reporting:
             if has_failed:
                 return
             try:
-                consume(results)
+                consume([result.masked() for result in results] if self._origin == "" else results)
             except Exception as error:  # noqa: BLE001  (a side effect of a run must not change its results)
                 has_failed = True
                 self.log.warning("sink_failed", target=name, error=getattr(error, "strerror", None) or str(error))
@@ -387,6 +391,7 @@ class Reporting:
 def _noun(settings: Settings) -> str:
     """Return what the files are: flags, if they are the demo server's, or those of sets of countries."""
     words = settings.arguments or tuple((settings.codes or "").replace(",", " ").split())
-    is_listed = bool(settings.codes_file) and not settings.arguments
-    has_sets_only = not is_listed and all(word.upper() in NAMED_SETS for word in words)  # without words they are POP20
-    return "flag" if settings.url is None or has_sets_only else "file"
+    listed = "" if settings.arguments else settings.codes_file or ""
+    has_sets_only = not listed and all(word.upper() in NAMED_SETS for word in words)  # without words they are POP20
+    is_of_flags = settings.url is None and not is_table_name(listed)
+    return "flag" if is_of_flags or has_sets_only else "file"

@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from job import __version__, codes
+from job import __version__, codes, redaction
 from job.cancellation import Cancellation
 from job.destination import Destination, destination_for
 from job.errors import Cancelled, Reason, StorageError, UsageError
@@ -79,7 +79,7 @@ class Run:
         table = FileTable()
         inputs = open_inputs(self._settings, self._cancellation, self._stack, table)
         if self._settings.dry_run:
-            return self._list_items(inputs.items)
+            return self._list_items(inputs)
         destination = destination_for(self._settings, inputs, self._stack, table)
         self._open(destination)
         return self._download_all(inputs, destination)
@@ -91,12 +91,13 @@ class Run:
         except StorageError as error:
             self._end_for_storage(str(error))
 
-    def _list_items(self, items: Iterator[Item | None]) -> int:
+    def _list_items(self, inputs: Inputs) -> int:
         """Log the settings and what each item would be; send no request."""
         log = self._reporting.log
         log.log_plan("settings", **self._settings.changed)
-        for item in (item for item in items if item is not None):
+        for item in (item for item in inputs.items if item is not None):
             url = item.url if isinstance(item, WorkItem) else None
+            url = redaction.query(url) if inputs.has_urls and url else url
             file = item.file if isinstance(item, WorkItem) else None
             log.log_plan("item", code=item.code, url=url, file=file)
         signal = self._cancellation.signal
@@ -128,7 +129,7 @@ class Run:
             self._count,
             partial(self._record, destination),  # before the log, so that a result which is told is also recorded
             self._reporting.report,
-            partial(self._stop_if_all_fail, cutoff, inputs.known),
+            partial(self._stop_if_all_fail, cutoff, inputs),
         ]
         if report:
             consumers.append(self._reporting.protected("report", report.collector.add))
@@ -226,12 +227,17 @@ class Run:
         except StorageError as error:
             self._end_for_storage(f"the manifest cannot be written: {error}")
 
-    def _stop_if_all_fail(self, cutoff: RepeatedFailureCutoff, known: int | None, results: Sequence[Result]) -> None:
-        """End a run whose items all fail with one reason, unless the user allows that: a wrong path stays wrong."""
+    def _stop_if_all_fail(self, cutoff: RepeatedFailureCutoff, inputs: Inputs, results: Sequence[Result]) -> None:
+        """End a run whose items all fail with one reason, unless the user allows that: a wrong path stays wrong.
+
+        If the list has URLs, the first items may be those of one origin, and say nothing about the others.
+        """
+        if inputs.has_urls:
+            return
         failure = next(filter(None, [cutoff.add(result) for result in results]), None)
         if failure is None or self._cancellation.reason:
             return
-        if self._is_over_budget(known or 0):
+        if self._is_over_budget(inputs.known or 0):
             self._totals.uniform_failure = failure
             self._cancellation.request(Reason.UNIFORM_REFUSAL)
             self._reporting.report_uniform_failure(failure, self._totals.items)

@@ -1,4 +1,4 @@
-"""Tables: lists with a header, as CSV, TSV or JSON lines; each row becomes an item, or an invalid one with its line."""
+"""Tables: lists with a header, as CSV, TSV or JSON lines, read row by row in bounded memory."""
 
 import csv
 import json
@@ -7,45 +7,23 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from itertools import chain
-from typing import NamedTuple
 
-from job.errors import Fault, Reason, UsageError
-from job.file_table import Claim, FileTable
-from job.layout import is_id, is_name
-from job.model import InvalidItem, Item, WorkItem
-from job.redaction import shown, visible
+from job.errors import Fault, UsageError
+from job.file_table import FileTable
+from job.model import Item
+from job.redaction import visible
+from job.rows import KNOWN_COLUMNS, NOT_UTF_8, URL_COLUMN, ItemMaker, Row, code_column
 from job.template import CODE_PLACEHOLDERS, UrlTemplate
 
 _TABLE_NAME = re.compile(r"(?s:.+)\.(?:csv|tsv|(jsonl))(?:\.gz)?", re.IGNORECASE)
 _DELIMITERS = ",;\t|"
 _LINE_MAX_BYTES = 1024 * 1024
 """A longer line is cut here, which leaves its row unusable and bounds the memory that it takes."""
-_CODE_COLUMNS = ("id", "code", "cc")
-"""Columns that name an item, the first that there is: `{id}` is its text, `{cc}` and `{CC}` that in one case."""
 _CODE_PLACEHOLDERS = frozenset({"id", *CODE_PLACEHOLDERS})
-_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
-_SIZE = re.compile(r"([0-9]{1,15})(?:\.0+)?")
-"""pandas writes whole numbers with `.0` where one of their column is missing."""
-_KNOWN_COLUMNS = (*_CODE_COLUMNS, "file", "sha256", "size")
 _COLUMNS_SHOWN_MAX = 400
 _BEFORE_HEADER = re.compile(r'\s*(?:"?sep=.?"?\s*)?')
 """What may stand before the header: blank lines, and the line that tells Excel the delimiter."""
 _CSV_PROBLEMS = {"unexpected end of data": "a cell that begins with a quote has no end"}
-_NOT_UTF_8 = re.compile("[\udc80-\udcff]")
-"""How Python keeps bytes that are not UTF-8 (PEP 383); they never reach a URL or a name."""
-_DOT_SEGMENT = re.compile(r"/\.{1,2}(?:[/?]|\Z)")
-
-
-class Row(NamedTuple):
-    """One row: the line in which it begins, counted from 1, and its cells by column; without cells it has a problem."""
-
-    line: int
-    cells: dict[str, str]
-    problem: str = ""
-
-
-class _UnusableError(ValueError):
-    """A row that cannot become an item, and why."""
 
 
 def is_table_name(path: str) -> bool:
@@ -59,12 +37,17 @@ def is_json_name(path: str) -> bool:
     return match is not None and match[1] is not None
 
 
-def is_header(line: bytes, placeholders: Collection[str]) -> bool:
+def is_header(line: bytes, placeholders: Collection[str] | None) -> bool:
     """Return whether the first line of a list names the placeholders of the URL, so that the list is a table.
 
-    A line of one word is a code, as `id` is that of Indonesia, unless the URL has a placeholder of another name.
+    A line of one word is a code, as `id` is that of Indonesia, unless the URL has a placeholder of another name. So is
+    one that names a column `url`; alone, only where there is no URL for codes (None).
     """
-    columns = _columns_of(line, placeholders)
+    known = CODE_PLACEHOLDERS if placeholders is None else placeholders
+    columns = _columns_of(line, known)
+    if URL_COLUMN in columns and (len(columns) > 1 or placeholders is None):
+        return True
+    placeholders = known
     is_more_than_a_code = len(columns) > 1 or not _CODE_PLACEHOLDERS.issuperset(placeholders)
     return is_more_than_a_code and not _missing(columns, placeholders)
 
@@ -82,12 +65,8 @@ def _is_object(text: str) -> bool:
 
 def _missing(columns: Collection[str], needed: Iterable[str]) -> list[str]:
     """Return which of the needed columns a table has not."""
-    known = {*columns, *(_CODE_PLACEHOLDERS if _code_column(columns) else ())}
+    known = {*columns, *(_CODE_PLACEHOLDERS if code_column(columns) else ())}
     return [name for name in needed if name not in known]
-
-
-def _code_column(columns: Collection[str]) -> str | None:
-    return next((name for name in _CODE_COLUMNS if name in columns), None)
 
 
 def _split_header(text: str, placeholders: Collection[str]) -> tuple[list[str], str]:
@@ -104,7 +83,8 @@ def _split_header(text: str, placeholders: Collection[str]) -> tuple[list[str], 
         except csv.Error:
             continue
         columns = [name.strip() for name in cells]
-        rank = (-len(_missing({*columns, *map(str.lower, columns)}, placeholders)), len(columns))
+        known = {*columns, *map(str.lower, columns)}
+        rank = (0 if URL_COLUMN in known else -len(_missing(known, placeholders)), len(columns))
         if rank > best_rank:
             best = (columns, delimiter)
             best_rank = rank
@@ -155,12 +135,22 @@ class Table:
             self._rows = self._read_rows(delimiter)
         self._first_rows: list[Row] = []
 
+    @property
+    def has_urls(self) -> bool:
+        """Return whether there is a column of whole URLs."""
+        return URL_COLUMN in map(str.lower, self.columns)
+
     def check(self, template: UrlTemplate) -> bool:
-        """Return whether there is a row; raise UsageError if a column is missing that they need, or is repeated."""
+        """Return whether there is a row; raise UsageError if a column is missing that they need, or is repeated.
+
+        Where rows have URLs of their own, those of the template are none of them.
+        """
         if self._is_empty:
             return False
-        self._name_columns(template.all_placeholders)
-        problem = self._problem(template.all_placeholders)
+        named = template.naming.placeholders if template.naming else frozenset[str]()
+        needed = named if self.has_urls else template.all_placeholders
+        self._name_columns(needed)
+        problem = self._problem(needed)
         if problem:
             raise UsageError(Fault("codes", None, problem))
         self._first_rows = [row for row in [next(filter(None, self._rows), None)] if row]
@@ -171,7 +161,7 @@ class Table:
         self._other_names = {
             name: name.lower()
             for name in self.columns
-            if name.lower() in _KNOWN_COLUMNS and name not in needed and name.lower() not in self.columns
+            if name.lower() in KNOWN_COLUMNS and name not in needed and name.lower() not in self.columns
         }
         self.columns = [self._other_names.get(name, name) for name in self.columns]
 
@@ -183,10 +173,10 @@ class Table:
             if self._is_json and not self.columns:
                 return "the first line is not a JSON object, as each line of a .jsonl must be"
             names = ", ".join(f"{{{name}}}" for name in missing)
-            encoding = "; it is not in UTF-8" if any(map(_NOT_UTF_8.search, self.columns)) else ""
+            encoding = "; it is not in UTF-8" if any(map(NOT_UTF_8.search, self.columns)) else ""
             what = f"the table has no column for {names}, which the URL or the file name holds"
             return f"{what}: it has {columns}{encoding}"
-        repeated = [name for name in (*needed, *_KNOWN_COLUMNS) if self.columns.count(name) > 1]
+        repeated = [name for name in (*needed, *KNOWN_COLUMNS) if self.columns.count(name) > 1]
         return f"the table has more than one column {repeated[0]}: it has {columns}" if repeated else ""
 
     def count(self) -> int:
@@ -198,7 +188,7 @@ class Table:
 
         A row that says the same as one before it is passed over. A None means that the pipe has nothing at the moment.
         """
-        maker = _ItemMaker(self.columns, template, table)
+        maker = ItemMaker(self.columns, template, table)
         for row in chain(self._first_rows, self._rows):
             item = maker.item(row) if row else None
             if item is None:
@@ -285,101 +275,3 @@ class Table:
         if self._other_names:
             cells = {self._other_names.get(name, name): cell for name, cell in cells.items()}
         return Row(line, cells)
-
-
-class _ItemMaker:
-    """Makes the items of rows, each file once."""
-
-    def __init__(self, columns: Collection[str], template: UrlTemplate, table: FileTable) -> None:
-        self._template = template
-        self._table = table
-        self._code_column = _code_column(columns)
-        self._has_file = "file" in columns
-        self._needed = template.placeholders
-        # As in a list: compared without case, shown in upper case, in the file's name in lower case.
-        self._is_code = CODE_PLACEHOLDERS.issuperset(self._needed)
-
-    def item(self, row: Row) -> Item | None:
-        """Return the item of a row; None if a row before it said the same."""
-        code = row.cells.get(self._code_column or "", "")
-        try:
-            return self._make(row, code)
-        except _UnusableError as error:
-            problem = str(error)
-            if any(map(_NOT_UTF_8.search, row.cells.values())):
-                problem += "; it is not in UTF-8"
-            line = f"line {row.line}"
-            if code:
-                return InvalidItem(shown(code), f"{line}: {problem}", Reason.INVALID_ROW)
-            return InvalidItem(line, problem, Reason.INVALID_ROW)
-
-    def _make(self, row: Row, code: str) -> WorkItem | None:
-        if row.problem:
-            raise _UnusableError(row.problem)
-        cells = row.cells
-        if self._code_column:
-            if not self._is_valid(code):
-                raise _UnusableError(f"{self._code_column} is {'not a valid ID' if code else 'missing'}")
-            cells = {"id": code, **cells, "cc": code.lower(), "CC": code.upper()}
-            code = code.upper() if self._is_code else code
-        _check_present(cells, self._needed)
-        file = self._file(cells)
-        if not is_name(file):
-            raise _UnusableError(f"its file would be named {shown(file)}, which is not a safe name")
-        url = self._url(cells)
-        size = _size(cells)
-        sha256 = _sha256(cells)
-        # With the URL, so that a row which says something else about a file is not taken for the same row.
-        claim = self._table.claim(file, f"{code}\n{url}")
-        if claim is Claim.TAKEN:
-            raise _UnusableError(f"its file {file} is that of another row")
-        return WorkItem(code or file, url, file, size=size, sha256=sha256) if claim is Claim.FIRST else None
-
-    def _is_valid(self, code: str) -> bool:
-        # Only ASCII is put into another case: upper() turns a sharp s into two letters.
-        return is_id(code) and (code.isascii() or not self._is_code)
-
-    def _file(self, cells: Mapping[str, str]) -> str:
-        template = self._template
-        if template.naming is not None:
-            _check_present(cells, template.naming.placeholders)
-            return template.naming.render(cells)
-        if self._has_file:
-            return cells.get("file", "")
-        if self._code_column:
-            return cells["cc" if self._is_code else self._code_column] + template.suffix
-        return "/".join(cells.get(name, "") for name in self._needed) + template.suffix
-
-    def _url(self, cells: Mapping[str, str]) -> str:
-        try:
-            url = self._template.render(cells)
-        except UnicodeEncodeError:
-            raise _UnusableError("a cell holds a broken character") from None
-        if "/." in url and _DOT_SEGMENT.search(url):
-            raise _UnusableError("a cell of dots would lead the URL elsewhere")
-        return url
-
-
-def _size(cells: Mapping[str, str]) -> int | None:
-    text = cells.get("size")
-    if not text:
-        return None
-    match = _SIZE.fullmatch(text)
-    if not match:
-        raise _UnusableError(f"size is not a number of bytes: {shown(text)}")
-    return int(match[1])
-
-
-def _sha256(cells: Mapping[str, str]) -> str | None:
-    text = cells.get("sha256")
-    if not text:
-        return None
-    if not _SHA256.fullmatch(text):
-        raise _UnusableError("sha256 is not a digest of 64 hexadecimal digits")
-    return text.lower()
-
-
-def _check_present(cells: Mapping[str, str], names: Iterable[str]) -> None:
-    for name in names:
-        if not cells.get(name):
-            raise _UnusableError(f"{name} is missing")

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from typing import NamedTuple
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 _PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 _FIELD = re.compile(r"\{(\w[\w .-]*)(?::\.([1-9][0-9]?))?\}")
@@ -29,7 +29,10 @@ _VERBATIM = re.compile(r"[A-Za-z0-9._~@/-]*")
 _UNRESERVED = re.compile(r"[A-Za-z0-9._~-]*")
 """What `quote` with these safe characters leaves as it is; a match takes a third of its time."""
 _UNREADABLE = "must be a URL with a host, and if it names a port, one from 1 to 65535"
+_DOT_SEGMENT = re.compile(r"/\.{1,2}(?:[/?]|\Z)")
 _DEFAULT_PORT = {"http": ":80", "https": ":443"}
+_LEFT_ALONE = "%:/?#[]@!$&'()*+,;=~"
+"""What is legal in a whole URL, with the % of escapes; browsers encode the rest, too, before they send it."""
 
 
 class _Field(NamedTuple):
@@ -86,7 +89,7 @@ class FileTemplate:
     @property
     def suffix(self) -> str:
         """Return the end of every name, with its dot, or an empty string."""
-        return _suffix_of(self.text)
+        return suffix_of(self.text)
 
     def render(self, values: Mapping[str, str]) -> str:
         """Return the name with these texts in place of the placeholders; it still has to be checked."""
@@ -123,7 +126,7 @@ class UrlTemplate:
             raise ValueError("must hold no braces but those of its placeholder")
         is_cut = any(isinstance(field, _Field) and field.length for field in fields)
         takes_ids = set(_names(fields)) <= _ID_PLACEHOLDERS
-        return cls(text, takes_ids, _suffix_of(parts.path), fields, is_cut)
+        return cls(text, takes_ids, suffix_of(parts.path), fields, is_cut)
 
     @property
     def placeholders(self) -> list[str]:
@@ -146,9 +149,11 @@ class UrlTemplate:
 
     @property
     def origin(self) -> str:
-        """Return scheme, host and port, as in `https://example.org:8443`, without the default port of the scheme."""
-        parts = urlsplit(self.text)
-        return f"{parts.scheme}://{parts.netloc}".lower().removesuffix(_DEFAULT_PORT[parts.scheme])
+        """Return scheme, host and port, as in `https://example.org:8443`, without the default port of the scheme.
+
+        Nothing is returned where each row has a URL of its own.
+        """
+        return _origin_of(urlsplit(self.text)) if self.parts else ""
 
     def url(self, code: str) -> str:
         """Return the URL of a valid code or ID, in which all but letters, digits and `._~@/-` is percent-encoded."""
@@ -173,11 +178,56 @@ class UrlTemplate:
         return stem + self.suffix
 
 
+NO_TEMPLATE = UrlTemplate("{url}", takes_ids=True, suffix="", parts=())
+"""What stands for the template of a list whose rows have URLs of their own, where no other is given."""
+
+
 def _encoded(field: _Field, cells: Mapping[str, str]) -> str:
     text = cells[field.name][: field.length]
     if _UNRESERVED.fullmatch(text):
         return text
     return quote(text, _SAFE if field.name == "id" else "")
+
+
+class WholeUrl(NamedTuple):
+    """A URL as a row of a list has it, in ASCII, with what is made of it."""
+
+    text: str
+    origin: str
+    """Scheme, host and port, as in `https://example.org:8443`, without the default port of the scheme."""
+    name: str
+    """Host and path without escapes, by which a file may be named. It may hold anything, so it has to be checked."""
+    suffix: str
+    """The suffix of the path with its dot, or an empty string."""
+
+    @classmethod
+    def parse(cls, text: str) -> "WholeUrl":
+        """Return the URL of a text; raise ValueError, which states the requirement that the text does not meet.
+
+        Letters beyond ASCII, blanks and the like are percent-encoded in path and query; what cannot be seen is refused.
+        """
+        if not text.isprintable():
+            raise ValueError("must hold no control characters")
+        encoded = text if _URL.fullmatch(text) else quote(text, _LEFT_ALONE)
+        parts = split_url(encoded)
+        _check_address(parts)
+        if "#" in encoded:
+            raise ValueError("must have no fragment (#...): it is never sent")
+        if "/." in encoded and has_dot_segment(encoded):
+            raise ValueError("must have no segment of dots, which would lead elsewhere")
+        address = f"{parts.scheme}://{parts.netloc}".lower()
+        origin = _origin_of(parts)
+        name = origin.partition("//")[2] + unquote(parts.path)
+        return cls(address + encoded[len(address) :], origin, name, suffix_of(parts.path))
+
+
+def has_dot_segment(url: str) -> bool:
+    """Return whether a segment of a URL's path is one or two dots, which clients and servers take out."""
+    return _DOT_SEGMENT.search(url) is not None
+
+
+def _origin_of(parts: SplitResult) -> str:
+    return f"{parts.scheme}://{parts.netloc}".lower().removesuffix(_DEFAULT_PORT[parts.scheme])
 
 
 def split_url(text: str, legal: re.Pattern[str] = _URL) -> SplitResult:
@@ -210,6 +260,7 @@ def _check_address(parts: SplitResult) -> None:
     check_authority(parts.netloc)
 
 
-def _suffix_of(path: str) -> str:
+def suffix_of(path: str) -> str:
+    """Return the suffix of a path with its dot, or an empty string if it has none that is short and plain."""
     suffix = PurePosixPath(path).suffix
     return suffix if _SUFFIX.fullmatch(suffix) else ""

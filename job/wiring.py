@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from job import validation
@@ -19,12 +20,14 @@ from job.resilience import (
     MAX_RETRY_AFTER_SECONDS,
     Authorized,
     Measured,
+    Origins,
     RetryEvent,
     Retrying,
     RetryPolicy,
     Source,
     Throttle,
     Throttled,
+    ThrottledAmongOthers,
     ThrottleLimits,
     Validated,
 )
@@ -96,7 +99,8 @@ class Wiring:
             drain_seconds=self._drain_seconds,
             interrupt=adapter.interrupt,
             singly=max(_CUTOFF_ITEMS, 2 * self._workers),
-            as_submitted=settings.executor is Executor.SEQUENTIAL or settings.order is Order.SUBMITTED,
+            puts_back=self._may_put_back,
+            as_submitted=self._is_in_order,
             on_shortage=on_shortage,
             on_drain=self.reporting.report_interruption,
             on_scheduled=log.log_scheduled if is_debug else ignore,
@@ -118,29 +122,25 @@ class Wiring:
         return _Waits(executor.transfers, executor, offloaded, lambda _: executor.start(), executor.threads_left)
 
     def _downloader(self, destination: Destination, client: Client, waits: "_Waits") -> Downloader:
-        """Return the downloader with its source: Authorized(Retrying(Throttled(Measured(Validated(client)))))."""
+        """Return the downloader with its source: Authorized(Retrying(Throttled(Measured(Validated(client))))).
+
+        If the list has URLs of several origins, each of them has the outer three of its own.
+        """
         settings = self.settings
         reporting = self.reporting
-        events = reporting.throttle_events(self.inputs.template.origin)
-        on_retry: Callable[[str, RetryEvent], None] = reporting.report_retry
-        if self.recorder:
-            events = self.recorder.observe_throttle(events)
-            on_retry = self.recorder.observe_retries(on_retry)
-        throttle = Throttle(self._throttle_limits(), events)
-        reporting.metrics.record_throttle(lambda: throttle.concurrency_limit)
-        policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
-        validated = Validated(client, self._accepted_types, settings.expected_digests, settings.placeholders)
+        accepted = settings.accept or None if self.inputs.has_urls else self._accepted_types
+        validated = Validated(client, accepted, settings.expected_digests, settings.placeholders)
         measured: Source = Measured(validated, reporting.metrics.count_attempt)
         if self.recorder:
             measured = self.recorder.observe_source(measured)
-        throttled = Throttled(measured, throttle, policy=policy, sleeper=waits.sleeper, on_retry=on_retry)
-        sleep = waits.sleeper.sleep
-        retrying = Retrying(throttled, policy, sleep=sleep, may_retry=throttle.may_retry, on_retry=on_retry)
-        on_refusals = reporting.end_for_refusals
+        throttles: list[Throttle] = []
+        workers = self._workers
+        reporting.metrics.record_throttle(
+            lambda: min(workers, sum(throttle.concurrency_limit for throttle in tuple(throttles)) or workers)
+        )
+        new_source = partial(self._source, measured, client, waits, throttles=throttles)
         return Downloader(
-            source=Authorized(
-                retrying, client.secret_headers, policy=policy, on_retry=on_retry, on_all_refused=on_refusals
-            ),
+            source=Origins(new_source) if self.inputs.has_urls else new_source(self.inputs.template.origin),
             storage=waits.storage,
             manifest=destination.manifest,
             expected_digests=settings.expected_digests,
@@ -149,6 +149,42 @@ class Wiring:
             cancellation=self.cancellation,
             on_bug=reporting.report_bug,
         )
+
+    def _source(
+        self, measured: Source, client: Client, waits: "_Waits", origin: str, *, throttles: list[Throttle]
+    ) -> Authorized:
+        """Return the source of an origin, and append its throttle."""
+        settings = self.settings
+        reporting = self.reporting
+        on_retry: Callable[[str, RetryEvent], None] = reporting.report_retry
+        several = self.inputs.has_urls
+        events = reporting.throttle_events(origin, several=several)
+        if self.recorder:
+            # What a report shows as pauses are times in which all requests waited.
+            events = events if several else self.recorder.observe_throttle(events)
+            on_retry = self.recorder.observe_retries(on_retry)
+        throttle = Throttle(self._throttle_limits(), events)
+        policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
+        kind = ThrottledAmongOthers if several else Throttled
+        throttled = kind(measured, throttle, policy=policy, sleeper=waits.sleeper, on_retry=on_retry)
+        if isinstance(throttled, ThrottledAmongOthers):
+            throttled.origin = origin
+            throttled.may_defer = self._may_put_back
+        retrying = Retrying(
+            throttled, policy, sleep=waits.sleeper.sleep, may_retry=throttle.may_retry, on_retry=on_retry
+        )
+        on_refusals = ignore if several else reporting.end_for_refusals  # their items say it, one by one
+        throttles.append(throttle)
+        return Authorized(retrying, client.secret_headers, policy=policy, on_retry=on_retry, on_all_refused=on_refusals)
+
+    @property
+    def _may_put_back(self) -> bool:
+        """Return whether an item may come again later, while others get on: there are other origins and workers."""
+        return self.inputs.has_urls and self._workers > 1 and not self._is_in_order
+
+    @property
+    def _is_in_order(self) -> bool:
+        return self.settings.executor is Executor.SEQUENTIAL or self.settings.order is Order.SUBMITTED
 
     def _client_config(self) -> ClientConfig:
         settings = self.settings
@@ -162,9 +198,17 @@ class Wiring:
             attempt_timeout=settings.attempt_timeout,
             ca_bundle=settings.ca_bundle,
             client_cert=settings.client_cert,
+            trusted_url=self._trusted_url,
             redirect_hosts=settings.redirect_hosts,
             ignored_parameters=settings.url_ignore_query,
         )
+
+    @property
+    def _trusted_url(self) -> str | None:
+        """Return the URL to whose host alone the secrets go, as the list may name any host; none if it names none."""
+        if not self.inputs.has_urls:
+            return None
+        return self.settings.url.text if self.settings.url else ""
 
     def _throttle_limits(self) -> ThrottleLimits:
         settings = self.settings

@@ -17,6 +17,7 @@ LAYERS: list[set[str]] = [
     {"cancellation", "atomic_write", "layout", "advice", "display"},
     {"body"},
     {"model"},
+    {"rows"},
     {"tables"},
     {"settings", "codes", "validation", "redirects", "revalidation", "exit_code", "progress"},
     {"transport", "lists"},

@@ -80,8 +80,8 @@ class Script:
     bugs: list[tuple[str, str]] = field(default_factory=list)
     may_block_long: bool = False
 
-    def get(self, url: str, validators: Validators | None) -> Reply | NotModified:
-        assert url == BR.url
+    def get(self, url: str, validators: Validators | None, *, keeps_gzip: bool | None) -> Reply | NotModified:
+        assert (url, keeps_gzip) == (BR.url, None)
         self.validators_sent.append(validators)
         self.on_get()
         reply = self.replies[min(self.sent, len(self.replies) - 1)]
@@ -150,9 +150,10 @@ def download_with(  # noqa: PLR0913  (what a test may choose, by name)
     policy: RetryPolicy = POLICY,
 ) -> Callable[[WorkItem | InvalidItem], Result]:
     """Return the `download` method of a downloader that is wired as a run wires it."""
-    return downloader_with(
+    downloader = downloader_with(
         script, cancellation, throttle, digests=digests, revalidation=revalidation, policy=policy
-    ).download
+    )
+    return lambda item: cast("Result", downloader.download(item))
 
 
 def downloader_with(  # noqa: PLR0913  (the same)

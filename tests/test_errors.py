@@ -41,6 +41,7 @@ TREE = {
     "PathError": "StorageError",
     "LogError": "FlagjobError",
     "Cancelled": "FlagjobError",
+    "Deferred": "FlagjobError",
     "AttemptError": "FlagjobError",
     "NetworkError": "AttemptError",
     "HttpError": "AttemptError",
@@ -48,6 +49,7 @@ TREE = {
     "PlaceholderError": "NotFoundError",
     "RedirectError": "AttemptError",
     "ContentError": "AttemptError",
+    "OriginDownError": "AttemptError",
 }
 
 

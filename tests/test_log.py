@@ -513,6 +513,7 @@ def test_console_lines_say_why_a_run_waits_or_ends() -> None:
         log.info("host_resumed", host=host, requests_per_s=12.5)
         log.info("origin_back", host=host)
         log.error("origin_down", host=host, reason="connection", error=error)
+        log.error("origin_down", host=host, reason="connection", error=error, run_goes_on=True)
         log.warning("retry_budget_spent", host=host, hint="too much fails")
         log.error("uniform_refusal", reason="http_404", outcomes=100, hint="look at the URL")
         log.warning("interrupted", reason="signal", signal="SIGTERM", in_flight=1, cancelled=3)
@@ -524,6 +525,7 @@ def test_console_lines_say_why_a_run_waits_or_ends() -> None:
         "Continuing with 12.5 requests a second at first.",
         f"{host} is back.",
         f"*** {host} is down, the run ends: {error}",
+        f"*** {host} is down, its files are left out: {error}",
         "No retries are left: too much fails",
         "*** http_404 for each of 100 items, the run ends: look at the URL",
         "SIGTERM: 1 download may still end.",

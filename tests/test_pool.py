@@ -26,7 +26,7 @@ def ok(item: Item) -> Result:
 
 
 def make(
-    task: Callable[[Item], Result], *, workers: int = 3, cancellation: Cancellation | None = None, **more: object
+    task: Callable[[Item], Result | None], *, workers: int = 3, cancellation: Cancellation | None = None, **more: object
 ) -> Pool:
     cancellation = cancellation or Cancellation()
     pool = Pool(
@@ -424,3 +424,57 @@ def test_a_run_that_ends_by_itself_does_not_drain() -> None:
     calls: list[tuple[int, int]] = []
     list(each(make(ok, on_drain=lambda *counts: calls.append(counts)), map(item, range(9))))
     assert calls == []
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an item that was put back come again at once."""
+    monkeypatch.setattr("job.pool._PUT_BACK_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("soon")
+def test_an_item_that_was_put_back_comes_again() -> None:
+    """It has one result, after as many more calls as its task asks for; others come meanwhile."""
+    calls: dict[str, int] = {}
+
+    def task(item: Item) -> Result | None:
+        calls[item.code] = calls.get(item.code, 0) + 1
+        return None if item.code in {"C1", "C5"} and calls[item.code] < 4 else ok(item)
+
+    results = [result.code for result in each(make(task, puts_back=True), map(item, range(6)))]
+    assert sorted(results) == [f"C{n}" for n in range(6)]
+    assert calls == {"C0": 1, "C1": 4, "C2": 1, "C3": 1, "C4": 1, "C5": 4}
+
+
+def test_few_items_are_put_back_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list may have any length: no new items are taken until one of those that were put back has come again."""
+    monkeypatch.setattr("job.pool._MOST_PUT_BACK", 2)
+    monkeypatch.setattr("job.pool._PUT_BACK_SECONDS", 0.2)
+    away: set[str] = set()
+    most_away = [0]
+
+    def task(item: Item) -> Result | None:
+        if item.code in away:
+            away.remove(item.code)
+            return ok(item)
+        away.add(item.code)
+        most_away[0] = max(most_away[0], len(away))
+        return None
+
+    results = [result.code for result in each(make(task, puts_back=True, workers=1), map(item, range(20)))]
+    assert sorted(results) == sorted(f"C{n}" for n in range(20))
+    assert 2 <= most_away[0] <= 2 + 3  # and those of the window, which were taken before
+
+
+def test_items_that_were_put_back_are_cancelled() -> None:
+    """At the end of the run each has one result, and nobody waits until it would come again."""
+    cancellation = Cancellation()
+
+    def task(item: Item) -> Result | None:
+        if item.code == "C2":
+            cancellation.request(Reason.SIGNAL, 15)
+        return None
+
+    pool = make(task, puts_back=True, cancellation=cancellation, workers=1)
+    results = [(result.code, result.status) for result in each(pool, map(item, range(9)))]
+    assert sorted(results) == [(f"C{n}", Status.CANCELLED) for n in range(9)]

@@ -517,7 +517,7 @@ def test_times_are_those_of_the_clock() -> None:
     error = HttpError(429, "busy", retry_after=2.0)
     retry = RetryEvent(1, 4, 2.5, error)
 
-    def task(item: Any) -> Result:
+    def task(item: Any) -> Result | None:
         with pytest.raises(HttpError):
             recorder.observe_source(Source(failing(error))).get(ItemRequest(item))
         on_retry("a", retry)

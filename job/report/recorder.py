@@ -91,10 +91,10 @@ class AttemptRecorder:
         """Return the times of an item that has ended, once; None for one that never began, or was abandoned."""
         return self._ended.pop(code, None)
 
-    def observe_task(self, task: Callable[[Item], Result]) -> Callable[[Item], Result]:
-        """Return a task that records on which slot each item was, and from when to when."""
+    def observe_task(self, task: Callable[[Item], Result | None]) -> Callable[[Item], Result | None]:
+        """Return a task that records on which slot each item was last, and from when to when."""
 
-        def run(item: Item) -> Result:
+        def run(item: Item) -> Result | None:
             times = ItemTimes(self._take_slot(), self.now())
             _current.set(times)
             try:

@@ -1,6 +1,6 @@
 """Resilience: retries, back-off, limits, Retry-After and circuit breaker, as wrappers around one `get`."""
 
-from job.resilience.attempt import Measured, Throttled, Validated
+from job.resilience.attempt import Measured, Origins, Throttled, ThrottledAmongOthers, Validated
 from job.resilience.retrying import Authorized, RetryEvent, Retrying, RetryPolicy, retry_until
 from job.resilience.throttle import Throttle, wait_for_permit
 from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ItemRequest, Permit, Source, ThrottleEvents, ThrottleLimits
@@ -10,6 +10,7 @@ __all__ = [
     "Authorized",
     "ItemRequest",
     "Measured",
+    "Origins",
     "Permit",
     "RetryEvent",
     "RetryPolicy",
@@ -19,6 +20,7 @@ __all__ = [
     "ThrottleEvents",
     "ThrottleLimits",
     "Throttled",
+    "ThrottledAmongOthers",
     "Validated",
     "retry_until",
     "wait_for_permit",

@@ -3,12 +3,22 @@
 from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from random import uniform
+from threading import Lock
 from time import monotonic
 
 from job import validation
 from job.cancellation import Sleeper
 from job.client import Client, wait_seconds
-from job.errors import AttemptError, ContentError, FlagjobError, NetworkError, Outcome, Reason
+from job.errors import (
+    AttemptError,
+    ContentError,
+    Deferred,
+    FlagjobError,
+    NetworkError,
+    OriginDownError,
+    Outcome,
+    Reason,
+)
 from job.model import FileType, NotModified, Reply
 from job.resilience.retrying import RetryEvent, RetryPolicy
 from job.resilience.throttle import Throttle, wait_for_permit
@@ -23,13 +33,13 @@ class Validated:
     """Wraps the client: an answer is only one if its body is the file that was asked for.
 
     `expected_digests` are sha256 in hex, by the file's path below the destination; `placeholders` are those of bodies
-    that stand for no file. Thread-safe.
+    that stand for no file. `accepted` is None where each file is of the type that its own suffix names. Thread-safe.
     """
 
     def __init__(
         self,
         client: Client,
-        accepted: tuple[FileType, ...],
+        accepted: tuple[FileType, ...] | None,
         expected_digests: Mapping[str, str],
         placeholders: Collection[str] = (),
     ) -> None:
@@ -40,14 +50,16 @@ class Validated:
 
     def get(self, request: ItemRequest) -> Reply | NotModified:
         """Return the answer, with the media type of its body; raise ContentError or PlaceholderError for any other."""
-        reply = self._client.get(request.item.url, request.validators)
+        item = request.item
+        accepted = validation.accepted_types(item.suffix or "") if self._accepted is None else self._accepted
+        keeps_gzip = None if item.suffix is None else validation.keeps_gzip(accepted, item.suffix)
+        reply = self._client.get(item.url, request.validators, keeps_gzip=keeps_gzip)
         if isinstance(reply, NotModified):
             return reply
         request.received_bytes = reply.received_bytes
         try:
-            item = request.item
             digest = item.sha256 or self._expected_digests.get(item.file)
-            reply.media_type = validation.validate(reply, self._accepted, digest, self._placeholders)
+            reply.media_type = validation.validate(reply, accepted, digest, self._placeholders)
             _check_size(reply, item.size)
         except ContentError as error:
             error.retry_after = wait_seconds(reply.retry_after)
@@ -159,9 +171,13 @@ class Throttled:
         if permit.free_tries == 1:  # this attempt is alone: if it fails, it is not because of others
             request.free_tries = 0
         began = monotonic()
-        wait_for_permit(self._throttle, permit, self._sleeper.sleep)
+        wait_for_permit(self._throttle, permit, self._sleep)
         request.throttled_seconds += monotonic() - began
         return permit
+
+    def _sleep(self, seconds: float) -> None:
+        """Wait for the throttle, or raise what ends the wait."""
+        self._sleeper.sleep(seconds)
 
     def _send(self, request: ItemRequest) -> Reply | NotModified:
         self._sleeper.check()
@@ -212,3 +228,46 @@ class Throttled:
         if request.throttled_while_others_succeed > self._policy.max_attempts:
             return False
         return now - request.throttled_since <= self._policy.patience_seconds
+
+
+class Origins:
+    """Wraps the sources of all origins, each of which is made when its first item comes.
+
+    Thread-safe. `_lock` guards that no origin has two sources, and with them two throttles.
+    """
+
+    def __init__(self, new_source: Callable[[str], Source]) -> None:
+        """Take what makes the source of an origin, as items name it."""
+        self._new_source = new_source
+        self._lock = Lock()
+        self._sources: dict[str, Source] = {}
+
+    def get(self, request: ItemRequest) -> Reply | NotModified:
+        """Return what the source of the item's origin returns."""
+        origin = request.item.origin
+        source = self._sources.get(origin) or self._add(origin)
+        return source.get(request)
+
+    def _add(self, origin: str) -> Source:
+        with self._lock:  # another thread may have been faster
+            return self._sources.get(origin) or self._sources.setdefault(origin, self._new_source(origin))
+
+
+class ThrottledAmongOthers(Throttled):
+    """Wraps `get` as `Throttled` does, for one of several origins: a worker must not wait where others have work.
+
+    One item waits for an origin that is away or pauses, so that somebody sends the next probe. The others end with
+    Deferred, and come again later. Once the origin is given up, its items end without a request.
+    """
+
+    origin = ""
+    """Names the origin in errors."""
+    may_defer = False
+    """Whether items may come again later: with one worker, or in the order of the list, they wait."""
+
+    def _sleep(self, seconds: float) -> None:
+        if self._throttle.has_given_up:
+            raise OriginDownError(f"{self.origin} is down: it is asked no more in this run")
+        if self.may_defer and self._throttle.is_crowded:
+            raise Deferred
+        super()._sleep(seconds)

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar, cast
 import tenacity
 
 from job.client import SecretHeaders
-from job.errors import AttemptError, ContentError, NotFoundError, Reason
+from job.errors import AttemptError, ContentError, NotFoundError, OriginDownError, Reason
 from job.model import NotModified, Reply, Validators, WorkItem
 from job.resilience.types import MAX_RETRY_AFTER_SECONDS, ItemRequest, Source
 
@@ -99,7 +99,7 @@ class Retrying:
             retry=tenacity.retry_if_exception(_is_worth_retrying),
             wait=_wait_seconds,
             stop=(
-                tenacity.stop_after_attempt(self._policy.max_attempts)
+                tenacity.stop_after_attempt(self._policy.max_attempts - tries.request.spent_attempts)
                 | _StopIf(_has_looked_up_enough)
                 | _StopIf(lambda state: self._would_exceed_limits(state, tries))
                 # Last, because asking takes a retry from the budget.
@@ -279,7 +279,7 @@ class _Tries:
 
 
 def _is_worth_retrying(error: BaseException) -> bool:
-    if not isinstance(error, AttemptError):
+    if not isinstance(error, AttemptError) or isinstance(error, OriginDownError):
         return False
     return error.failure.retryable and (error.retry_after or 0.0) <= MAX_RETRY_AFTER_SECONDS
 

@@ -103,6 +103,17 @@ class Throttle:
         """Return how many attempts may be under way at the same time; any thread may ask, without the lock."""
         return min(self._concurrency.limit, self._limits.workers)
 
+    @property
+    def is_crowded(self) -> bool:
+        """Return whether no attempt may start at the moment, and more than one waits; any thread may ask, as above."""
+        is_held = not self._breaker.is_closed or self._clock() < self._resume_at
+        return is_held and len(self._waiting) > 1
+
+    @property
+    def has_given_up(self) -> bool:
+        """Return whether the origin is given up; any thread may ask, as above."""
+        return self._breaker.has_given_up
+
     def acquire(self, permit: Permit) -> float:
         """Return how many seconds to wait before asking again; 0.0 means that the attempt may start now."""
         with self._lock:

@@ -46,6 +46,8 @@ class ItemRequest:
     """An attempt of this item failed while other items were answered."""
     free_tries: int = FREE_TRIES
     """How often the origin may still turn this item away while it answers others, before that counts against it."""
+    spent_attempts: int = 0
+    """Attempts that counted against the item before it was put back (`Deferred`)."""
 
     def record_status(self, http_status: int | None) -> None:
         """Record the status of an attempt, None where no answer came."""

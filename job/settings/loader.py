@@ -79,7 +79,7 @@ class _Loader:
         self._faults += checks.check_bucket(valid)
         self._faults += self._template_faults(parsed)
         self._faults += checks.check_contradictions(self._raw, has_codes=bool(self._arguments.codes))
-        self._faults += checks.check_demonstration(self._raw, self._environ)
+        unset_origin = self._unset_origin()
         self._faults += _unknown_variables(self._environ)
         if self._faults:
             raise UsageError(*self._faults)
@@ -94,6 +94,7 @@ class _Loader:
             verbose=self._arguments.verbose,
             secret_headers=headers,
             expected_digests=digests,
+            unset_origin=unset_origin,
             secrets=tuple(filter(None, checks.secrets(parsed, headers, self._environ))),
             changed=self._changed(),
             **parsed,
@@ -145,6 +146,15 @@ class _Loader:
             raw = self._raw["file"]
             problem = f"must hold {names}, as the URL does; {OTHER_PLACEHOLDERS}"
             yield Fault(raw.name, redaction.plain(raw.text), problem)
+
+    def _unset_origin(self) -> Fault | None:
+        """Return the fault of a run to which nobody says where the files are; a list may still do so by its rows."""
+        fault = next(checks.check_demonstration(self._raw, self._environ), None)
+        codes = self._arguments.codes
+        has_list = codes == ("-",) if codes else "codes_file" in self._raw
+        if fault and not has_list:
+            self._faults.append(fault)
+        return fault
 
     def _may_be_table(self) -> bool:
         """Return whether the list may have a header, which names further placeholders."""

@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TypeVar, cast
 
 from job import __version__, redaction
+from job.errors import Fault
 from job.model import Budget, FileType, Refresh
 from job.settings import parsers
 from job.settings.parsers import Pushgateway
@@ -165,6 +166,8 @@ class Settings:
     """Read from `headers_file`."""
     expected_digests: Mapping[str, str]
     """Read from `checksums`: the SHA-256 that a file must have, in hex, by the file's path below the destination."""
+    unset_origin: Fault | None
+    """What is wrong where neither the list nor a setting says where the files are: on a cluster, that nobody does."""
     changed: Mapping[str, str]
     """The texts of the settings that differ from their defaults, by name, with secrets redacted: for the log."""
     secrets: tuple[str, ...]

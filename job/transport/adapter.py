@@ -29,9 +29,13 @@ class CurlRequest(PreparedRequest):
     with any PreparedRequest.
     """
 
-    def __init__(self, url: str, lines: list[bytes]) -> None:
-        """Take header lines that `header_lines` and `header_line` have made; they are not changed later."""
+    def __init__(self, url: str, lines: list[bytes], *, keeps_gzip: bool | None = None) -> None:
+        """Take header lines that `header_lines` and `header_line` have made; they are not changed later.
+
+        `keeps_gzip`, unless it is None, takes the place of the adapter's for all requests that say it.
+        """
         super().__init__()
+        self.keeps_gzip = keeps_gzip
         del self.headers  # the None of the base class, so that the property below is asked
         self.method = "GET"
         self.url = url
@@ -109,7 +113,8 @@ class CurlAdapter(BaseAdapter):
         lines = request.lines if isinstance(request, CurlRequest) else header_lines(request.headers)
         proxy = select_proxy(url, proxies) if proxies else None
         try:
-            response = self._transfer(url, lines, (timeout, verify, proxy or "", cert or ""))
+            route = (timeout, verify, proxy or "", cert or "")
+            response = self._transfer(url, lines, route, getattr(request, "keeps_gzip", None))
         except rx.RequestException as error:
             error.request = request
             raise
@@ -130,9 +135,11 @@ class CurlAdapter(BaseAdapter):
         self.interrupt()
         self._close_idle()
 
-    def _transfer(self, url: str, lines: list[bytes], route: Route) -> CurlResponse:
+    def _transfer(self, url: str, lines: list[bytes], route: Route, keeps_gzip: bool | None) -> CurlResponse:  # noqa: FBT001  (as requests have it)
         """Run a transfer with a handle that nobody else has meanwhile, and return the answer."""
         handle = self._take_handle(route[3])
+        if keeps_gzip is not None:  # all requests of the run say it, so none finds what another one has set
+            handle.transfer.keeps_gzip = keeps_gzip
         try:
             self._perform(handle, url, lines, route)
             response = handle.transfer.take_response()

@@ -193,7 +193,7 @@ class Transfer:
     def __init__(self, new_body: Callable[[], Body], max_bytes: int, *, keeps_gzip: bool = False) -> None:
         """Take what makes a body, its cap, and whether a body that comes as gzip is the file itself."""
         self._new_body = new_body
-        self._keeps_gzip = keeps_gzip
+        self.keeps_gzip = keeps_gzip
         self.max_bytes = max_bytes
         self._body: Body | None = None
         self.reset()
@@ -255,7 +255,7 @@ class Transfer:
 
     def _keeps(self, codings: list[str]) -> bool:
         """Return whether the codings are left on the body: it is the file, and was gzip before it was sent."""
-        return self._keeps_gzip and codings == ["gzip"]
+        return self.keeps_gzip and codings == ["gzip"]
 
     def _is_redirect_with_body(self) -> bool:
         """Return whether this is a redirect with a body, which is not needed and may be endless."""
