@@ -7,9 +7,11 @@ from hashlib import sha256
 from io import BufferedReader, BytesIO, FileIO
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 from job.atomic_write import lock, map_os_errors, name_error, storage_error, sync_file, write_all
+
+T = TypeVar("T")
 
 _HEAD_BYTES = 512
 _TAIL_BYTES = 12
@@ -94,7 +96,7 @@ class Body:
         """Make the next read begin at the first byte."""
         self._file.seek(0)
 
-    def examine(self, check: Callable[[BinaryIO], bool]) -> bool:
+    def examine(self, check: Callable[[BinaryIO], T]) -> T:
         """Return what `check` says of a stream of the whole body, which stands at its first byte before and after."""
         file = self._file
         if isinstance(file, BytesIO):

@@ -120,7 +120,9 @@ class Downloader:
         if stored is None or stored.path != item.file:
             return None
         digest = item.sha256 or self.expected_digests.get(item.file, stored.sha256)
-        if digest != stored.sha256 or stored.sha256 in self.placeholders or item.size not in {None, stored.bytes}:
+        if digest != stored.sha256 or stored.sha256 in self.placeholders:
+            return None
+        if item.size not in {None, stored.bytes} or item.md5 not in {None, stored.md5}:
             return None
         if self.storage.is_intact(stored):
             return stored
@@ -145,6 +147,7 @@ class Downloader:
             last_modified=_sendable(reply.last_modified),
             version=version,
             redirected_to=reply.redirected_to,
+            md5=item.md5,
         )
         return _Ending(Status.OK, stored)
 

@@ -13,7 +13,7 @@ from job.file_table import FileTable
 from job.layout import ALL_CODES, Shard
 from job.model import Item
 from job.settings import Server, Settings
-from job.tables import Table, is_header, is_json_name, is_table_name
+from job.tables import Table, is_header, is_json_name, is_table_name, is_transfer_list
 from job.template import CODE_PLACEHOLDERS, NO_TEMPLATE, UrlTemplate
 
 _BOOK_URL = "https://www.fluentpython.com/data/flags/{cc}/{cc}.gif"
@@ -169,9 +169,11 @@ class _Selection:
     def _is_table_without_name(self, header: bytes, path: str) -> bool:
         """Return whether a pipe is a table by its first line; raise UsageError for a file of that kind with tabs.
 
-        A file without the name of a table is a list. Spreadsheets save "Unicode Text" as such a one, whose every word
-        would be a code.
+        A file without the name of a table is a list, unless its first line names its format. Spreadsheets save "Unicode
+        Text" as such a one, whose every word would be a code.
         """
+        if is_transfer_list(header):
+            return True
         if not is_header(header, self._placeholders):
             return False
         is_file = lists.is_file(path)

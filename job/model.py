@@ -60,6 +60,8 @@ class WorkItem:
     """The bytes that the file must have, as its row says."""
     sha256: str | None = None
     """The digest that it must have, in hex."""
+    md5: str | None = None
+    """The MD5 that it must have, in hex, where its row has no better one."""
     origin: str = ""
     """Scheme, host and port of the URL, if the list names whole URLs; empty where all items have the template's."""
     suffix: str | None = None
@@ -138,6 +140,8 @@ class Stored:
     """What identifies this version at the destination: the mtime in nanoseconds, or an object's ETag."""
     redirected_to: str | None = None
     """Digest of the URL that sent the validators, if redirects led to it."""
+    md5: str | None = None
+    """Its MD5 in hex, if a list demanded it."""
 
 
 @dataclass(slots=True)

@@ -1,6 +1,8 @@
 """Rows of a table: each becomes an item, or an invalid one with its line."""
 
 import re
+from base64 import b64decode
+from binascii import Error as Base64Error
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
@@ -14,11 +16,14 @@ from job.template import CODE_PLACEHOLDERS, UrlTemplate, WholeUrl, has_dot_segme
 _CODE_COLUMNS = ("id", "code", "cc")
 """Columns that name an item, the first that there is: `{id}` is its text, `{cc}` and `{CC}` that in one case."""
 URL_COLUMN = "url"
-KNOWN_COLUMNS = (*_CODE_COLUMNS, "file", "sha256", "size", URL_COLUMN)
+MD5_COLUMN = "content-md5"
+"""As the header field of RFC 1864, which has a digest in base64."""
+KNOWN_COLUMNS = (*_CODE_COLUMNS, "file", "sha256", "size", URL_COLUMN, MD5_COLUMN)
 NOT_UTF_8 = re.compile("[\udc80-\udcff]")
 """How Python keeps bytes that are not UTF-8 (PEP 383); they never reach a URL or a name."""
 _ORIGINS_MAX = 32
 """Each origin has its own throttle, and connections of its own: a list of more is one for a crawler."""
+_MD5_BYTES = 16
 _SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _SIZE = re.compile(r"([0-9]{1,15})(?:\.0+)?")
 """pandas writes whole numbers with `.0` where one of their column is missing."""
@@ -80,7 +85,7 @@ class ItemMaker:
             _check_present(cells, self._needed)
         file = self._file(cells, whole)
         url = whole.text if whole else self._url(cells)
-        item = WorkItem(code or file, url, file, size=_size(cells), sha256=_sha256(cells))
+        item = WorkItem(code or file, url, file, size=_size(cells), sha256=_sha256(cells), md5=_md5(cells))
         if whole:
             item.origin = whole.origin
             item.suffix = suffix_of(file) or whole.suffix
@@ -168,6 +173,19 @@ def _sha256(cells: Mapping[str, str]) -> str | None:
     if not _SHA256.fullmatch(text):
         raise _UnusableError("sha256 is not a digest of 64 hexadecimal digits")
     return text.lower()
+
+
+def _md5(cells: Mapping[str, str]) -> str | None:
+    text = cells.get(MD5_COLUMN)
+    if not text:
+        return None
+    try:
+        digest = b64decode(text, validate=True)
+    except (Base64Error, ValueError):
+        digest = b""
+    if len(digest) != _MD5_BYTES:
+        raise _UnusableError(f"{MD5_COLUMN} is not an MD5 digest in base64")
+    return digest.hex()
 
 
 def _check_present(cells: Mapping[str, str], names: Iterable[str]) -> None:

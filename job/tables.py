@@ -7,12 +7,13 @@ from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from io import StringIO
 from itertools import chain
+from typing import Literal
 
 from job.errors import Fault, UsageError
 from job.file_table import FileTable
 from job.model import Item
 from job.redaction import visible
-from job.rows import KNOWN_COLUMNS, NOT_UTF_8, URL_COLUMN, ItemMaker, Row, code_column
+from job.rows import KNOWN_COLUMNS, MD5_COLUMN, NOT_UTF_8, URL_COLUMN, ItemMaker, Row, code_column
 from job.template import CODE_PLACEHOLDERS, UrlTemplate
 
 _TABLE_NAME = re.compile(r"(?s:.+)\.(?:csv|tsv|(jsonl))(?:\.gz)?", re.IGNORECASE)
@@ -21,6 +22,8 @@ _LINE_MAX_BYTES = 1024 * 1024
 """A longer line is cut here, which leaves its row unusable and bounds the memory that it takes."""
 _CODE_PLACEHOLDERS = frozenset({"id", *CODE_PLACEHOLDERS})
 _COLUMNS_SHOWN_MAX = 400
+_TRANSFER_HEADER = "TsvHttpData-1.0"
+"""First line of a URL list of Google's Storage Transfer Service: its lines are URL, size and MD5, divided by tabs."""
 _BEFORE_HEADER = re.compile(r'\s*(?:"?sep=.?"?\s*)?')
 """What may stand before the header: blank lines, and the line that tells Excel the delimiter."""
 _CSV_PROBLEMS = {"unexpected end of data": "a cell that begins with a quote has no end"}
@@ -50,6 +53,11 @@ def is_header(line: bytes, placeholders: Collection[str] | None) -> bool:
     placeholders = known
     is_more_than_a_code = len(columns) > 1 or not _CODE_PLACEHOLDERS.issuperset(placeholders)
     return is_more_than_a_code and not _missing(columns, placeholders)
+
+
+def is_transfer_list(line: bytes) -> bool:
+    """Return whether the first line of a list is that of a URL list of the Storage Transfer Service."""
+    return line.removeprefix(BOM_UTF8).decode("utf-8", "replace").strip() == _TRANSFER_HEADER
 
 
 def _columns_of(line: bytes, placeholders: Collection[str]) -> list[str]:
@@ -130,6 +138,9 @@ class Table:
         if self._is_json:
             self.columns = list(_json_cells(header) or ())
             self._rows = self._read_objects(chain([header], self._lines), self._header_lines - 1)
+        elif header.strip() == _TRANSFER_HEADER:
+            self.columns = [URL_COLUMN, "size", MD5_COLUMN]
+            self._rows = self._read_rows("\t", csv.QUOTE_NONE)
         else:
             self.columns, delimiter = _split_header(header, placeholders)
             self._rows = self._read_rows(delimiter)
@@ -234,12 +245,12 @@ class Table:
         if rest and not self._is_interrupted():
             yield from StringIO(rest.decode("utf-8", "surrogateescape"), newline="")
 
-    def _read_rows(self, delimiter: str) -> Iterator[Row | None]:
+    def _read_rows(self, delimiter: str, quoting: Literal[0, 3] = csv.QUOTE_MINIMAL) -> Iterator[Row | None]:
         """Yield the rows of CSV (RFC 4180): cells may be quoted, and quoted ones may hold line ends."""
         # The csv module takes the empty text of a pipe that has nothing for an empty row where one could begin, and
         # for nothing within a quoted cell; so a row that is half there waits, and nothing else does.
         line_before = self._header_lines + self._waits + 1
-        reader = csv.reader(self._lines, delimiter=delimiter, strict=True)
+        reader = csv.reader(self._lines, delimiter=delimiter, quoting=quoting, strict=True)
         while True:
             line = reader.line_num - self._waits + line_before
             try:

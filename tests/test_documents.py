@@ -220,7 +220,7 @@ def test_the_manifest() -> None:
         "u",
         "br.gif",
         Status.NOT_FOUND,
-        Stored("br.gif", 1, "0", None, redirected_to="0"),
+        Stored("br.gif", 1, "0", None, redirected_to="0", md5="0"),
         "",
         None,
         1,

@@ -83,10 +83,22 @@ def encode(record: Record) -> bytes:
             "changed_at": entry.changed_at,
             "attempts": entry.attempts,
             "reason": entry.reason,
-            **({"redirected_to": stored.redirected_to} if stored and stored.redirected_to else {}),
-            **({"gone": True} if record.gone else {}),
+            **_rare_fields(record),
         }
     )
+
+
+def _rare_fields(record: Record) -> Fields:
+    """Return the fields that few records have."""
+    stored = record.entry.stored
+    fields: Fields = {}
+    if stored and stored.redirected_to:
+        fields["redirected_to"] = stored.redirected_to
+    if stored and stored.md5:
+        fields["md5"] = stored.md5
+    if record.gone:
+        fields["gone"] = True
+    return fields
 
 
 def parse(line: bytes) -> Fields | None:
@@ -113,14 +125,16 @@ def record_of(fields: Fields) -> Record | None:
     except KeyError:
         return None
     redirected_to = fields.get("redirected_to")
-    if not all(map(isinstance, values, _FIELD_TYPES.values())) or not isinstance(redirected_to, _OPTIONAL_TEXT):
+    md5 = fields.get("md5")
+    are_optional_right = isinstance(redirected_to, _OPTIONAL_TEXT) and isinstance(md5, _OPTIONAL_TEXT)
+    if not all(map(isinstance, values, _FIELD_TYPES.values())) or not are_optional_right:
         return None
     code, url, file, status, sha256, size, content_type, etag, last_modified, version, *outcome = values
     if status not in _STATUSES:
         return None
     stored = None
     if sha256 is not None and size is not None:
-        stored = Stored(file, size, sha256, content_type, etag, last_modified, version, redirected_to)
+        stored = Stored(file, size, sha256, content_type, etag, last_modified, version, redirected_to, md5)
     entry = Entry(code, url, file, _STATUSES[status], stored, *outcome)
     return Record(entry, gone=fields.get("gone") is True)
 

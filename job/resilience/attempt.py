@@ -1,10 +1,12 @@
 """One attempt: the innermost wrappers, which validate its answer, measure it, and wait for the throttle before it."""
 
 from collections.abc import Callable, Collection, Mapping
+from hashlib import md5
 from http import HTTPStatus
 from random import uniform
 from threading import Lock
 from time import monotonic
+from typing import BinaryIO
 
 from job import validation
 from job.cancellation import Sleeper
@@ -24,6 +26,7 @@ from job.resilience.retrying import RetryEvent, RetryPolicy
 from job.resilience.throttle import Throttle, wait_for_permit
 from job.resilience.types import FREE_TRIES, ItemRequest, Permit, Source
 
+_CHUNK_BYTES = 256 * 1024
 _UNDECIDED_WAIT_SECONDS = 0.05
 """How long an attempt that may have been turned away waits, at first, before it is looked at what others got."""
 _LONGEST_UNDECIDED_WAIT_SECONDS = 1.0
@@ -61,6 +64,7 @@ class Validated:
             digest = item.sha256 or self._expected_digests.get(item.file)
             reply.media_type = validation.validate(reply, accepted, digest, self._placeholders)
             _check_size(reply, item.size)
+            _check_md5(reply, item.md5)
         except ContentError as error:
             error.retry_after = wait_seconds(reply.retry_after)
             reply.body.close()
@@ -75,6 +79,22 @@ def _check_size(reply: Reply, size: int | None) -> None:
     """Raise ContentError if the file has another size than its row says."""
     if size is not None and size != reply.body.size:
         raise ContentError(Reason.CHECKSUM, f"the file has {reply.body.size} bytes, but its row says {size}")
+
+
+def _check_md5(reply: Reply, digest: str | None) -> None:
+    """Raise ContentError if the file has another MD5 than its row says; it is computed only for such a row."""
+    if digest is None:
+        return
+    found = reply.body.examine(_md5_of)
+    if found != digest:
+        raise ContentError(Reason.CHECKSUM, f"the file's MD5 is {found}, but its row says {digest}")
+
+
+def _md5_of(file: BinaryIO) -> str:
+    digest = md5(usedforsecurity=False)
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return digest.hexdigest()
 
 
 class Measured:
