@@ -159,7 +159,7 @@ def commands(name: str) -> Iterator[list[str]]:
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_commands(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command line that a document shows is one that flagjob takes, beside the files that the document writes."""
-    for written in re.findall(r"(?: > | as `)(\w+\.(?:txt|csv))(?:`:)?$", text(name), re.MULTILINE):
+    for written in re.findall(r"(?: > | as `)(\w+\.(?:txt|csv|jsonl))(?:`:)?$", text(name), re.MULTILINE):
         (tmp_path / written).write_text("CN\n", "utf-8")
         (tmp_path / f"{written}.gz").write_bytes(b"")
     for header, written in re.findall(r"^echo (\S+) > (\w+\.csv)$", text(name), re.MULTILINE):

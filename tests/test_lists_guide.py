@@ -15,12 +15,12 @@ from job.demo_server import DemoServer
 
 GUIDE = Path(__file__).parents[1] / "docs" / "lists.md"
 SERVER = "http://localhost:8000"
-LISTS = ("csv", "txt")
+LISTS = ("csv", "json", "txt")
 MOST_WORDS = 1000
 WIDTH = "400"
 """Columns of the terminal, so that no message is cut."""
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_NAME = re.compile(r"[Ss]ave (?:them|this table) as `([\w.-]+)`:\s+\Z")
+_NAME = re.compile(r"[Ss]ave\s(?:them|this\stable)\sas `([\w.-]+)`:\s+\Z")
 _CODE = re.compile(r"# exit code (\d+)$")
 
 
@@ -83,7 +83,7 @@ def test_every_command_does_what_the_guide_says(tmp_path: Path) -> None:
     with DemoServer() as server:
         for block in blocks():
             if block.kind in LISTS:
-                write_list(tmp_path / block.name, block.text)
+                write_list(tmp_path / block.name, block.text.replace(SERVER, server.url))
             elif block.kind == "text":
                 assert set(block.text.splitlines()) - set(printed) == set(), printed
             elif block.text != "flagjob serve\n":
@@ -99,14 +99,16 @@ def test_every_command_does_what_the_guide_says(tmp_path: Path) -> None:
         "tiles/1/0/0.gif",
         "offices/br.gif",
         "offices/fr.gif",
+        "logos/south/br.gif",
+        "logos/north/fr.gif",
         *(f"by-id/{name[:2]}/{name}.gif" for name in ("a7f3", "a912", "b812", "c09d")),
         *(f"by-subject/{name}.gif" for name in ("sub-01/baseline", "sub-01/followup", "sub-02/baseline")),
     }
 
 
 def test_the_guide_is_short() -> None:
-    """It has five sections, at most a thousand words, and each list has a name."""
+    """It has six sections, at most a thousand words, and each list has a name."""
     text = GUIDE.read_text("utf-8")
-    assert (text.count("\n## "), len(text.split()) <= MOST_WORDS) == (5, True)
+    assert (text.count("\n## "), len(text.split()) <= MOST_WORDS) == (6, True)
     names = [block.name for block in blocks() if block.kind in LISTS]
-    assert names == ["codes.txt", "tiles.csv", "offices.csv", "scans.csv"]
+    assert names == ["codes.txt", "tiles.csv", "offices.csv", "scans.csv", "logos.jsonl"]
