@@ -13,7 +13,8 @@ from tempfile import TemporaryDirectory
 from time import monotonic
 
 from job.atomic_write import map_os_errors, replacing
-from job.errors import Fault, UsageError
+from job.errors import Fault, StorageError, UsageError
+from job.exit_code import ExitCode, outcome_name
 from job.file_table import FileTable
 from job.inputs import Inputs
 from job.layout import (
@@ -186,8 +187,11 @@ class GenerationDestination(Destination):
         with ExitStack() as on_failure:
             on_failure.callback(self._generation.abandon)
             self.manifest.close()
-            self._copy_changes()
+            # Before the flip, which nothing may follow that takes time or can fail.
+            is_copied = self._copy_changes()
             if publish:
+                if is_copied:
+                    on_failure.callback(self._amend_changes)
                 self._generation.commit()
                 on_failure.pop_all()
         return publish
@@ -196,16 +200,23 @@ class GenerationDestination(Destination):
         """Write the page beside the copies of the changes."""
         _write_own_file(self._changes_directory, name, page)
 
-    def _copy_changes(self) -> None:
-        """Copy the lists of changes to where they outlive an abandoned generation, and remove older copies."""
-        with suppress(OSError):  # a convenience for users: a run does not fail for it
+    def _copy_changes(self) -> bool:
+        """Copy the list of changes to where it outlives an abandoned generation, beside those of earlier runs.
+
+        Returns whether that succeeded.
+        """
+        with suppress(OSError, StorageError):  # a convenience for users: a run does not fail for it
             self._changes_directory.mkdir(exist_ok=True)
-            names = {path.name for path in self._generation.own_directory.glob(CHANGES_FILES)}
-            for name in names:
-                shutil.copyfile(self._generation.own_directory / name, self._changes_directory / name)
-            for old in self._changes_directory.glob(CHANGES_FILES):
-                if old.name not in names:
-                    old.unlink()
+            self.manifest.copy_changes(self._changes_directory)
+            return True
+        return False
+
+    def _amend_changes(self) -> None:
+        """Correct the copy: the generation could not be published after its changes said how the run had ended."""
+        with suppress(StorageError):
+            code = ExitCode.STORAGE
+            facts = {"outcome": outcome_name(code), "exit_code": code}
+            self.manifest.amend_copied_changes(self._changes_directory, facts)
 
 
 class BucketDestination(Destination):

@@ -47,6 +47,7 @@ class Run:
         self._is_open = False
         self._abandoned_calls = 0
         self._pool: Pool | None = None
+        self._began = 0.0
 
     @property
     def abandoned(self) -> int:
@@ -118,7 +119,7 @@ class Run:
 
     def _download_all(self, inputs: Inputs, destination: Destination) -> int:
         """Drain the items through the pool, report each result, close the destination, and return the exit code."""
-        began = time.monotonic()
+        self._began = time.monotonic()
         report = self._begin_report(destination)
         recorder = report.recorder if report else None
         wiring = Wiring(self._settings, self._cancellation, self._reporting, self._ends_at, inputs, recorder)
@@ -149,7 +150,7 @@ class Run:
             self._totals.counts,
             self._reporting.metrics.received_bytes,
             self._totals.retries,
-            time.monotonic() - began,
+            time.monotonic() - self._began,
             code,
             outcome_name(code),
             changes={change.value: count for change, count in changes.items() if change is not Change.UNCHANGED},
@@ -246,7 +247,10 @@ class Run:
         """Make everything durable; publish a set only if every budget holds. Return whether something is new."""
         if not self._is_open:
             return False
-        publish = self._exit_code(destination.manifest.counts) == ExitCode.OK
+        code = self._exit_code(destination.manifest.counts)
+        publish = code == ExitCode.OK
+        # Before it is closed: whatever fails from here on is in the log, but not in the summary of the changes.
+        destination.manifest.summary_facts = self._summary_facts(code)
         is_published: list[bool] = []
         try:
             self._run_within_grace(lambda: is_published.append(destination.close(publish=publish)))
@@ -256,6 +260,19 @@ class Run:
         if not is_published[0]:
             self._reporting.log.error("set_not_published", problem="a budget was exceeded, or the run was stopped")
         return is_published[0] and (self._settings.publish is Publish.SET or self._totals.counts[Status.OK] > 0)
+
+    def _summary_facts(self, code: int) -> dict[str, object]:
+        """Return what the summary of the changes says of the run, under the names that its log lines have."""
+        return {
+            "job": self._settings.name,
+            "run_id": self._reporting.run_id,
+            "outcome": outcome_name(code),
+            "exit_code": code,
+            "reasons": self._totals.most_frequent_reasons,
+            "counts": {status.value: count for status, count in self._totals.counts.items()},
+            "bytes": self._reporting.metrics.received_bytes,
+            "duration_s": round(time.monotonic() - self._began, 3),
+        }
 
     def _run_within_grace(self, work: Callable[[], None]) -> None:
         """Run work of the destination while there is time; after that it is not used any more."""

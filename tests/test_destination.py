@@ -1,5 +1,6 @@
 """The destinations: files and their manifest in a directory, in generations, or in a bucket."""
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -8,7 +9,7 @@ from datetime import datetime, timedelta, tzinfo
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
-from typing import Self
+from typing import Any, Self
 
 import pytest
 from disk_calls import disk_calls
@@ -185,14 +186,61 @@ def test_a_generation_that_cannot_be_shown_is_an_error(tmp_path: Path) -> None:
     assert (prepared(tmp_path), (tmp_path / "current" / "mine").is_dir()) == ([], True)
 
 
-def test_the_copies_of_changes_do_not_pile_up(tmp_path: Path) -> None:
-    """Beside the generations are copies of the lists that the current one has, and no older ones."""
+def copied_changes(root: Path) -> list[list[dict[str, Any]]]:
+    """Return the lines of each list of changes beside the generations, the list of the newest run last."""
+    paths = sorted((root / ".flagjob").glob("changes*"), key=lambda path: (path.name == "changes.jsonl", path.stem))
+    return [[json.loads(line) for line in path.read_text().splitlines()] for path in paths]
+
+
+def test_the_changes_of_abandoned_generations_stay(tmp_path: Path) -> None:
+    """Each run has its list beside the generations, also one whose set was not published, in their order."""
     run_generation(tmp_path, {"br": GIF})
-    (tmp_path / ".flagjob" / "changes-20260101T000000Z.jsonl").write_bytes(b"of a run long ago")
+    run_generation(tmp_path, {"br": PNG}, publish=False)
+    run_generation(tmp_path, {"cn": GIF})
+    found = [[line["code"] for line in lines[:-1]] for lines in copied_changes(tmp_path)]
+    assert found == [["br"], ["br"], ["cn"]]
+    assert [lines[0]["change"] for lines in copied_changes(tmp_path)] == ["new", "changed", "new"]
+
+
+def test_the_copies_of_changes_do_not_pile_up(tmp_path: Path) -> None:
+    """Beside the generations are the lists of the newest run and of ten older ones."""
+    (tmp_path / ".flagjob").mkdir()
+    for day in range(10, 21):
+        (tmp_path / ".flagjob" / f"changes-202601{day}T000000Z.jsonl").write_bytes(b"of a run long ago")
+    run_generation(tmp_path, {"br": GIF})
     run_generation(tmp_path, {"br": PNG})
-    own = {path.name for path in (tmp_path / "current" / ".flagjob").glob("changes*")}
-    assert {path.name for path in (tmp_path / ".flagjob").iterdir()} == own
-    assert len(own) == 2
+    names = sorted(path.name for path in (tmp_path / ".flagjob").glob("changes*"))
+    assert len(names) == 11
+    assert names[:9] == [f"changes-202601{day}T000000Z.jsonl" for day in range(12, 21)]
+    assert names[-1] == "changes.jsonl"
+
+
+def test_changes_of_a_generation_that_cannot_be_shown_say_so(tmp_path: Path) -> None:
+    """The summary was written before: it is there once more, with how the run really ended."""
+    (tmp_path / "current" / "mine").mkdir(parents=True)
+    destination = open_destination(GenerationDestination(tmp_path, 3, ALL))
+    put(destination, "br", GIF)
+    destination.manifest.summary_facts = {"job": "nightly", "outcome": "ok", "exit_code": 0}
+    with pytest.raises(StorageError):
+        destination.close(publish=True)
+    _, first, last = copied_changes(tmp_path)[0]
+    assert (first["job"], first["outcome"], first["exit_code"]) == ("nightly", "ok", 0)
+    assert last == {**first, "outcome": "storage", "exit_code": 5}
+
+
+def test_changes_that_cannot_be_copied_leave_those_before_alone(tmp_path: Path) -> None:
+    """If the generation cannot be shown either, nothing is added to the list of another run."""
+    run_generation(tmp_path, {"br": GIF})
+    before = copied_changes(tmp_path)
+    (tmp_path / ".flagjob" / "manifest.lock").unlink()
+    (tmp_path / ".flagjob" / "manifest.lock").mkdir()
+    destination = open_destination(GenerationDestination(tmp_path, 3, ALL))
+    put(destination, "br", PNG)
+    (tmp_path / "current").unlink()
+    (tmp_path / "current" / "mine").mkdir(parents=True)
+    with pytest.raises(StorageError):
+        destination.close(publish=True)
+    assert copied_changes(tmp_path) == before
 
 
 def test_changes_that_cannot_be_copied_do_not_fail_a_run(tmp_path: Path) -> None:

@@ -51,6 +51,18 @@ def test_without_settings_twenty_real_flags_arrive(tmp_path: Path) -> None:
     assert (done.summary["counts"]["ok"], done.summary["exit_code"], done.summary["codes"]) == (20, 0, 20)
 
 
+def test_the_changes_say_how_the_run_ended(tmp_path: Path) -> None:
+    """Their summary has the outcome, the numbers and the names that the log has; it is the last line."""
+    done = flagjob("BR", "ZZ", "--name", "nightly", cwd=tmp_path)
+    last = (tmp_path / "downloads" / ".flagjob" / "changes.jsonl").read_text().splitlines()[-1]
+    assert last.startswith('{"change":"summary",')
+    summary = json.loads(last)
+    shared = ("job", "run_id", "outcome", "exit_code", "reasons", "counts", "bytes", "new", "changed", "gone")
+    assert {name: summary[name] for name in shared} == {name: done.summary[name] for name in shared}
+    assert (summary["job"], summary["outcome"], summary["reasons"]) == ("nightly", "permanent", {"http_404": 1})
+    assert 0 < summary["duration_s"] <= done.summary["duration_s"]
+
+
 def test_a_result_line_describes_its_file(tmp_path: Path) -> None:
     """Path, size and digest in the log are those of the file."""
     (line,) = flagjob("BR", cwd=tmp_path).events_named("result")

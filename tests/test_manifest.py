@@ -346,6 +346,16 @@ def test_changes_are_written_as_they_happen(destination: LocalDestination) -> No
     assert list(destination.lines("changes.jsonl")[0]) == ["change", "code", "file", "old_sha256", "sha256"]
 
 
+def test_the_summary_says_how_the_run_ended(destination: LocalDestination) -> None:
+    """What the run knows of its end follows the numbers and the times."""
+    manifest = destination.manifest()
+    manifest.summary_facts = {"job": "nightly", "exit_code": 4}
+    manifest.close()
+    summary = destination.lines("changes.jsonl")[-1]
+    assert list(summary)[:5] == ["change", "new", "changed", "gone", "unchanged"]
+    assert list(summary.items())[-2:] == [("job", "nightly"), ("exit_code", 4)]
+
+
 def test_the_summary_has_the_start_and_the_end_of_the_run(destination: LocalDestination) -> None:
     """The two times are those of `open` and `close`."""
     times = iter([NOON, NOON + A_DAY])

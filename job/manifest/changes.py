@@ -1,8 +1,9 @@
 """The changes of one run: the record of a file after a result, and changes.jsonl, the list of changed files."""
 
 import re
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -10,8 +11,8 @@ from pathlib import Path
 
 import orjson
 
-from job.atomic_write import map_os_errors
-from job.layout import CLOCK_TOLERANCE, LINES_SUFFIX, Shard, changes_stem
+from job.atomic_write import map_os_errors, replacing
+from job.layout import CLOCK_TOLERANCE, LINES_SUFFIX, LOCK, Shard, changes_stem
 from job.manifest.journal import LineFile
 from job.manifest.records import Record
 from job.model import Entry, Result, Status, Stored
@@ -19,6 +20,7 @@ from job.model import Entry, Result, Status, Stored
 _ANSWERS = {Status.OK, Status.UNCHANGED, Status.NOT_FOUND}
 """The statuses that are the origin's own answer about the file; after an error or a cancellation its state is open."""
 _OLDER_FILES = 10
+_SUMMARY = "summary"
 _SUMMARY_PREFIX = b'{"change":"summary",'
 _TAIL_BYTES = 4096
 """More than the longest summary."""
@@ -134,63 +136,95 @@ class ChangeLog:
         """How many files so far; the unchanged ones are counted only and have no line."""
         self.follows_complete_run = False
         """Whether the run before ended with its summary; False also if there is no file of a run before."""
-        self._stem = changes_stem(shard)
-        self._file = LineFile(directory / f"{self._stem}{LINES_SUFFIX}")
+        self._shard = shard
+        self._file = LineFile(directory / _file_name(shard))
         self._now = now
         self._started_at = ""
-        self._horizon = ""
-        """What is dated later was written while a clock was ahead."""
 
     def open(self) -> None:
         """Rename the file of the run before by the time of its last line, delete the oldest files, begin a new one."""
         now = self._now()
         self._started_at = timestamp(now)
-        self._horizon = _file_date(now + CLOCK_TOLERANCE)
-        path = self._file.path
-        with map_os_errors(path):
-            # There is no such file in a first run, or if another process of this shard has just renamed it. Two
-            # processes that begin together may append to one file; each line names its code, so nothing is lost.
-            with suppress(FileNotFoundError):
-                self.follows_complete_run = _last_line(path).startswith(_SUMMARY_PREFIX)
-                path.replace(self._dated_path(path))
-            for _, older in self._older_files()[:-_OLDER_FILES]:
-                older.unlink(missing_ok=True)
+        self.follows_complete_run = _rotate(self._file.path.parent, self._shard, now)
         self._file.open(write=True)
 
     def append(self, lines: Iterable[bytes]) -> None:
         """Append the lines of changes, in one write."""
         self._file.append(lines)
 
-    def finish(self) -> None:
-        """Append the summary and flush every line to the disk."""
+    def finish(self, facts: Mapping[str, object]) -> None:
+        """Append the summary, with what else is known of the run, and flush every line to the disk."""
         counts = {change.value: count for change, count in self.counts.items()}
         times = {"started_at": self._started_at, "finished_at": timestamp(self._now())}
-        self._file.append([orjson.dumps({"change": "summary", **counts, **times})])
+        self._file.append([orjson.dumps({"change": _SUMMARY, **counts, **times, **facts})])
         self._file.sync()
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
 
-    def _dated_path(self, path: Path) -> Path:
-        """Return an unused path with the time of the last write; runs of one second get numbers: none, 1, 2."""
-        date = _file_date(datetime.fromtimestamp(path.stat().st_mtime, UTC))
-        used_numbers = [number for (other_date, number), _ in self._older_files() if other_date == date]
-        suffix = f"-{max(used_numbers) + 1}" if used_numbers else ""
-        return path.with_name(f"{self._stem}-{date}{suffix}{LINES_SUFFIX}")
+    def copy_to(self, directory: Path) -> None:
+        """Copy the file, whole or not at all, to a directory where it is the newest of those of earlier runs."""
+        _rotate(directory, self._shard, self._now())
+        path = self._file.path
+        with replacing(directory / path.name, directory / LOCK) as copy, path.open("rb") as original:
+            shutil.copyfileobj(original, copy)
 
-    def _older_files(self) -> list[tuple[tuple[str, int], Path]]:
-        """Return the dates, numbers and paths of the older runs' files, the oldest first.
+    def amend_copy(self, directory: Path, facts: Mapping[str, object]) -> None:
+        """Append the summary to a copy once more, with facts that were not known before: the last line counts."""
+        path = directory / self._file.path.name
+        copy = LineFile(path)
+        with map_os_errors(path), closing(copy):
+            former = orjson.loads(_last_line(path))
+            copy.open(write=True)
+            copy.append([orjson.dumps({**former, **facts})])
 
-        Dates to come are those of a clock that was ahead. They go before the others, or they would keep them out.
-        """
-        pattern = re.compile(rf"{self._stem}-(\d{{8}}T\d{{6}}Z)(?:-(\d+))?{re.escape(LINES_SUFFIX)}")
-        older = []
-        for path in self._file.path.parent.iterdir():
-            match = pattern.fullmatch(path.name)
-            if match:
-                older.append(((match[1], int(match[2] or 0)), path))
-        return sorted(older, key=lambda found: (found[0][0] < self._horizon, found))
+
+def _rotate(directory: Path, shard: Shard, now: datetime) -> bool:
+    """Rename a shard's newest file by the time of its last line, and delete the oldest of its other ones.
+
+    Returns whether the newest one ended with its summary; False also if there was none. Raises StorageError.
+    """
+    path = directory / _file_name(shard)
+    is_complete = False
+    with map_os_errors(path):
+        # There is no such file in a first run, or if another process of this shard has just renamed it. Two processes
+        # that begin together may append to one file; each line names its code, so nothing is lost.
+        with suppress(FileNotFoundError):
+            is_complete = _last_line(path).startswith(_SUMMARY_PREFIX)
+            path.replace(_dated_path(path, shard, now))
+        for _, older in _older_files(directory, shard, now)[:-_OLDER_FILES]:
+            older.unlink(missing_ok=True)
+    return is_complete
+
+
+def _dated_path(path: Path, shard: Shard, now: datetime) -> Path:
+    """Return an unused path with the time of the last write; runs of one second get numbers: none, 1, 2."""
+    date = _file_date(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+    older_files = _older_files(path.parent, shard, now)
+    used_numbers = [number for (other_date, number), _ in older_files if other_date == date]
+    suffix = f"-{max(used_numbers) + 1}" if used_numbers else ""
+    return path.with_name(f"{changes_stem(shard)}-{date}{suffix}{LINES_SUFFIX}")
+
+
+def _older_files(directory: Path, shard: Shard, now: datetime) -> list[tuple[tuple[str, int], Path]]:
+    """Return the dates, numbers and paths of the older runs' files, the oldest first.
+
+    Dates to come are those of a clock that was ahead. They go before the others, or they would keep them out.
+    """
+    pattern = re.compile(rf"{changes_stem(shard)}-(\d{{8}}T\d{{6}}Z)(?:-(\d+))?{re.escape(LINES_SUFFIX)}")
+    horizon = _file_date(now + CLOCK_TOLERANCE)
+    older = []
+    for path in directory.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match:
+            older.append(((match[1], int(match[2] or 0)), path))
+    return sorted(older, key=lambda found: (found[0][0] < horizon, found))
+
+
+def _file_name(shard: Shard) -> str:
+    """Return the name of the file of a shard's last run."""
+    return f"{changes_stem(shard)}{LINES_SUFFIX}"
 
 
 def timestamp(time: datetime) -> str:

@@ -1,6 +1,6 @@
 """The manifest of a run's shard, all manifests of a directory read as one, and the SHA256SUMS made from them."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -82,6 +82,8 @@ class Manifest:
         self._changes = ChangeLog(directory, scope.shard, now)
         self.on_change: Callable[[Change, str, Stored, Stored | None], None] | None = None
         """Called by `record` for each file that is new, changed or gone: with its code, the file, and what it was."""
+        self.summary_facts: Mapping[str, object] = {}
+        """What the summary of the changes says of the run beside their numbers, as JSON has it; `close` writes it."""
 
     @property
     def counts(self) -> dict[Change, int]:
@@ -196,8 +198,16 @@ class Manifest:
                 _write_checksums(self._checksums, self.directory, newest_lines(journals))
             # The summary is last. A run that is killed before leaves none, and the next run therefore writes SHA256SUMS
             # even if it finds nothing new.
-            self._changes.finish()
+            self._changes.finish(self.summary_facts)
             sync_directory(self.directory)
+
+    def copy_changes(self, directory: Path) -> None:
+        """Copy the list of changes, after `close`, to a directory that keeps those of as many runs as its own."""
+        self._changes.copy_to(directory)
+
+    def amend_copied_changes(self, directory: Path, facts: Mapping[str, object]) -> None:
+        """Append to such a copy what came to be known of the run only after its summary was written."""
+        self._changes.amend_copy(directory, facts)
 
     def _change_line(self, change: Change, result: Result, stored: Stored, prior: Record | None) -> bytes:
         """Return the line of a change, and report it."""
