@@ -53,9 +53,10 @@ OUTCOME_ADVICE: Mapping[str, str] = {
     "deadline": "Run the same command again: only what is missing is asked for again.",
     "sighup": "Run the same command again, under nohup or as a service: only what is missing is asked for again.",
     "sigint": "Run the same command again: only what is missing is asked for again.",
+    "killed": "Find out who killed it, such as the kernel for want of memory; then run the same command again.",
     "sigterm": "Run the same command again: only what is missing is asked for again.",
 }
-"""What to do next after a run, by its outcome as `exit_code.outcome_name` names it; `ok` needs nothing."""
+"""What to do next after a run, by its outcome as `exit_code.outcome_name` names it, or `killed`; `ok` needs nothing."""
 SAME_BYTES_HINT = (
     "look at that file: if the origin serves it in place of missing files, put its digest into FLAGJOB_PLACEHOLDERS"
 )

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from job import settings
 from job.cancellation import Cancellation
-from job.display import is_terminal, wants_colours
+from job.display import Line, is_terminal, painted, wants_colours
 from job.errors import LogError, Reason, StorageError, UsageError
 from job.exit_code import ExitCode, signal_exit_code
 from job.progress import Terminal, drop_lost_terminals, painted_page
@@ -206,12 +206,27 @@ def _roll_back(arguments: Arguments) -> int:
     return maintenance.roll_back(loaded, _open_log(loaded, sys.stdout.buffer))
 
 
+def _status(arguments: Arguments) -> int:
+    from job.status import status  # noqa: PLC0415  (see the module's docstring)
+
+    cancellation = Cancellation()
+    loaded = settings.load(arguments, os.environ)
+    _install_signal_handlers(cancellation)
+    coloured = wants_colours(sys.stdout, loaded.log_format)
+
+    def show(lines: Sequence[Line]) -> int:
+        return _print("".join(f"{painted(line, coloured=coloured)}\n" for line in lines))
+
+    return status(loaded, _open_log(loaded, sys.stdout.buffer), cancellation, show)
+
+
 _COMMANDS: Mapping[Command, Callable[[Arguments], int]] = {
     Command.RUN: _run,
     Command.SERVE: _serve,
     Command.SIMULATE: _simulate,
     Command.VERIFY: _verify,
     Command.ROLLBACK: _roll_back,
+    Command.STATUS: _status,
 }
 
 

@@ -9,11 +9,10 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
-from tempfile import TemporaryDirectory
 from time import monotonic
 
 from job.atomic_write import map_os_errors, replacing
-from job.errors import Fault, StorageError, UsageError
+from job.errors import StorageError
 from job.exit_code import ExitCode, outcome_name
 from job.file_table import FileTable
 from job.inputs import Inputs
@@ -26,13 +25,11 @@ from job.layout import (
     CLOCK_TOLERANCE,
     LOCK,
     OWN_DIRECTORY,
-    SEGMENTS_DIRECTORY,
     Shard,
     is_bucket,
     manifest_name,
     name_folding,
     segments_prefix,
-    shards_of_segments,
     sortable_time,
 )
 from job.manifest import DEMO_SERVER, Manifest, ManifestScope
@@ -44,6 +41,7 @@ from job.storage import (
     DirectoryStorage,
     GenerationStorage,
     Storage,
+    scratch_directory,
 )
 
 _UPLOAD_RESULTS = 1000
@@ -103,12 +101,8 @@ def destination_for(settings: Settings, inputs: Inputs, stack: ExitStack, table:
     shard = Shard(settings.shard_index, settings.shard_count)
     scope = ManifestScope(origin, shard, table, settings.url_ignore_query)
     if is_bucket(settings.dest):
-        try:
-            scratch = stack.enter_context(TemporaryDirectory(prefix="flagjob-"))
-        except OSError as error:
-            problem = f"must be a directory that can be written, for what goes into a bucket ({error.strerror})"
-            raise UsageError(Fault("TMPDIR", None, problem)) from error
-        return BucketDestination(_bucket_storage(settings, Path(scratch)), Path(scratch), scope)
+        scratch = scratch_directory(stack)
+        return BucketDestination(_bucket_storage(settings, scratch), scratch, scope)
     root = Path(settings.dest)
     required_free_bytes = min(settings.workers, inputs.known or settings.workers) * settings.max_bytes
     if settings.publish is Publish.SET:
@@ -252,7 +246,8 @@ class BucketDestination(Destination):
     def open(self, *, accept_new_origin: bool) -> None:
         """Download the manifest; those of another number of shards only if this shard has none."""
         self._bucket.open()
-        self._download_segments()
+        self._segments = self._bucket.state.download_manifests(self._copy.parent, self._prefix)
+        self._latest_segment = max(self._segments, default="")
         header = self._header()
         self.manifest.open(accept_new_origin=accept_new_origin)
         if self._segments:
@@ -296,32 +291,6 @@ class BucketDestination(Destination):
         with map_os_errors(self._copy), suppress(FileNotFoundError), self._copy.open("rb") as file:
             return file.readline()
         return b""
-
-    def _download_segments(self) -> None:
-        """Append every segment to the local copy of its shard's manifest."""
-        directory = self._copy.parent
-        with map_os_errors(directory):
-            directory.mkdir(parents=True)
-        # Another pod may compact the segments meanwhile: one that it deletes after our listing reads as empty, but
-        # its lines are in a segment that was written before. So list again until there is nothing new.
-        seen: list[str] = []
-        while True:
-            new = {name: shard for name, shard in self._list_segments().items() if name not in seen}
-            if not new:
-                break
-            for name, shard in new.items():
-                path = directory / manifest_name(shard)
-                with map_os_errors(path), path.open("ab") as file:
-                    file.writelines(self._bucket.state.read(name))
-            seen.extend(new)
-        self._segments = [name for name in seen if name.startswith(self._prefix)]
-        self._latest_segment = max(self._segments, default="")
-
-    def _list_segments(self) -> dict[str, Shard]:
-        """Return this shard's segments, in order; if it has none, those of every shard."""
-        segments = shards_of_segments(self._bucket.state.list_names(SEGMENTS_DIRECTORY))
-        own = {name: shard for name, shard in segments.items() if name.startswith(self._prefix)}
-        return own or segments
 
     def _try_upload(self) -> None:
         # Set first and cleared at the end, so that it stays set after an exception and when the caller gives up

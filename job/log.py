@@ -136,7 +136,7 @@ class RunLog:
             )
 
     def log_plan(self, event: str, **fields: object) -> None:
-        """Write what a run would do, for a dry run, at every level."""
+        """Write what a run would do, for a dry run, or what past runs did, at every level."""
         self._always.info(event, **fields)
 
     def log_run_started(self, **fields: object) -> None:

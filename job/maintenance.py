@@ -46,8 +46,8 @@ def verify(settings: Settings, log: RunLog, cancellation: Cancellation, *, delet
     (the next run repairs it), 5 if a file cannot be read, and 128 plus the number after a signal. With `delete`, files
     that the origin has no more are deleted, except in a dry run. Raises UsageError if there is nothing to verify.
     """
-    root = _published_directory(settings)
-    if not _has_manifest(root):
+    root = published_directory(settings)
+    if not has_manifest(root):
         raise UsageError(Fault("FLAGJOB_DEST", str(root), "was never filled by flagjob: there is nothing to verify"))
 
     def log_finding(finding: Finding, file: str) -> None:
@@ -82,22 +82,28 @@ def roll_back(settings: Settings, log: RunLog) -> int:
 
 def _destination(settings: Settings) -> Path:
     """Return the destination's directory; raise UsageError for a bucket, and for codes, which are for runs only."""
-    if settings.arguments:
-        raise UsageError(Fault("arguments", " ".join(settings.arguments), "are codes, which only run takes"))
+    refuse_codes(settings)
     if is_bucket(settings.dest):
         raise UsageError(Fault("FLAGJOB_DEST", settings.dest, "must be a directory: a bucket's objects are not read"))
     return Path(settings.dest)
 
 
-def _published_directory(settings: Settings) -> Path:
+def refuse_codes(settings: Settings) -> None:
+    """Raise UsageError if there are codes, which are for runs only."""
+    if settings.arguments:
+        raise UsageError(Fault("arguments", " ".join(settings.arguments), "are codes, which only run takes"))
+
+
+def published_directory(settings: Settings) -> Path:
     """Return the directory that readers see: the current set of a destination of sets, else the destination itself."""
     destination = _destination(settings)
-    if _has_manifest(destination) and settings.publish is not Publish.SET:
+    if has_manifest(destination) and settings.publish is not Publish.SET:
         return destination
     return Generations(destination).current or destination
 
 
-def _has_manifest(root: Path) -> bool:
+def has_manifest(root: Path) -> bool:
+    """Return whether a directory has the manifest of any shard."""
     return any((root / OWN_DIRECTORY).glob(MANIFEST_FILES))
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import stat
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -59,7 +59,8 @@ def closing_lines(summary: Summary, noun: str, columns: int | None = None) -> li
         lines += [Line("Why, most frequent first:", Colour.BOLD), *_reason_lines(summary, reasons, columns)]
     if summary.exit_code:
         lines.append(Line("What to do:", Colour.BOLD))
-        lines += [Line(text) for text in _advice_texts(summary, reasons, columns)]
+        cause = [summary.cause.reason] if summary.cause else []
+        lines += [Line(text) for text in advice_texts([*cause, *reasons], summary.outcome, summary.exit_code, columns)]
     return lines
 
 
@@ -101,13 +102,11 @@ def _reason_lines(summary: Summary, reasons: Mapping[str, int], columns: int) ->
         yield Line(cut(f"  {number:>{digits}} {reason}{example}", columns))
 
 
-def _advice_texts(summary: Summary, reasons: Mapping[str, int], columns: int) -> Iterator[str]:
-    """Yield what to do about each reason, and what to do next, wrapped between words."""
-    cause = summary.cause.reason if summary.cause else None
-    about = dict.fromkeys([*([cause] if cause else []), *reasons])
-    next_step = OUTCOME_ADVICE.get(summary.outcome, "Start the run again.")
-    sentences = [*(f"{reason}: {advice_for(reason)}" for reason in about), next_step]
-    sentences.append(f"More: {runbook_link(summary.exit_code)}")
+def advice_texts(reasons: Iterable[str], outcome: str, exit_code: int, columns: int) -> Iterator[str]:
+    """Yield what to do about each reason, each once, and what to do next, wrapped between words."""
+    next_step = OUTCOME_ADVICE.get(outcome, "Start the run again.")
+    sentences = [*(f"{reason}: {advice_for(reason)}" for reason in dict.fromkeys(reasons)), next_step]
+    sentences.append(f"More: {runbook_link(exit_code)}")
     for sentence in sentences:
         yield from textwrap.wrap(
             sentence,
@@ -308,6 +307,7 @@ _CONSOLE_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "host_paused": _host_paused_text,
     "host_resumed": lambda event: f"Continuing with {event['requests_per_s']:g} requests a second at first.",
     "interrupted": _interrupted_text,
+    "past_run": lambda event: f"{event['ended_at']} {event['outcome']}",
     "origin_back": lambda event: f"{event['host']} is back.",
     "origin_down": _origin_down_text,
     "request": _request_text,
@@ -319,6 +319,7 @@ _CONSOLE_TEXTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "run_started": _run_started_text,
     "scheduled": lambda event: f"Scheduled for {event['code']}: <{event['future']}>",
     "serving": lambda event: f"Serving {event['url']}",
+    "status": lambda event: f"{event['runs']} runs, {event['files']} files",
     "uniform_refusal": _repeated_failure_text,
     "usage_error": lambda event: f"flagjob: {event['message']}",
     "verify_finished": lambda event: ", ".join(f"{count} {name}" for name, count in event["counts"].items()),

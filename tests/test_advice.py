@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from job.advice import OUTCOME_ADVICE, REASON_ADVICE, advice_for, runbook_link
 from job.errors import TOO_MANY_CHANGED, Reason
 from job.exit_code import ExitCode, outcome_name
+from job.manifest import KILLED
 from job.settings import OPTIONS
 
 SENTENCES = [*REASON_ADVICE.values(), *OUTCOME_ADVICE.values()]
@@ -24,8 +25,8 @@ def test_every_reason_has_advice() -> None:
 
 
 def test_every_outcome_but_success_has_advice() -> None:
-    """What to do next depends on the outcome; after `ok` there is nothing to do."""
-    assert set(OUTCOME_ADVICE) == {outcome_name(code) for code in ExitCode if code}
+    """What to do next depends on the outcome, of which `status` knows one more; after `ok` there is nothing to do."""
+    assert set(OUTCOME_ADVICE) == {*(outcome_name(code) for code in ExitCode if code), KILLED}
 
 
 @pytest.mark.parametrize("sentence", SENTENCES)

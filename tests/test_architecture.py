@@ -25,7 +25,7 @@ LAYERS: list[set[str]] = [
     {"resilience"},
     {"storage", "manifest", "pool", "log", "metrics", "demo_server"},
     {"greenlet_executor", "downloader", "inputs", "maintenance", "report"},
-    {"simulate"},
+    {"simulate", "status"},
     {"destination", "reporting"},
     {"wiring"},
     {"run"},

@@ -43,7 +43,7 @@ JOB = ROOT / "job"
 DOCUMENTS = sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 BOOK = "docs/from-the-book.md"
 TOOLS: dict[str, type] = {"serve": ServeOptions, "simulate": SimulateOptions}
-MAINTENANCE = {"verify": {"--delete"}, "rollback": set()}
+MAINTENANCE = {"verify": {"--delete"}, "rollback": set(), "status": set()}
 """The commands that take the job's options, and those of their own."""
 CONFIGURED = [*sorted((ROOT / "k8s").rglob("*.*")), *sorted(ROOT.glob("docs/systemd/*"))]
 SETTINGS_IN = [*(ROOT / name for name in DOCUMENTS), ROOT / "Dockerfile", *CONFIGURED]
@@ -385,7 +385,7 @@ def kept(cwd: Path) -> list[Done]:
     runs = [flagjob(*codes, *sets, cwd=cwd) for codes in (["BR"], ["BR", "CN"], ["BR", "ZZ"])]
     back = flagjob("rollback", *sets, cwd=cwd)
     (cwd / "sets" / "current" / "br.gif").rename(cwd / "sets" / "current" / "unknown.gif")
-    return [*runs, back, flagjob("verify", *sets, cwd=cwd)]
+    return [*runs, back, flagjob("verify", *sets, cwd=cwd), flagjob("status", *sets, "--log-format=json", cwd=cwd)]
 
 
 def troubled(cwd: Path) -> list[Done]:

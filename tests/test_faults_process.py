@@ -127,6 +127,7 @@ WALL_CLOCK_READERS = {
     "job/manifest/shard_manifest.py": 1,  # when an entry was checked
     "job/reporting.py": 2,  # when a run began and ended, for metrics
     "job/storage/generations.py": 1,  # a set's name
+    "job/status.py": 1,  # how long ago a run ended
     "job/destination.py": 2,  # names of objects in a bucket
     "job/report/recorder.py": 1,  # when a run began, for its page
 }

@@ -187,7 +187,7 @@ def test_the_value_of_a_switch_is_not_shown() -> None:
     assert str(fault) == "arguments: argument --delete: ignored explicit argument"
 
 
-@pytest.mark.parametrize("command", ["run", "verify", "rollback"])
+@pytest.mark.parametrize("command", ["run", "verify", "rollback", "status"])
 @pytest.mark.parametrize("name", Command)
 def test_codes_that_are_called_like_commands(command: str, name: str) -> None:
     """After a command, an option or -- the name of a command is a code; only the first word is a command."""
@@ -215,7 +215,7 @@ def test_only_verify_deletes() -> None:
     """The option --delete belongs to verify; elsewhere it is unknown."""
     assert parse_arguments(["verify", "--delete"]).delete
     assert not parse_arguments(["verify"]).delete
-    for command in ("run", "rollback"):
+    for command in ("run", "rollback", "status"):
         (fault,) = parse_arguments([command, "--delete"]).faults
         assert str(fault).startswith("--delete: is not a known option")
 

@@ -1,22 +1,27 @@
 """The changes of one run: the record of a file after a result, and changes.jsonl, the list of changed files."""
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
 
 import orjson
 
 from job.atomic_write import map_os_errors, replacing
-from job.layout import CLOCK_TOLERANCE, LINES_SUFFIX, LOCK, Shard, changes_stem
-from job.manifest.journal import LineFile
+from job.layout import ALL_CODES, CLOCK_TOLERANCE, LABEL_PATTERN, LINES_SUFFIX, LOCK, Shard, changes_stem
+from job.manifest.journal import LONGEST_LINE_BYTES, LineFile
 from job.manifest.records import Record
 from job.model import Entry, Result, Status, Stored
 
+T = TypeVar("T")
 _ANSWERS = {Status.OK, Status.UNCHANGED, Status.NOT_FOUND}
 """The statuses that are the origin's own answer about the file; after an error or a cancellation its state is open."""
 _OLDER_FILES = 10
@@ -24,6 +29,18 @@ _SUMMARY = "summary"
 _SUMMARY_PREFIX = b'{"change":"summary",'
 _TAIL_BYTES = 4096
 """More than the longest summary."""
+_FILE = re.compile(
+    rf"{changes_stem(ALL_CODES)}(?:-{LABEL_PATTERN})?"
+    rf"(?:-(\d{{8}}T\d{{6}})(?:\.\d{{6}})?Z(?:-(\d+))?)?{re.escape(LINES_SUFFIX)}"
+)
+"""The name of a file of changes: shard, date in a directory or in a bucket, and number, each if it has one."""
+KILLED = "killed"
+UNFINISHED = "unfinished"
+"""The outcome of a run that is under way, or was killed and no later run has begun."""
+
+
+_DATE_PARTS = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)")
+_TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 
 class Change(StrEnum):
@@ -200,7 +217,7 @@ def _rotate(directory: Path, shard: Shard, now: datetime) -> bool:
 
 def _dated_path(path: Path, shard: Shard, now: datetime) -> Path:
     """Return an unused path with the time of the last write; runs of one second get numbers: none, 1, 2."""
-    date = _file_date(datetime.fromtimestamp(path.stat().st_mtime, UTC))
+    date = _file_date(_time_of(path.stat().st_mtime))
     older_files = _older_files(path.parent, shard, now)
     used_numbers = [number for (other_date, number), _ in older_files if other_date == date]
     suffix = f"-{max(used_numbers) + 1}" if used_numbers else ""
@@ -237,8 +254,147 @@ def _file_date(time: datetime) -> str:
     return f"{time.astimezone(UTC):%Y%m%dT%H%M%SZ}"
 
 
+def _time_of(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
 def _last_line(path: Path) -> bytes:
     with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - _TAIL_BYTES, 0))
-        lines = file.read().splitlines()
+        return _tail_line(file)
+
+
+def _tail_line(file: BinaryIO) -> bytes:
+    """Return the last line of an open file, without its line end; nothing if it is empty."""
+    file.seek(max(os.fstat(file.fileno()).st_size - _TAIL_BYTES, 0))
+    lines = file.read().splitlines()
     return lines[-1] if lines else b""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastRun:
+    """What a file of changes says of its run; None where it does not, as in a file of an early version."""
+
+    shard: Shard
+    ended_at: str
+    """When it ended, or last wrote into the file if it has no summary; ISO 8601 in UTC."""
+    outcome: str | None
+    """As `run_finished` has it, or KILLED or UNFINISHED."""
+    new: int | None
+    changed: int | None
+    gone: int | None
+    unchanged: int | None = None
+    job: str | None = None
+    run_id: str | None = None
+    exit_code: int | None = None
+    started_at: str | None = None
+    reasons: Mapping[str, int] | None = None
+    """The most frequent reasons of items without a file, with their numbers."""
+    counts: Mapping[str, int] | None = None
+    bytes: int | None = None
+    duration_s: float | None = None
+
+
+def read_past_runs(directory: Path, now: datetime) -> list[PastRun]:
+    """Return the last runs of all shards, the oldest first: one for each file of changes in a directory.
+
+    Writes nothing, takes no lock, and may be used while runs of any shard are under way. Memory: some kilobytes for
+    each run. Raises StorageError; a missing directory has no runs.
+    """
+    found: dict[tuple[int, int], tuple[tuple[object, ...], PastRun]] = {}
+    # What is dated later was written while a clock was ahead, and goes before the others.
+    horizon = timestamp(now + CLOCK_TOLERANCE)
+    # The newest files before the dated ones: one that a run renames in between is met again by its new name, and known.
+    # In the other order it would be missed.
+    for is_dated in (False, True):
+        for path, match in _change_files(directory, is_dated=is_dated):
+            with map_os_errors(path), suppress(FileNotFoundError), path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                run = _past_run(file, match, status.st_mtime)
+                # After the time what tells runs of one second apart; in a bucket the name has the microseconds.
+                order = (run.ended_at < horizon, run.ended_at, not is_dated, int(match[4] or 0), path.name)
+                found.setdefault((status.st_dev, status.st_ino), (order, run))
+    return [run for _, run in sorted(found.values(), key=itemgetter(0))]
+
+
+def _change_files(directory: Path, *, is_dated: bool) -> list[tuple[Path, re.Match[str]]]:
+    """Return the files of changes whose names have a date, or have none."""
+    with map_os_errors(directory), suppress(FileNotFoundError, NotADirectoryError):
+        matches = [(path, _FILE.fullmatch(path.name)) for path in directory.iterdir()]
+        return [(path, match) for path, match in matches if match and bool(match[3]) == is_dated]
+    return []
+
+
+def _past_run(file: BinaryIO, name: re.Match[str], written_at: float) -> PastRun:
+    """Return what an open file says of its run; `name` is the match of its name."""
+    shard = Shard(int(name[1] or 0), int(name[2] or 1))
+    summary = _parse_summary(_tail_line(file))
+    if summary is not None:
+        return _finished_run(shard, summary)
+    counts = _count_lines(file)
+    # A dated file was renamed by a later run of the shard, so this one is over.
+    date = name[3]
+    return PastRun(
+        shard=shard,
+        ended_at=_DATE_PARTS.sub(r"\1-\2-\3T\4:\5:\6Z", date) if date else timestamp(_time_of(written_at)),
+        outcome=KILLED if date else UNFINISHED,
+        new=counts[Change.NEW],
+        changed=counts[Change.CHANGED],
+        gone=counts[Change.GONE],
+    )
+
+
+def _finished_run(shard: Shard, summary: Mapping[str, Any]) -> PastRun:
+    """Return a run by its summary, in which early versions had less, and damage may have left anything."""
+    return PastRun(
+        shard=shard,
+        ended_at=summary["finished_at"],
+        outcome=_typed(summary, "outcome", str),
+        new=_typed(summary, "new", int),
+        changed=_typed(summary, "changed", int),
+        gone=_typed(summary, "gone", int),
+        unchanged=_typed(summary, "unchanged", int),
+        job=_typed(summary, "job", str),
+        run_id=_typed(summary, "run_id", str),
+        exit_code=_typed(summary, "exit_code", int),
+        started_at=_typed(summary, "started_at", str),
+        reasons=_numbers(summary.get("reasons")),
+        counts=_numbers(summary.get("counts")),
+        bytes=_typed(summary, "bytes", int),
+        duration_s=_typed(summary, "duration_s", float),
+    )
+
+
+def _typed(fields: Mapping[str, Any], name: str, kind: type[T]) -> T | None:
+    value = fields.get(name)
+    return value if type(value) is kind else None
+
+
+def _numbers(value: object) -> dict[str, int] | None:
+    """Return an object of JSON whose values are numbers, or None if it is something else."""
+    if isinstance(value, dict) and all(type(number) is int for number in value.values()):
+        return value
+    return None
+
+
+def _parse_summary(line: bytes) -> dict[str, Any] | None:
+    """Return a summary with the time of its end, or None if the line is another one, or is damaged."""
+    if not line.startswith(_SUMMARY_PREFIX):
+        return None
+    try:
+        summary: dict[str, Any] = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    finished_at = summary.get("finished_at")
+    return summary if isinstance(finished_at, str) and _TIMESTAMP.fullmatch(finished_at) else None
+
+
+def _count_lines(file: BinaryIO) -> dict[Change, int]:
+    """Return how many lines of each change a file has; a damaged line has no beginning that is known."""
+    file.seek(0)
+    counts = dict.fromkeys(Change, 0)
+    # In parts of a bounded length, as a file system may leave a hole of gigabytes after a power cut.
+    for line in iter(partial(file.readline, LONGEST_LINE_BYTES), b""):
+        for change in Change:
+            if line.startswith(b'{"change":"%s",' % change.encode()):
+                counts[change] += 1
+    return counts

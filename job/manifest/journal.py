@@ -13,7 +13,7 @@ from job.manifest.records import Record
 _BLOCK_BYTES = 64 * 1024
 _USUAL_LINE_BYTES = 2048
 """The size of the first read of `line_at`. Few lines are longer; a longer one costs a second read."""
-_LONGEST_LINE_BYTES = 1024 * 1024
+LONGEST_LINE_BYTES = 1024 * 1024
 """No line of ours is longer (libcurl accepts 300 kB of headers): more without a line end is damage, and is skipped."""
 
 _SMALL_BYTES = 8 * 1024 * 1024
@@ -26,7 +26,7 @@ Line = tuple[bytes, records.Fields]
 def read_first_line(path: Path) -> bytes:
     """Return the first line of a file, with its line end if it has one; raise StorageError if it cannot be read."""
     with map_os_errors(path), path.open("rb") as file:
-        return file.readline(_LONGEST_LINE_BYTES)
+        return file.readline(LONGEST_LINE_BYTES)
 
 
 class LineFile:
@@ -92,7 +92,7 @@ class LineFile:
             for line in whole_lines:
                 yield start, line
                 start += len(line) + 1
-            if len(rest) > _LONGEST_LINE_BYTES:
+            if len(rest) > LONGEST_LINE_BYTES:
                 start += len(rest)
                 rest = b""
 
@@ -104,7 +104,7 @@ class LineFile:
         line, line_end, _ = self._read(_USUAL_LINE_BYTES, offset).partition(b"\n")
         if line_end:
             return line
-        return self._read(_LONGEST_LINE_BYTES, offset).partition(b"\n")[0]
+        return self._read(LONGEST_LINE_BYTES, offset).partition(b"\n")[0]
 
     def is_replaced(self) -> bool:
         """Return whether the path now leads to another file than the one that is open here, or to none."""

@@ -23,6 +23,7 @@ commands, each with a page of its own (flagjob COMMAND --help):
   simulate                  draw the timeline of tasks that only sleep
   verify                    compare the destination's files with its manifest
   rollback                  show readers the set of files before the current one
+  status                    show what the last runs did, how old the files are
 """
 _EPILOG = """\
 Every option with a value is a variable, too: --max-bytes is FLAGJOB_MAX_BYTES;
@@ -43,6 +44,11 @@ next run repairs it. Takes the job's options, such as --dest and --publish.
 _ROLLBACK_DESCRIPTION = """\
 Shows readers the set of files before the current one (FLAGJOB_PUBLISH=set).
 Takes the job's options, such as --dest.
+"""
+_STATUS_DESCRIPTION = """\
+Shows what the last runs did, how old the destination's files are, and what to
+do if the last run failed; with --log-format json as JSON lines. It only reads,
+and works during a run. Takes the job's options, such as --dest and --publish.
 """
 _PAGE_OPTIONS = ("-h", "--help", "--version")
 _MAIN_GROUP = "what most runs need"
@@ -103,6 +109,7 @@ class Command(StrEnum):
     SIMULATE = "simulate"
     VERIFY = "verify"
     ROLLBACK = "rollback"
+    STATUS = "status"
 
 
 _OPTIONS_OF: Mapping[Command, tuple[Option, ...]] = {
@@ -111,6 +118,7 @@ _OPTIONS_OF: Mapping[Command, tuple[Option, ...]] = {
     Command.SIMULATE: options_of(SimulateOptions),
     Command.VERIFY: OPTIONS,
     Command.ROLLBACK: OPTIONS,
+    Command.STATUS: OPTIONS,
 }
 
 
@@ -242,6 +250,11 @@ def _build_parser(command: Command) -> argparse.ArgumentParser:
         case Command.ROLLBACK:
             subparser = commands.add_parser(
                 command, usage="flagjob rollback [OPTION ...]", description=_ROLLBACK_DESCRIPTION
+            )
+            _add_job_options(subparser, hidden=True)
+        case Command.STATUS:
+            subparser = commands.add_parser(
+                command, usage="flagjob status [OPTION ...]", description=_STATUS_DESCRIPTION
             )
             _add_job_options(subparser, hidden=True)
         case _:

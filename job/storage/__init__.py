@@ -5,7 +5,7 @@ from typing import Protocol
 
 from job.body import Body
 from job.model import Stored
-from job.storage.bucket import BucketStorage
+from job.storage.bucket import BucketStorage, open_state, scratch_directory
 from job.storage.bucket_client import DEFAULT_TIMEOUTS
 from job.storage.directory import DirectoryStorage, is_same_time
 from job.storage.generations import Generations, GenerationStorage
@@ -21,6 +21,8 @@ __all__ = [
     "Publisher",
     "Storage",
     "is_same_time",
+    "open_state",
+    "scratch_directory",
 ]
 
 

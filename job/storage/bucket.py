@@ -4,16 +4,26 @@ import os
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryDirectory
 from threading import Lock
 
 from job.atomic_write import map_os_errors
 from job.body import Body, temporary_stem
 from job.errors import Fault, PathError, StorageError, UsageError
-from job.layout import OWN_DIRECTORY, PROBE_PREFIX, BucketLocation
+from job.layout import (
+    OWN_DIRECTORY,
+    PROBE_PREFIX,
+    SEGMENTS_DIRECTORY,
+    BucketLocation,
+    Shard,
+    manifest_name,
+    shards_of_segments,
+)
 from job.model import Stored
 from job.storage.bucket_client import DEFAULT_TIMEOUTS, BucketClient, BucketTimeouts
 
@@ -46,10 +56,7 @@ class BucketStorage:
 
         Raises UsageError for an invalid URL, for credentials that cannot be sent, and where obstore is missing.
         """
-        self._location = location_of(url)
-        check_credentials(self._location, os.environ)
-        if find_spec("obstore") is None:
-            raise UsageError(Fault("FLAGJOB_DEST", url, "buckets need obstore: pip install 'flagjob[objects]'"))
+        self._location = _usable_location(url)
         self._scratch = scratch
         self._temporary_stem = temporary_stem(scratch)
         self._body_numbers = count()
@@ -217,6 +224,59 @@ class StateObjects:
     def delete(self, names: Sequence[str]) -> None:
         """Delete objects; a missing one is no error."""
         self._client.delete([f"{OWN_DIRECTORY}/{name}" for name in names])
+
+    def download_manifests(self, directory: Path, prefix: str = "") -> list[str]:
+        """Append each segment of a manifest to a local copy of it, and return the names of those that `prefix` begins.
+
+        Only those are downloaded, or all if there are none. `directory` is made.
+        """
+        with map_os_errors(directory):
+            directory.mkdir(parents=True)
+        # Another pod may compact the segments meanwhile: one that it deletes after our listing reads as empty, but
+        # its lines are in a segment that was written before. So list again until there is nothing new.
+        seen: list[str] = []
+        while True:
+            new = {name: shard for name, shard in self._list_segments(prefix).items() if name not in seen}
+            if not new:
+                break
+            for name, shard in new.items():
+                path = directory / manifest_name(shard)
+                with map_os_errors(path), path.open("ab") as file:
+                    file.writelines(self.read(name))
+            seen.extend(new)
+        return [name for name in seen if name.startswith(prefix)]
+
+    def _list_segments(self, prefix: str) -> dict[str, Shard]:
+        """Return the segments that a prefix begins, in order; if there are none, those of every shard."""
+        segments = shards_of_segments(self.list_names(SEGMENTS_DIRECTORY))
+        own = {name: shard for name, shard in segments.items() if name.startswith(prefix)}
+        return own or segments
+
+
+def open_state(url: str, ca_bundle: Path | None) -> StateObjects:
+    """Return the objects of flagjob's own in a bucket, to be read only: unlike `BucketStorage.open`, write nothing.
+
+    Raises UsageError as BucketStorage does.
+    """
+    return StateObjects(BucketClient(_usable_location(url), DEFAULT_TIMEOUTS, ca_bundle))
+
+
+def scratch_directory(stack: ExitStack) -> Path:
+    """Return a temporary directory for what goes into or comes out of a bucket; the stack removes it."""
+    try:
+        return Path(stack.enter_context(TemporaryDirectory(prefix="flagjob-")))
+    except OSError as error:
+        problem = f"must be a directory that can be written, for what goes into a bucket ({error.strerror})"
+        raise UsageError(Fault("TMPDIR", None, problem)) from error
+
+
+def _usable_location(url: str) -> BucketLocation:
+    """Return the location that a bucket's URL names; raise UsageError for whatever no request could succeed with."""
+    location = location_of(url)
+    check_credentials(location, os.environ)
+    if find_spec("obstore") is None:
+        raise UsageError(Fault("FLAGJOB_DEST", url, "buckets need obstore: pip install 'flagjob[objects]'"))
+    return location
 
 
 def check_credentials(location: BucketLocation, environment: Mapping[str, str]) -> None:
