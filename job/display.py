@@ -15,6 +15,8 @@ _NO_COLUMN = {"Mn", "Me", "Cf", "Cc"}
 """Unicode's categories of characters that take no column: marks above or below others, and controls."""
 _WIDE = {"W", "F"}
 _ELLIPSIS = "…"
+_GAP = "  "
+"""What divides the cells of a table."""
 _BYTE_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _BYTE_BASE = 1000
 _TIME_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -89,13 +91,16 @@ def cut(text: str, columns: int) -> str:
 
 
 def table(rows: Iterable[tuple[str, ...]], columns: int, right: frozenset[int] = frozenset()) -> list[str]:
-    """Return rows as lines whose cells stand below each other, cut to so many columns; `right` are aligned right.
+    """Return rows as lines whose cells stand below each other, in so many columns of a terminal.
 
-    Each row has as many cells. Memory: all rows.
+    Each row has as many cells; those of the numbers in `right` are aligned right. The last cells of all rows are left
+    out where there is no room for them. Memory: all rows.
     """
     cells = list(rows)
     widths = [max(map(width, column)) for column in zip(*cells, strict=True)]
-    return [cut(_aligned(row, widths, right), columns) for row in cells]
+    while len(widths) > 1 and sum(widths) + len(_GAP) * (len(widths) - 1) > columns:
+        widths.pop()
+    return [cut(_aligned(row[: len(widths)], widths, right), columns) for row in cells]
 
 
 def _aligned(row: tuple[str, ...], widths: list[int], right: frozenset[int]) -> str:
@@ -103,7 +108,7 @@ def _aligned(row: tuple[str, ...], widths: list[int], right: frozenset[int]) -> 
     for number, (cell, columns) in enumerate(zip(row, widths, strict=True)):
         blanks = " " * (columns - width(cell))
         parts.append(blanks + cell if number in right else cell + blanks)
-    return "  ".join(parts).rstrip()
+    return _GAP.join(parts).rstrip()
 
 
 def number_text(number: float) -> str:
