@@ -20,7 +20,8 @@ COPY job /app/job
 RUN if [ -z "$EXTRAS" ]; then rm -r /app/job/report; fi
 ARG PYTHON_IMAGE
 # The inventory is written before the pruning, as pip left things. Of django-countries only the flags are used, and
-# nothing of the two packages that it alone requires. The lists of the packages' files would be wrong after that.
+# nothing of the two packages that it alone requires; of others, nothing for notebooks, browsers and web frameworks.
+# The lists of the packages' files would be wrong after that.
 # A checkout may keep its files to itself, by its owner's umask; here any user reads them.
 RUN --mount=type=bind,source=.ci/inventory.py,target=/inventory.py \
     PYTHONPATH=/app /app/bin/python3 -B /inventory.py /installed.json /base.tsv "${PYTHON_IMAGE}" >/app/flagjob.cdx.json && \
@@ -28,6 +29,9 @@ RUN --mount=type=bind,source=.ci/inventory.py,target=/inventory.py \
     find /app/lib \( -path '*/asgiref/*' -o -name typing_extensions.py \) ! -type d -delete && \
     find /app/lib -path '*/greenlet/*' ! -name '*.py' ! -name '*.so' ! -type d -delete && \
     find /app/lib -path '*/greenlet/tests/*' ! -type d -delete && \
+    find /app/lib \( -path '*/urllib3/contrib/emscripten/*' -o -path '*/site-packages/curl/*' -o -path '*/tqdm/contrib/*' \
+        -o -regex '.*/tqdm/\(dask\|keras\|notebook\|rich\|tk\|completion\|tqdm\)\.\(py\|sh\|1\)' \
+        -o -regex '.*/prometheus_client/\(aiohttp\|bridge\|django\|twisted\|openmetrics/parser\.py\).*' \) ! -type d -delete && \
     find /app/lib -path '*.dist-info/RECORD' -delete && \
     find /app/lib -name '*.pyi' -delete && find /app/lib -type d -empty -delete && \
     find /app/lib -type f -name '*.so*' -exec strip --strip-unneeded {} + && \
