@@ -45,7 +45,7 @@ install: ## install the command for yourself, without developer tools: PREFIX=~/
 	ln -sfn ../share/flagjob/bin/flagjob "$(PREFIX)/bin/flagjob"
 
 test: $(VENV)/.installed ## run all tests but the slow ones, in a minute or two
-	$(BIN)/python -m pytest -n 6 -m "$(MARKS)"
+	$(BIN)/python -m pytest -n 4 -m "$(MARKS)" --hypothesis-profile=quick
 
 coverage: $(VENV)/.installed ## run all but e2e, with a real S3 server; every branch of job/ must be taken
 	$(BIN)/coverage erase

@@ -4,10 +4,14 @@ from collections.abc import Iterator
 
 import command
 import pytest
+from hypothesis import settings
 
 _WHOLE_JOB = ("test_faults", "test_job", "test_mirror", "test_limits", "test_origin_down", "test_crash")
 """The beginnings of the names of test modules that run the whole job."""
 _EXECUTORS = ("threads", pytest.param("greenlets", marks=pytest.mark.slow))
+
+settings.register_profile("quick", max_examples=25)
+"""For `make test`: the coverage run tries four times as many examples of each property."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

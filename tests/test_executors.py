@@ -65,6 +65,7 @@ def test_each_item_is_one_future_and_its_result_is_in_the_log(tmp_path: Path) ->
     assert len(lines) == 301
 
 
+@pytest.mark.slow
 def test_waiting_takes_no_processor_time(tmp_path: Path) -> None:
     """Neither silent servers nor idle connections that the server has closed keep the process busy."""
     closed = Raw(FINE.wire())  # a whole answer on a connection that could go on, and then the end of it

@@ -477,6 +477,7 @@ def test_received_bytes_are_counted_as_they_came(tmp_path: Path) -> None:
     assert f"flagjob_received_bytes_total {len(ZIPPED)}.0" in textfile.read_text()
 
 
+@pytest.mark.slow
 @row(21)
 def test_two_pauses_in_a_row_are_obeyed(tmp_path: Path) -> None:
     """A second pause in a row costs no attempt and does not give the origin up."""

@@ -438,6 +438,7 @@ class LateServer(ScriptedServer):
 HICCUP = "a hiccup: the origin refuses"
 
 
+@pytest.mark.slow
 @row(66)
 def test_an_origin_that_refuses_connections_for_a_moment_costs_nothing(tmp_path: Path) -> None:
     """A run whose origin restarts waits for it, which one line tells, and then gets every file."""
@@ -489,6 +490,7 @@ def test_a_dead_origin_is_given_up_in_seconds(tmp_path: Path) -> None:
     assert attempts(done) < 100
 
 
+@pytest.mark.slow
 @row(66)
 def test_a_short_list_keeps_the_result_of_each_item(tmp_path: Path) -> None:
     """Items of a list that is too short to open the circuit have their own tries and reasons; nothing is probed."""

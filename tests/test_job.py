@@ -544,6 +544,7 @@ def test_the_deadline_ends_the_run(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 @row(54)
 @pytest.mark.parametrize(("said", "codes"), [(b"BR\n", ["BR"]), (b"BR C", ["BR"]), (b"", [])])
 def test_the_deadline_holds_while_no_code_comes(tmp_path: Path, said: bytes, codes: list[str]) -> None:

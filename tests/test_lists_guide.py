@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from command import TIMEOUT, environment
 
 from job.demo_server import DemoServer
@@ -76,6 +77,7 @@ class Shell:
         return done.returncode, [on_a_terminal(line) for line in done.stdout.decode().splitlines()]
 
 
+@pytest.mark.slow
 def test_every_command_does_what_the_guide_says(tmp_path: Path) -> None:
     """Each command ends with its exit code and prints the messages that follow it; the named files are there."""
     shell = Shell(tmp_path)

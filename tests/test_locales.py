@@ -47,6 +47,7 @@ def locale_variables(name: str, directory: Path) -> dict[str, str]:
     return {"LOCPATH": str(directory), "LC_ALL": f"de_DE.{name}"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["C", "POSIX", "ISO-8859-1"])
 @pytest.mark.parametrize("publish", ["each", "set"])
 def test_files_are_named_in_utf_8_in_every_locale(tmp_path: Path, name: str, publish: str) -> None:

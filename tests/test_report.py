@@ -436,6 +436,7 @@ def run_of(number: int, collector: Collector, tmp_path: Path, size: int = 0) -> 
         collector.add([Result(Status.OK, stored, code, attempts=1, duration_seconds=index / 1000)])
 
 
+@pytest.mark.slow
 def test_a_long_run_is_aggregated(tmp_path: Path) -> None:
     """Of many items a part is drawn, shown and named, and the page says what is left out; it stays small."""
     collector = Collector(AttemptRecorder())

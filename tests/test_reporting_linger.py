@@ -100,6 +100,7 @@ def sockets(pid: int) -> list[str]:
     return [link for link in found if link.startswith("socket:")]
 
 
+@pytest.mark.slow
 def test_a_lingering_process_holds_nothing(tmp_path: Path, address: str) -> None:
     """Everything but the endpoint is closed, so the next run can use the destination."""
     with lingering(tmp_path, address, "BR") as process:

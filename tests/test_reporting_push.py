@@ -291,6 +291,7 @@ def test_an_interrupted_run_pushes_and_does_not_linger(tmp_path: Path) -> None:
     assert value(request, "flagjob_last_run_exit_code") == 143
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_pushes_in_what_is_left_of_the_grace(tmp_path: Path) -> None:
     """The drain may use half of the grace period; the push gets the rest, and not five seconds."""
     with ScriptedServer({GROUP: Stall()}) as gateway:

@@ -479,6 +479,7 @@ def test_the_end_of_the_run_ends_the_wait_for_a_bucket(tmp_path: Path, executor:
     assert (done.code, done.statuses) == ({"signal": 143, "deadline": 7}[end], {"BR": "cancelled"})
 
 
+@pytest.mark.slow
 @row(71)
 @pytest.mark.parametrize("ends_run", [True, False])
 def test_after_a_bucket_that_stays_busy_nothing_waits_as_long(new_client: NewClient, *, ends_run: bool) -> None:

@@ -27,6 +27,7 @@ def told(data: bytes, template: UrlTemplate = URL, *, is_json: bool = False) -> 
     return [item.problem if isinstance(item, InvalidItem) else item.code for item in items if item]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data"),
     [
@@ -149,6 +150,7 @@ def test_a_quote_that_is_never_closed_is_said() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "data", "problem"),
     [

@@ -108,6 +108,7 @@ def records(dest: Path) -> list[dict[str, object]]:
     return sorted(known, key=lambda line: str(line["code"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 def test_a_list_is_the_same_from_a_file_gzip_and_a_pipe(tmp_path: Path, form: str) -> None:
     """The manifest has the same records, whichever way a plain list, CSV or JSON lines came."""

@@ -30,7 +30,7 @@ from job.template import NO_TEMPLATE, UrlTemplate
 from job.transport import CurlAdapter, CurlResponse
 
 FILES: Script = {f"/{number}.png": Answer(body=PNG) for number in range(50)}
-EXECUTORS = ("threads", "greenlets")
+EXECUTORS = ("threads", pytest.param("greenlets", marks=pytest.mark.slow))
 
 
 def write_list(path: Path, urls: Iterable[str], **more: object) -> str:
@@ -106,7 +106,8 @@ def test_no_worker_waits_where_others_have_work(tmp_path: Path, executor: str, t
     assert done.code == 143
 
 
-@pytest.mark.parametrize("executor", [*EXECUTORS, "sequential"])
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["threads", "greenlets", "sequential"])
 def test_an_origin_that_pauses_is_asked_again(tmp_path: Path, executor: str) -> None:
     """Each item that was put back comes again, and has one result; the pause costs no attempt."""
     script: Script = {**FILES, "/0.png": [Answer(429, {"Retry-After": "1"}), Answer(body=PNG)]}
@@ -210,6 +211,7 @@ def test_each_file_is_of_the_type_that_its_own_url_names(tmp_path: Path) -> None
     assert (files_in(tmp_path / "e"), chosen.code) == ({"a.png": GIF, "b": GIF}, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["list.csv", "list.jsonl", "list.csv.gz", "csv on a pipe", "jsonl on a pipe"])
 def test_a_list_of_urls_is_the_same_from_everywhere(tmp_path: Path, form: str) -> None:
     """The column alone makes a table, also on standard input, and on a cluster no other setting is needed."""
