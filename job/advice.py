@@ -19,7 +19,7 @@ REASON_ADVICE: Mapping[str, str] = {
     Reason.TOO_LARGE: "If files of this size are right, raise FLAGJOB_MAX_BYTES.",
     Reason.UNEXPECTED_ENCODING: "Ask the origin for files without compression, or with gzip or deflate.",
     Reason.BAD_CONTENT: "Open the URL: is it a login or block page, or a type to add to FLAGJOB_ACCEPT?",
-    Reason.CHECKSUM: "Renew the list in FLAGJOB_CHECKSUMS if the origin's new file is right.",
+    Reason.CHECKSUM: "If the origin's new file is right, renew its digest in the table or in FLAGJOB_CHECKSUMS.",
     Reason.PLACEHOLDER: "Remove these codes from the list, or raise FLAGJOB_MAX_NOT_FOUND.",
     Reason.INVALID_CODE: "Correct these codes in the list.",
     Reason.INVALID_ROW: "Correct these rows of the table.",
