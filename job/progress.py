@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 from job.advice import OUTCOME_ADVICE, advice_for, runbook_link
 from job.display import Colour, Line, cut, number_text, painted, size_text
 from job.model import Cause, LogStream, Result, Status, Summary
+from job.template import NO_TEMPLATE
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -268,7 +269,8 @@ def _run_started_text(event: Mapping[str, Any]) -> str:
     if event["codes"] is not None:
         searched = f"{_counted(event['codes'], event['noun'])}: from {event['first']} to {event['last']}"
     connections = _counted(event["workers"], "concurrent connection")
-    return f"{label}: {event['url']}\nSearching for {searched}\n{connections} will be used."
+    url = "as the list says" if event["url"] == NO_TEMPLATE.text else event["url"]
+    return f"{label}: {url}\nSearching for {searched}\n{connections} will be used."
 
 
 def _concurrency_lowered_text(event: Mapping[str, Any]) -> str:

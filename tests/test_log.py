@@ -490,6 +490,12 @@ def test_an_unknown_number_of_codes_is_left_out() -> None:
     assert found == ["Site: u", "Searching for flags", "30 concurrent connections will be used."]
 
 
+def test_a_list_of_urls_is_of_no_one_site() -> None:
+    """The first report names no placeholder of ours where each row has its own URL."""
+    found = lines(lambda log: log.log_run_started(codes=None, server=None, url="{url}", workers=30), for_people=True)
+    assert found[0] == "Site: as the list says"
+
+
 def test_console_lines_fit_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A line that is wider than the terminal is cut, unless it ends with advice to the user."""
     monkeypatch.setenv("COLUMNS", "40")  # sets the width without a terminal
