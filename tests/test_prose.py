@@ -101,6 +101,7 @@ def test_documents_have_no_errors(path: Path) -> None:
     assert findings(prose(path.read_text("utf-8"))) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_messages_have_no_errors(path: Path) -> None:
     """No help text, fault, event or hint has an error."""

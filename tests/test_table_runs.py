@@ -153,6 +153,7 @@ def test_files_are_named_after_two_columns(tmp_path: Path, publish: str) -> None
     }
 
 
+@pytest.mark.slow
 def test_a_list_without_the_needed_header_is_a_usage_error(tmp_path: Path) -> None:
     """Nothing is requested; the error names the columns that are missing, or those that there are."""
     settings = {"FLAGJOB_URL": "http://localhost:1/{z}/{x}.png", "FLAGJOB_CODES_FILE": "-"}
