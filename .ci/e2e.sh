@@ -23,6 +23,7 @@ command -v fuse-overlayfs >/dev/null || missing+=(fuse-overlayfs)
 command -v systemd-analyze >/dev/null || missing+=(systemd)
 command -v strace >/dev/null || missing+=(strace)
 command -v jq >/dev/null || missing+=(jq)
+[[ -e /usr/share/i18n/locales/de_DE ]] || missing+=(locales)
 command -v chromium >/dev/null || missing+=(chromium fonts-liberation)
 if ((${#missing[@]})); then # the tests start what they need themselves: at this run level no package starts its service
     apt-get update -qq
