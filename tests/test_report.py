@@ -587,7 +587,7 @@ def test_the_command_is_quoted_and_masked() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.0123, "12.3 ms"), (1.26, "1.3 s"), (75, "1 min 15 s"), (3700, "1 h 1 min"), (0, "0 ms")],
+    [(0.0123, "12.3 ms"), (0.9996, "1.0 s"), (1.26, "1.3 s"), (59.97, "1 min"), (3700, "1 h 1 min"), (0, "0 s")],
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     """A duration has the unit that fits."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from job.display import size_text
 from job.manifest import Change
 from job.model import Result, Stored, Summary
 from job.report.collector import Card, ChangedFile, Collector
@@ -25,8 +26,6 @@ _LABELS = {
 _CHANGE_LABELS = {Change.NEW: "New", Change.CHANGED: "Changed", Change.GONE: "Gone from the origin"}
 _MOST_CARDS = 600
 _MOST_CODES = 60
-_KILO = 1000
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 def gallery_view(collector: Collector, clean: Clean, *, readable: bool) -> View | None:
@@ -136,12 +135,3 @@ def _change_view(
 def counted(count: int, noun: str, plural: str = "") -> str:
     """Return a number with its noun."""
     return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"
-
-
-def size_text(size: float) -> str:
-    """Return a number of bytes in a unit that fits."""
-    unit = 0
-    while size >= _KILO and unit < len(_UNITS) - 1:
-        size /= _KILO
-        unit += 1
-    return f"{size:.3g} {_UNITS[unit]}" if unit else f"{size:.0f} {_UNITS[0]}"

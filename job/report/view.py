@@ -6,11 +6,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from job import display
 from job.advice import advice_for
 from job.exit_code import ExitCode
 from job.model import Cause, Result, Status, Summary
 from job.report.collector import Collector, ReasonGroup
-from job.report.gallery import Clean, View, changes_view, counted, gallery_view, size_text
+from job.report.gallery import Clean, View, changes_view, counted, gallery_view
 from job.report.recorder import Pause
 from job.report.timeline import ROW_HEIGHT, Drawing, draw, throughput
 from job.settings import OPTIONS, Settings, SimulateOptions
@@ -51,7 +52,7 @@ _SECTIONS = {
 _IDS = {"drawing": "timeline", "command": "settings"}
 _MOST_GROUPS = 30
 _MOST_TABLE_ROWS = 400
-_MANY_SECONDS = 60
+_SECOND = 1000
 _EDGES = tuple(step * 10.0**power for power in range(-3, 4) for step in (1, 2, 5))
 """Upper ends of the histogram's classes, in seconds."""
 _ROW_PIXELS = ((12, 16), (32, 11), (64, 7))
@@ -147,12 +148,9 @@ def time_text(time: datetime) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Return a duration, as precisely as one reads it."""
-    if seconds >= _MANY_SECONDS:
-        minutes, rest = divmod(round(seconds), _MANY_SECONDS)
-        hours, minutes = divmod(minutes, _MANY_SECONDS)
-        return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
+    """Return a duration; one of less than a second, as most attempts take, in milliseconds."""
+    milliseconds = 1000 * seconds
+    return f"{milliseconds:.3g} ms" if seconds > 0 and round(milliseconds) < _SECOND else display.duration_text(seconds)
 
 
 def _head(facts: RunFacts, collector: Collector, clean: Clean) -> View:
@@ -175,7 +173,7 @@ def _head(facts: RunFacts, collector: Collector, clean: Clean) -> View:
             fact("Items", f"{summary.items:,}"),
             fact("Duration", duration_text(summary.duration_seconds)),
             fact("Throughput", f"{rate:,.3g} items/s"),
-            fact("Received", size_text(summary.received_bytes)),
+            fact("Received", display.size_text(summary.received_bytes)),
             fact("Retries", f"{summary.retries:,}"),
             fact("Workers", f"{facts.workers:,}"),
             fact("Something new is published", "yes" if summary.published else "no"),
