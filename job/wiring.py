@@ -165,11 +165,10 @@ class Wiring:
             on_retry = self.recorder.observe_retries(on_retry)
         throttle = Throttle(self._throttle_limits(), events)
         policy = RetryPolicy(settings.max_attempts, settings.item_timeout, self._patience_seconds, self.ends_at)
-        kind = ThrottledAmongOthers if several else Throttled
+        kind: Callable[..., Throttled] = Throttled
+        if several:
+            kind = partial(ThrottledAmongOthers, origin=origin, may_defer=self._may_put_back)
         throttled = kind(measured, throttle, policy=policy, sleeper=waits.sleeper, on_retry=on_retry)
-        if isinstance(throttled, ThrottledAmongOthers):
-            throttled.origin = origin
-            throttled.may_defer = self._may_put_back
         retrying = Retrying(
             throttled, policy, sleep=waits.sleeper.sleep, may_retry=throttle.may_retry, on_retry=on_retry
         )

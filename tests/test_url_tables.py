@@ -123,16 +123,15 @@ def test_an_origin_that_pauses_is_asked_again(tmp_path: Path, executor: str) -> 
 
 
 def test_the_order_of_the_list_is_kept(tmp_path: Path) -> None:
-    """With results in the order of the list no item comes again later: it waits."""
-    script: Script = {"/0.png": [Answer(429, {"Retry-After": "1"}), Answer(body=PNG)]}
+    """With results in the order of the list no item comes again later: all wait, and none is lost."""
+    script: Script = {**FILES, "/0.png": [Answer(429, {"Retry-After": "1"}), Answer(body=PNG)]}
     with ScriptedServer(script) as one, ScriptedServer(FILES) as two:
-        urls = [one.url("/0.png"), two.url("/0.png"), two.url("/1.png")]
+        urls = [one.url("/0.png"), two.url("/0.png"), *(one.url(f"/{number}.png") for number in range(1, 4))]
         done = run_here(
             dest=tmp_path / "d", codes_file=write_list(tmp_path / "l.jsonl", urls), order="submitted", workers="2"
         )
-    assert [line["code"].partition("/")[0] for line in done.events_named("result")] == [
-        f"127.0.0.1:{server.port}" for server in (one, two, two)
-    ]
+    assert [f"http://{line['code']}" for line in done.events_named("result")] == urls
+    assert endings(done) == {("ok", None): len(urls)}
 
 
 def test_an_origin_that_refuses_does_not_end_the_run(tmp_path: Path) -> None:

@@ -280,14 +280,28 @@ class ThrottledAmongOthers(Throttled):
     Deferred, and come again later. Once the origin is given up, its items end without a request.
     """
 
-    origin = ""
-    """Names the origin in errors."""
-    may_defer = False
-    """Whether items may come again later: with one worker, or in the order of the list, they wait."""
+    def __init__(  # noqa: PLR0913  (the keywords of Throttled, and two more)
+        self,
+        source: Source,
+        throttle: Throttle,
+        *,
+        policy: RetryPolicy,
+        sleeper: Sleeper,
+        on_retry: Callable[[str, RetryEvent], None],
+        origin: str,
+        may_defer: bool,
+    ) -> None:
+        """Take what `Throttled` takes, the origin's name for errors, and whether items may come again later.
+
+        With one worker, or in the order of the list, they wait.
+        """
+        super().__init__(source, throttle, policy=policy, sleeper=sleeper, on_retry=on_retry)
+        self._origin = origin
+        self._may_defer = may_defer
 
     def _sleep(self, seconds: float) -> None:
         if self._throttle.has_given_up:
-            raise OriginDownError(f"{self.origin} is down: it is asked no more in this run")
-        if self.may_defer and self._throttle.is_crowded:
+            raise OriginDownError(f"{self._origin} is down: it is asked no more in this run")
+        if self._may_defer and self._throttle.is_crowded:
             raise Deferred
         super()._sleep(seconds)
