@@ -1,11 +1,10 @@
 """The values that flow through a run: items, replies, stored files, results, budgets, the summary."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from job import redaction
 from job.body import Body
 from job.errors import Reason
 
@@ -186,10 +185,6 @@ class Result:
     duration_seconds: float = 0.0
     error: str | None = None
     """One line for people. It may contain text from the network, so it is redacted where it is printed."""
-
-    def masked(self) -> "Result":
-        """Return the result with the query of its URL masked."""
-        return replace(self, url=redaction.query(self.url)) if self.url else self
 
 
 @dataclass(frozen=True, slots=True)

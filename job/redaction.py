@@ -104,12 +104,6 @@ def url(text: str) -> str:
     return plain(without_query)
 
 
-def query(text: str) -> str:
-    """Return a URL with its query masked, which may hold a signature; all else of it is known to be fit to show."""
-    address, mark, _ = text.partition("?")
-    return f"{address}?{MASK}" if mark else text
-
-
 def secret_url(text: str) -> str:
     """Return a URL whose path is a secret, too, with all but scheme and host masked."""
     return re.sub(r"(://[^/?#]*).*", rf"\1/{MASK}", url(text), flags=re.DOTALL)

@@ -327,8 +327,6 @@ class Reporting:
             self.log.warning(event, **fields, problem=problem)
 
     def _log_results(self, results: Sequence[Result]) -> None:
-        if self._origin == "":  # the URLs are those of a list, whose queries may hold signatures
-            results = [result.masked() for result in results]
         self.log.log_results([result for result in results if result.status in self._logged_statuses])
 
     def _publish_final_metrics(self, summary: Summary) -> None:
@@ -372,7 +370,7 @@ class Reporting:
             if has_failed:
                 return
             try:
-                consume([result.masked() for result in results] if self._origin == "" else results)
+                consume(results)
             except Exception as error:  # noqa: BLE001  (a side effect of a run must not change its results)
                 has_failed = True
                 self.log.warning("sink_failed", target=name, error=getattr(error, "strerror", None) or str(error))

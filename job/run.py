@@ -6,7 +6,7 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING
 
-from job import __version__, codes, redaction
+from job import __version__, codes
 from job.cancellation import Cancellation
 from job.destination import Destination, destination_for
 from job.errors import Cancelled, Reason, StorageError, UsageError
@@ -98,7 +98,6 @@ class Run:
         log.log_plan("settings", **self._settings.changed)
         for item in (item for item in inputs.items if item is not None):
             url = item.url if isinstance(item, WorkItem) else None
-            url = redaction.query(url) if inputs.has_urls and url else url
             file = item.file if isinstance(item, WorkItem) else None
             log.log_plan("item", code=item.code, url=url, file=file)
         signal = self._cancellation.signal

@@ -323,6 +323,12 @@ def test_a_url_in_its_normal_form() -> None:
     ]
 
 
+def test_the_column_tells_the_delimiter() -> None:
+    """The name of another column may hold commas."""
+    table = Table([b"url;height, width, depth\nhttps://h/b;1\n"], placeholders={"cc", "CC"})
+    assert list(table.columns) == ["url", "height, width, depth"]
+
+
 def test_there_are_32_origins_at_most() -> None:
     """Rows of further origins are refused with their lines; those of known origins are not."""
     urls = [f"https://h{number}/a" for number in range(34)]
