@@ -16,6 +16,7 @@ from job.cancellation import Cancellation
 from job.downloader import Downloader
 from job.errors import (
     ContentError,
+    Deferred,
     HttpError,
     LogError,
     NetworkError,
@@ -39,6 +40,7 @@ from job.model import (
     WorkItem,
 )
 from job.resilience import (
+    ItemRequest,
     Measured,
     Permit,
     RetryEvent,
@@ -237,6 +239,27 @@ def test_a_permanent_failure_is_not_retried() -> None:
     result = download_with(Script([ContentError(Reason.TOO_LARGE, "too large")]))(BR)
     assert (result.status, result.reason, result.retryable) == (Status.ERROR, "too_large", False)
     assert result.attempts == 1
+
+
+def test_an_item_that_comes_again_keeps_its_attempts_and_begins_its_time_anew() -> None:
+    """What it waited before is none of its time; its two attempts stay, one of them ignored."""
+    seen: list[tuple[int, int, float]] = []
+
+    class PutBack:
+        def get(self, request: ItemRequest) -> Reply | NotModified:
+            seen.append((request.attempts, request.spent_attempts, request.throttled_seconds))
+            if len(seen) > 1:
+                raise HttpError(403, "HTTP error 403 - Forbidden")
+            request.attempts = 2
+            request.ignored_failures = 1
+            request.throttled_seconds = 5.0
+            raise Deferred
+
+    downloader = replace(downloader_with(Script()), source=PutBack())
+    assert downloader.download(BR) is None
+    result = downloader.download(BR)
+    assert result is not None
+    assert (seen, result.attempts, result.reason) == ([(0, 0, 0.0), (2, 1, 0.0)], 2, "http_403")
 
 
 def test_an_invalid_code_sends_no_request() -> None:

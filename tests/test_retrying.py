@@ -92,6 +92,21 @@ def test_a_success_is_not_retried() -> None:
     assert (calls.attempts, calls.slept, calls.retries) == (1, [], [])
 
 
+def test_attempts_before_an_item_was_put_back_count() -> None:
+    """Two attempts were made before the item came again, so one of three is left."""
+    calls = ScriptedSource(TIMEOUT)
+    retrying = Retrying(
+        calls,
+        RetryPolicy(3, 1e6),
+        sleep=calls.slept.append,
+        may_retry=lambda _: True,
+        on_retry=lambda _, event: calls.retries.append(event),
+    )
+    with pytest.raises(NetworkError):
+        retrying.get(ItemRequest(ITEM, spent_attempts=2))
+    assert (calls.attempts, calls.retries) == (1, [])
+
+
 def test_a_success_after_failures_is_returned() -> None:
     """Two retryable failures cost two waits, and the third attempt's answer is returned."""
     calls = ScriptedSource(TIMEOUT, busy(None), "file")
